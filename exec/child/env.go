@@ -1,0 +1,87 @@
+package child
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// ChildPath is the PATH that children get.
+const ChildPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+const (
+	// EnvRunID marks every process of a run, so that none outlives it.
+	EnvRunID = "ATTUNE_RUN_ID"
+	// EnvChildID marks every process of one child within its run, so that its tree is found also where
+	// it left the process group.
+	EnvChildID = "ATTUNE_CHILD_ID"
+)
+
+// defaultLang makes programs speak UTF-8, in the one locale that every libc has.
+const defaultLang = "C.UTF-8"
+
+// Env is an environment under construction: it starts empty, for a child gets nothing by accident.
+type Env struct{ vars map[string]string }
+
+// NewEnv starts with PATH, LANG, TZ (the daemon's, where set), HOME and TMPDIR, and
+// PYTHONDONTWRITEBYTECODE. HOME and TMPDIR are left out where empty.
+func NewEnv(home, tmp string) *Env {
+	e := &Env{vars: map[string]string{
+		"PATH": ChildPath,
+		"LANG": defaultLang,
+		// Packs are run from folders that cannot be written.
+		"PYTHONDONTWRITEBYTECODE": "1",
+	}}
+	for _, name := range []string{"LANG", "TZ"} {
+		if v := os.Getenv(name); v != "" {
+			e.vars[name] = v
+		}
+	}
+	if home != "" {
+		e.vars["HOME"] = home
+	}
+	if tmp != "" {
+		e.vars["TMPDIR"] = tmp
+	}
+	return e
+}
+
+// Set adds or replaces a variable. A value with a NUL is refused with an error that names the
+// variable, never the value, as it may be a secret.
+func (e *Env) Set(name, value string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("cannot set a variable without a name")
+	case strings.ContainsAny(name, "=\x00"):
+		return fmt.Errorf("cannot set variable %q: its name holds a '=' or a NUL", name)
+	case strings.IndexByte(value, 0) >= 0:
+		return fmt.Errorf("cannot set variable %s: its value holds a NUL byte, which no environment can carry; hand it over by stdin", name)
+	}
+	e.vars[name] = value
+	return nil
+}
+
+// List gives the variables as "name=value", sorted.
+func (e *Env) List() []string {
+	list := make([]string, 0, len(e.vars))
+	for name, value := range e.vars {
+		list = append(list, name+"="+value)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// Key makes the part of a variable's name that stands for a parameter: upper case, everything
+// outside A-Z and 0-9 an underscore.
+func Key(parameter string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z':
+			return r - 'a' + 'A'
+		case r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+			return r
+		}
+		return '_'
+	}, parameter)
+}

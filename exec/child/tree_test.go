@@ -1,0 +1,348 @@
+package child
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// escape starts a process that left the group: a double fork, and a session of its own.
+func escape(pidFile string) string {
+	return `(setsid sh -c 'sleep 300 & echo $! > ` + pidFile + `; wait' >/dev/null 2>&1 &)
+		while [ ! -s ` + pidFile + ` ]; do sleep 0.01; done; `
+}
+
+func TestTreeDiesWithItsLeader(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	for _, tc := range []struct {
+		name, end string
+		stop      bool
+	}{
+		{"it ends", "exit 0", false},
+		{"it is killed", "kill -9 $$", false},
+		{"it is stopped", "sleep 300", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := t.TempDir()
+			group, escaped := filepath.Join(dir, "group"), filepath.Join(dir, "escaped")
+			p := start(t, r, sh("sleep 300 & echo $! > "+group+";"+escape(escaped)+tc.end))
+			inGroup, gone := pidIn(t, group), pidIn(t, escaped)
+			if tc.stop {
+				if err := p.Stop(patience); err != nil {
+					t.Fatal(err)
+				}
+			}
+			waitDone(t, p)
+			// No wait: Done means that they are gone.
+			if alive(inGroup) || alive(gone) {
+				t.Error("the tree has outlived its leader")
+			}
+		})
+	}
+}
+
+// TestDeepTree has each process start the next in a session of its own, and the whole chain behind it:
+// killing one gives us the one below.
+func TestDeepTree(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	dir := t.TempDir()
+	script := filepath.Join(dir, "chain.sh")
+	text := "#!/bin/sh\necho $$ > " + dir + "/$1\n[ $1 -eq 0 ] || setsid " + script + " $(($1-1)) &\nsleep 300\n"
+	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, r, Spec{Name: "chain", Path: script, Args: []string{"8"}, Env: NewEnv("", "").List(), Dir: "/"})
+	var pids []int
+	for i := range 9 {
+		pids = append(pids, pidIn(t, filepath.Join(dir, string(rune('0'+i)))))
+	}
+	if err := p.Stop(0); err != nil {
+		t.Fatal(err)
+	}
+	for i, pid := range pids {
+		if alive(pid) {
+			t.Errorf("process %d of the chain lives", i)
+		}
+	}
+}
+
+// TestTreesAreKeptApart ends one child while another of the same run has an orphan.
+func TestTreesAreKeptApart(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	dir := t.TempDir()
+	mine, theirs := filepath.Join(dir, "mine"), filepath.Join(dir, "theirs")
+	a := start(t, r, sh(escape(mine)+"sleep 300"))
+	b := start(t, r, sh(escape(theirs)+"sleep 300"))
+	minePID, theirsPID := pidIn(t, mine), pidIn(t, theirs)
+	if err := a.Stop(0); err != nil {
+		t.Fatal(err)
+	}
+	if alive(minePID) {
+		t.Error("an orphan of the stopped child lives")
+	}
+	assertLives(t, "an orphan of another child", theirsPID)
+	if err := b.Stop(0); err != nil {
+		t.Fatal(err)
+	}
+	if alive(theirsPID) {
+		t.Error("an orphan of the second child lives")
+	}
+}
+
+func TestDetach(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	file := filepath.Join(t.TempDir(), "pid")
+	spec := sh(escape(file) + "exit 0")
+	spec.Detach = true
+	waitDone(t, start(t, r, spec))
+	pid := pidIn(t, file)
+	r.tidy(nil)
+	assertLives(t, "the detached process", pid)
+	killByIdentity(identify(pid))
+
+	// Stop is not an end by itself.
+	file = filepath.Join(t.TempDir(), "pid")
+	spec = sh(escape(file) + "sleep 300")
+	spec.Detach = true
+	p := start(t, r, spec)
+	pid = pidIn(t, file)
+	if err := p.Stop(0); err != nil {
+		t.Fatal(err)
+	}
+	if alive(pid) {
+		t.Error("Stop left a process of a detaching child")
+	}
+}
+
+// TestGrandchildKeepsPipe has a process that may live hold stdout: the end of the leader must be noticed.
+func TestGrandchildKeepsPipe(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	dir := t.TempDir()
+	spec := sh("echo before; setsid sh -c 'echo $$ > " + dir + "/pid; exec sleep 300' & while [ ! -s " + dir + "/pid ]; do sleep 0.01; done")
+	spec.Detach = true
+	c := NewCapture(1000, nil)
+	spec.Stdout = c
+	p := start(t, r, spec)
+	pid := pidIn(t, dir+"/pid")
+	defer func() { killByIdentity(identify(pid)) }()
+	eventually(t, "the leader has ended", func() bool { return !alive(p.PID()) })
+	begun := time.Now()
+	e := waitDone(t, p)
+	if d := time.Since(begun); d > time.Second {
+		t.Errorf("noticed after %v", d)
+	}
+	if text, _, _ := c.Text(); !e.OutputIncomplete || e.Code != 0 || text != "before\n" {
+		t.Errorf("got %v, %q", e, text)
+	}
+
+	// One that may not live does not hold anything up, and all of the output is there.
+	spec = sh("echo before; sleep 300 &")
+	spec.Stdout = NewCapture(1000, nil)
+	if e := waitDone(t, start(t, r, spec)); e.OutputIncomplete {
+		t.Errorf("got %v", e)
+	}
+}
+
+// TestGrandchildFloodsPipe: not even one that writes without an end holds up the end.
+func TestGrandchildFloodsPipe(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	file := filepath.Join(t.TempDir(), "pid")
+	spec := sh("setsid sh -c 'echo $$ > " + file + "; exec yes' & while [ ! -s " + file + " ]; do sleep 0.01; done")
+	spec.Detach = true
+	spec.Stdout = NewCapture(1000, nil)
+	p := start(t, r, spec)
+	pid := pidIn(t, file)
+	defer func() { killByIdentity(identify(pid)) }()
+	if e := waitDone(t, p); !e.OutputIncomplete {
+		t.Errorf("got %v", e)
+	}
+	assertGone(t, "the writer, by SIGPIPE,", pid)
+}
+
+// TestZombiesAreReaped: an orphan that ends by itself has nobody else. It is not parallel, as its two
+// passes do not leave others the time that the janitor does.
+func TestZombiesAreReaped(t *testing.T) {
+	r := newTestRunner(t)
+	file := filepath.Join(t.TempDir(), "pid")
+	spec := sh("setsid sh -c 'echo $$ > " + file + "; exec sleep 300' &")
+	spec.Detach = true
+	waitDone(t, start(t, r, spec))
+	pid := pidIn(t, file)
+	killByIdentity(identify(pid))
+	left := r.tidy(nil)
+	if _, ok := left[pid]; !ok {
+		t.Fatalf("the zombie %d was not seen: %v", pid, left)
+	}
+	r.tidy(left)
+	if _, err := readStat(pid); err == nil {
+		t.Error("the zombie is still there")
+	}
+}
+
+// TestTidyLeavesOthersAlone: the children of another Runner in this process are strangers, but not ours.
+// It is not parallel, for the same reason.
+func TestTidyLeavesOthersAlone(t *testing.T) {
+	mine, other := newTestRunner(t), newTestRunner(t)
+	p := start(t, other, sh("sleep 300"))
+	mine.tidy(mine.tidy(nil))
+	assertLives(t, "a child of another Runner", p.PID())
+	if err := p.Stop(0); err != nil {
+		t.Fatal(err)
+	}
+	if e := p.Wait(); e.Signal != "SIGKILL" {
+		t.Errorf("somebody else reaped it: %v", e)
+	}
+}
+
+// TestTidyKillsTheUnmarked is not parallel: it takes all unmarked strangers of this process for its own.
+func TestTidyKillsTheUnmarked(t *testing.T) {
+	r := newTestRunner(t)
+	r.keeper = newKeeperLink(r, "") // as in a daemon, which has its process to itself
+	file := filepath.Join(t.TempDir(), "pid")
+	owner := start(t, r, sh("env -i setsid /bin/sh -c 'echo $$ > "+file+"; exec /bin/sleep 300' & sleep 300"))
+	pid := pidIn(t, file)
+	r.tidy(r.tidy(nil))
+	assertLives(t, "the process whose owner may live", pid)
+	if err := owner.Stop(0); err != nil {
+		t.Fatal(err)
+	}
+	r.tidy(r.tidy(nil))
+	assertGone(t, "the process without marks", pid)
+}
+
+// TestTidyDuringStarts: a child that was forked a moment ago is none that has outlived anything.
+func TestTidyDuringStarts(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				r.tidy(nil)
+			}
+		}
+	}()
+	for range 100 {
+		if e := waitDone(t, start(t, r, sh("exit 3"))); e.Code != 3 {
+			t.Fatalf("got %v", e)
+		}
+	}
+	close(stop)
+	<-stopped
+}
+
+func TestParseStat(t *testing.T) {
+	t.Parallel()
+	tail := " S 1 2 3 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0"
+	for _, name := range []string{"sh", "a b", ") R 9 9 (", ""} {
+		st, err := parseStat([]byte("17 (" + name + ")" + tail))
+		if want := (procStat{pid: 17, ppid: 1, pgrp: 2, session: 3, state: 'S', start: 4711}); err != nil || st != want {
+			t.Errorf("%q: got %+v, %v", name, st, err)
+		}
+	}
+	for _, bad := range []string{"", "17", "17 (", ")(", "x (sh)" + tail, "17 (sh) S 1 2"} {
+		if _, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestParseMarks(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]marks{
+		"": {},
+		"A=1\x00ATTUNE_RUN_ID=r\x00ATTUNE_CHILD_ID=7\x00":           {"r", "7"},
+		"XATTUNE_RUN_ID=r\x00":                                      {},
+		"ATTUNE_RUN_ID=r\x00ATTUNE_RUN_ID=s":                        {run: "r"},
+		"ATTUNE_CHILD_ID=7.detach\x00B=ATTUNE_RUN_ID=x\x00\x00\x00": {child: "7.detach"},
+	} {
+		if got := parseMarks([]byte(in)); got != want {
+			t.Errorf("%q: got %+v", in, got)
+		}
+	}
+}
+
+func TestLocateCgroup(t *testing.T) {
+	t.Parallel()
+	const hybrid = "31 23 0:27 / /sys/fs/cgroup rw shared:9 - tmpfs tmpfs rw\n" +
+		"32 31 0:28 / /sys/fs/cgroup/unified rw,nosuid shared:10 - cgroup2 cgroup2 rw\n"
+	const nested = "32 31 0:28 /docker/abc /sys/fs/cgroup rw - cgroup2 cgroup rw,nsdelegate\n"
+	for _, tc := range []struct{ cgroup, mounts, want, err string }{
+		{"12:pids:/x\n0::/system.slice/attune.service\n", hybrid, "/sys/fs/cgroup/unified/system.slice/attune.service", ""},
+		{"0::/docker/abc/unit\n", nested, "/sys/fs/cgroup/unit", ""},
+		{"0::/elsewhere\n", nested, "", "not mounted"},
+		{"12:pids:/x\n", hybrid, "", "no cgroup v2"},
+		{"0::/x\n", "31 23 0:27 / /sys rw - sysfs sysfs rw\n", "", "not mounted"},
+	} {
+		got, err := locateCgroup(tc.cgroup, tc.mounts)
+		if got != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%q: got %q, %v", tc.cgroup, got, err)
+		}
+	}
+}
+
+// testCgroup makes a cgroup v2 folder for one test, where this machine lets us.
+func testCgroup(t *testing.T) string {
+	t.Helper()
+	own, err := ownCgroup()
+	if err != nil {
+		t.Skip(err)
+	}
+	dir := filepath.Join(own, "attune-test-"+newRunID())
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skipf("no cgroup may be made here: %v", err)
+	}
+	t.Cleanup(func() { removeCgroup(dir) })
+	return dir
+}
+
+// TestCgroup has a process that also emptied its environment: only the cgroup still knows it.
+func TestCgroup(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	var err error
+	if r.cgroups, err = newRunCgroup(testCgroup(t), r.id); err != nil {
+		t.Skip(err)
+	}
+	file := filepath.Join(t.TempDir(), "pid")
+	p := start(t, r, sh(`env -i setsid /bin/sh -c '/bin/sleep 300 & echo $! > `+file+`; wait' & sleep 300`))
+	pid := pidIn(t, file)
+	path := p.group.path
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Stop(0); err != nil {
+		t.Fatal(err)
+	}
+	assertGone(t, "the process without environment", pid)
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("the cgroup of the child is left: %v", err)
+	}
+	if got, e := output(t, r, sh("echo ok")); got != "ok\n" || e.Code != 0 {
+		t.Errorf("got %q, %v", got, e)
+	}
+}
+
+func TestIsRunCgroup(t *testing.T) {
+	t.Parallel()
+	for path, want := range map[string]bool{
+		"": false, "/": false, "/sys/fs/cgroup/system.slice": false, "attune.run.x": false,
+		"/sys/fs/cgroup/x/attune.run.1": true,
+	} {
+		if isRunCgroup(path) != want {
+			t.Errorf("%q: %v", path, !want)
+		}
+	}
+}
