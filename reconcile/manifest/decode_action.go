@@ -1,0 +1,136 @@
+package manifest
+
+import (
+	"math"
+	"slices"
+	"strconv"
+)
+
+// action reads actions/*.yaml. What it gives is complete only where d has no errors; its ref is good
+// as soon as it is not empty. The same holds for the other kinds.
+func (d *decoder) action(v *value, src *source) Component {
+	o := d.mapping(v, "")
+	a := &Action{Header: d.header(o, src.pack)}
+	a.Runner = d.runner(o, KindAction, a.Name, src)
+	a.Parameters = o.schema("parameters", false)
+	a.OutputSchema = o.schema("output_schema", true, "output")
+	a.OutputFormat = o.choice("output_format", map[string]string{
+		OutputText: OutputText, OutputJSON: OutputJSON, OutputYAML: OutputYAML, OutputJSONL: OutputJSONL,
+	})
+	a.ParameterDelivery = o.choice("parameter_delivery", map[string]string{
+		DeliverEnv: DeliverEnv, DeliverStdin: DeliverStdin, DeliverFile: DeliverFile,
+	})
+	a.ParameterFormat = o.choice("parameter_format", words("json", "dotenv", "yaml"))
+	a.Timeout = o.duration("timeout")
+	a.Expires = o.duration("expires")
+	a.Retry = d.retry(o)
+	a.Concurrency = d.concurrency(o)
+	a.Priority = int(o.integer("priority", math.MinInt32))
+	a.OnLost = o.choice("on_lost", words("fail", "retry"))
+	a.Warm = o.flag("warm", false)
+	a.Detach = o.flag("detach", false)
+	o.finish()
+	d.checkVariables(a)
+	return a
+}
+
+func (d *decoder) retry(o *mapping) *Retry {
+	c := o.child("retry")
+	if c == nil {
+		return nil
+	}
+	r := &Retry{
+		MaxAttempts: int(c.integer("max_attempts", 1)),
+		Delay:       c.duration("delay"),
+		Backoff:     c.choice("backoff", words("constant", "exponential")),
+		MaxDelay:    c.duration("max_delay"),
+		On:          c.texts("on"),
+		ExitCodes:   d.exitCodes(c),
+	}
+	if !c.has("max_attempts") {
+		d.fail(c.v.place, "add max_attempts: 3", "cannot use retry: it has no max_attempts")
+	}
+	statuses := []string{"failed", "timed_out", "lost"}
+	for i, status := range r.On {
+		if !slices.Contains(statuses, status) {
+			d.fail(d.places.At(c.pointer+"/on/"+strconv.Itoa(i)), didYouMean(status, statuses),
+				"cannot use retry.on: found %s, expected %s", quoted(status), orList(statuses))
+		}
+	}
+	slices.Sort(r.On)
+	if r.MaxDelay > 0 && r.MaxDelay < r.Delay {
+		d.fail(c.place("max_delay"), "", "cannot use retry.max_delay: it is shorter than delay")
+	}
+	c.finish()
+	return r
+}
+
+func (d *decoder) exitCodes(o *mapping) []int {
+	e := o.get("exit_codes")
+	if e == nil {
+		return nil
+	}
+	if e.kind != listValue {
+		d.mismatch(e, "a list", "")
+		return nil
+	}
+	const highest = 255 // a wait status has no more
+	var codes []int
+	for i, item := range e.items {
+		code, ok := item.scalar.(int64)
+		if !ok || code < 0 || code > highest {
+			d.mismatch(&entry{value: item, path: e.path + "." + strconv.Itoa(i)}, "an exit code from 0 to 255", "")
+			continue
+		}
+		codes = append(codes, int(code))
+	}
+	slices.Sort(codes)
+	return slices.Compact(codes)
+}
+
+func (d *decoder) concurrency(o *mapping) *Concurrency {
+	c := o.child("concurrency")
+	if c == nil {
+		return nil
+	}
+	limit := &Concurrency{
+		Max:    int(c.integer("max", 1)),
+		Key:    c.str("key"),
+		Policy: c.choice("policy", words("queue", "skip", "replace")),
+	}
+	if !c.has("max") {
+		d.fail(c.v.place, "add max: 1", "cannot use concurrency: it has no max")
+	}
+	c.finish()
+	return limit
+}
+
+// checkVariables refuses two parameters that would be one variable, where the environment is used.
+func (d *decoder) checkVariables(a *Action) {
+	if a.Parameters == nil || a.ParameterDelivery != DeliverBoth && a.ParameterDelivery != DeliverEnv {
+		return
+	}
+	owners := map[string]string{}
+	names := []string{}
+	for _, p := range a.Parameters.Properties() {
+		names = append(names, p.Name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		key := variableName(name)
+		if first, taken := owners[key]; taken {
+			d.fail(d.parameterPlace(name), "rename one of them, or write parameter_delivery: stdin",
+				"cannot use parameters %s and %s together: both become ATTUNE_ACTION_%s", quoted(first), quoted(name), key)
+			continue
+		}
+		owners[key] = name
+	}
+}
+
+// parameterPlace is where a parameter is declared, in either form of schema.
+func (d *decoder) parameterPlace(name string) Place {
+	if place, ok := d.places["/parameters/properties/"+escapePointer(name)]; ok {
+		return place
+	}
+	return d.places.At("/parameters/" + escapePointer(name))
+}

@@ -1,0 +1,380 @@
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// decoder reads one manifest and collects what is wrong with it.
+type decoder struct {
+	// file is relative to the packs directory, path to the pack.
+	file, path string
+	places     Places
+	texts      Places
+	errs       Errors
+}
+
+func newDecoder(folder, path string) *decoder {
+	return &decoder{file: folder + "/" + path, path: path, places: Places{}, texts: Places{}}
+}
+
+// alias makes what stands under one pointer known under another as well.
+func (d *decoder) alias(from, to string) {
+	d.places.alias(from, to)
+	d.texts.alias(from, to)
+}
+
+func (d *decoder) report(severity Severity, place Place, hint, format string, args ...any) {
+	if place.File == "" {
+		place.File = d.file
+	}
+	d.errs = append(d.errs, &Error{
+		Place: place, Severity: severity, Message: fmt.Sprintf(format, args...), Hint: hint,
+	})
+}
+
+func (d *decoder) fail(place Place, hint, format string, args ...any) {
+	d.report(SeverityError, place, hint, format, args...)
+}
+
+func (d *decoder) warn(place Place, hint, format string, args ...any) {
+	d.report(SeverityWarning, place, hint, format, args...)
+}
+
+// mapping gives a mapping's keys out one by one. The keys that were asked for are the known ones, so
+// that no second list of them can disagree; finish tells the others.
+type mapping struct {
+	d *decoder
+	v *value
+	// pointer is canonical: where an alias was written, its places are known under both names.
+	pointer string
+	known   []string
+	used    map[string]bool
+}
+
+func (d *decoder) mapping(v *value, pointer string) *mapping {
+	return &mapping{d: d, v: v, pointer: pointer, used: map[string]bool{}}
+}
+
+// entry is a value with the name it was written under, for messages, and its canonical pointer.
+type entry struct {
+	*value
+	path    string
+	pointer string
+}
+
+// get gives what stands under the key or one of its aliases, or nil where that is absent, null or
+// told as broken already.
+func (o *mapping) get(key string, aliases ...string) *entry {
+	var found *field
+	for _, name := range append([]string{key}, aliases...) {
+		o.known = append(o.known, name)
+		f := o.v.field(name)
+		if f == nil {
+			continue
+		}
+		o.used[name] = true
+		switch {
+		case f.value.isNull():
+		case found != nil:
+			o.d.fail(f.place, "keep one of them", "cannot use key %s beside %s: both mean %s",
+				quoted(name), quoted(found.key), key)
+		default:
+			found = f
+		}
+	}
+	if found == nil || found.value.kind == brokenValue {
+		return nil
+	}
+	pointer := o.at(key)
+	o.d.alias(o.at(found.key), pointer)
+	return &entry{value: found.value, path: dotted(o.at(found.key)), pointer: pointer}
+}
+
+// at is the canonical pointer of a key.
+func (o *mapping) at(key string) string { return o.pointer + "/" + escapePointer(key) }
+
+// has says whether the key is given, be it broken.
+func (o *mapping) has(keys ...string) bool {
+	return slices.ContainsFunc(keys, func(key string) bool {
+		f := o.v.field(key)
+		return f != nil && !f.value.isNull()
+	})
+}
+
+// place is where the key's value stands, or else the object.
+func (o *mapping) place(key string) Place {
+	if f := o.v.field(key); f != nil {
+		return f.value.place
+	}
+	return o.v.place
+}
+
+// mismatch tells a value of the wrong type.
+func (d *decoder) mismatch(e *entry, expected, hint string) {
+	d.fail(e.place, hint, "cannot use %s: found %s, expected %s", e.path, e.describe(), expected)
+}
+
+// str reads a text; "" where there is none.
+func (o *mapping) str(key string) string {
+	e := o.get(key)
+	if e == nil {
+		return ""
+	}
+	s, ok := e.scalar.(string)
+	if !ok {
+		hint := ""
+		if e.kind == scalarValue {
+			hint = "write " + strconv.Quote(e.text)
+		}
+		o.d.mismatch(e, "a string", hint)
+	}
+	return s
+}
+
+// flag reads true or false.
+func (o *mapping) flag(key string, absent bool, aliases ...string) bool {
+	e := o.get(key, aliases...)
+	if e == nil {
+		return absent
+	}
+	b, ok := e.scalar.(bool)
+	if ok {
+		return b
+	}
+	hint := ""
+	switch s, _ := e.scalar.(string); strings.ToLower(s) {
+	case "yes", "y", "on", "true":
+		hint = "write true"
+	case "no", "n", "off", "false":
+		hint = "write false"
+	}
+	o.d.mismatch(e, "true or false", hint)
+	return absent
+}
+
+// integer reads a whole number of 32 bits, which is what the database has, from low on.
+func (o *mapping) integer(key string, low int64) int64 {
+	e := o.get(key)
+	if e == nil {
+		return 0
+	}
+	i, ok := e.scalar.(int64)
+	switch {
+	case !ok:
+		o.d.mismatch(e, "a whole number", "")
+	case i < low:
+		o.d.mismatch(e, fmt.Sprintf("at least %d", low), "")
+	case i > math.MaxInt32:
+		o.d.mismatch(e, fmt.Sprintf("at most %d", math.MaxInt32), "")
+	default:
+		return i
+	}
+	return 0
+}
+
+// texts reads a list of texts, each once.
+func (o *mapping) texts(key string, aliases ...string) []string {
+	e := o.get(key, aliases...)
+	if e == nil {
+		return nil
+	}
+	if e.kind != listValue {
+		hint := ""
+		if s, ok := e.scalar.(string); ok && !strings.Contains(s, ",") {
+			hint = fmt.Sprintf("write [%s]", s)
+		}
+		o.d.mismatch(e, "a list", hint)
+		return nil
+	}
+	var list []string
+	for i, item := range e.items {
+		s, ok := item.scalar.(string)
+		if !ok {
+			hint := ""
+			if item.kind == scalarValue && !item.isNull() {
+				hint = "write " + strconv.Quote(item.text)
+			}
+			o.d.mismatch(&entry{value: item, path: e.path + "." + strconv.Itoa(i)}, "a string", hint)
+			continue
+		}
+		if !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// duration reads a time span above zero.
+func (o *mapping) duration(key string) Duration {
+	e := o.get(key)
+	if e == nil {
+		return 0
+	}
+	var text string
+	switch s := e.scalar.(type) {
+	case string:
+		text = s
+	case int64, float64:
+		text = e.text
+	}
+	d, err := parseDuration(text)
+	switch {
+	case errors.Is(err, errTooLong):
+		o.d.mismatch(e, "at most 292 years", "")
+		return 0
+	case err != nil:
+		o.d.mismatch(e, "seconds or a duration like 1m30s", "")
+		return 0
+	case d <= 0:
+		o.d.mismatch(e, "more than 0", "leave it out for the default")
+		return 0
+	}
+	return d
+}
+
+// choice reads one of the words and gives its canonical form: words maps what may be written to it.
+func (o *mapping) choice(key string, words map[string]string) string {
+	e := o.get(key)
+	if e == nil {
+		return ""
+	}
+	s, isText := e.scalar.(string)
+	if word, ok := words[s]; ok && isText {
+		return word
+	}
+	names := slices.Sorted(maps.Keys(words))
+	o.d.mismatch(e, orList(names), didYouMean(s, names))
+	return ""
+}
+
+// words makes the table for choice of words that mean themselves. The first is the default and
+// becomes "", so that writing it and leaving it out are one.
+func words(list ...string) map[string]string {
+	m := map[string]string{list[0]: ""}
+	for _, word := range list[1:] {
+		m[word] = word
+	}
+	return m
+}
+
+// child reads a mapping with keys of its own; nil where there is none.
+func (o *mapping) child(key string) *mapping {
+	e := o.get(key)
+	if e == nil {
+		return nil
+	}
+	if e.kind != mappingValue {
+		o.d.mismatch(e, "a mapping", "")
+		return nil
+	}
+	return o.d.mapping(e.value, e.pointer)
+}
+
+// tree reads a mapping that is kept as it is; nil where there is none or it is empty.
+func (o *mapping) tree(key string, aliases ...string) map[string]any {
+	e := o.get(key, aliases...)
+	if e == nil {
+		return nil
+	}
+	if e.kind != mappingValue {
+		o.d.mismatch(e, "a mapping", "")
+		return nil
+	}
+	if len(e.fields) == 0 {
+		return nil
+	}
+	return e.plain().(map[string]any)
+}
+
+// schema reads a schema in either form; open says whether unlisted properties are allowed.
+func (o *mapping) schema(key string, open bool, aliases ...string) *Schema {
+	e := o.get(key, aliases...)
+	if e == nil {
+		return nil
+	}
+	if e.kind != mappingValue {
+		o.d.mismatch(e, "a schema", "")
+		return nil
+	}
+	return o.d.schema(e.plain(), open, e.path, func(pointer string) Place { return o.d.places.At(e.pointer + pointer) })
+}
+
+// schema makes a schema of a plain tree; at gives the place of a pointer into it.
+func (d *decoder) schema(doc any, open bool, path string, at func(pointer string) Place) *Schema {
+	if m, ok := doc.(map[string]any); ok && len(m) == 0 {
+		return nil // `{}` and absence mean the same
+	}
+	s, problems := NewSchema(doc, open)
+	for _, p := range problems {
+		d.fail(at(p.Pointer), "", "cannot use %s: %s", dottedBelow(path, p.Pointer), p.Message)
+	}
+	for _, w := range s.Warnings() {
+		d.warn(at(w.Pointer), "", "cannot use %s: %s", dottedBelow(path, w.Pointer), w.Message)
+	}
+	return s
+}
+
+// dottedBelow names what a pointer into a value means, when path names the value.
+func dottedBelow(path, pointer string) string {
+	if pointer == "" {
+		return path
+	}
+	return path + "." + dotted(pointer)
+}
+
+// notEnforced are keys of other systems that promise something which is not done.
+var notEnforced = []string{
+	"worker_selector", "worker_tolerations", "required_worker_runtimes", "workflow_file", "permission_set_refs",
+}
+
+// meantKeys are the words that newcomers from elsewhere use for a key, too far from it to be a slip.
+var meantKeys = map[string]string{
+	"runner": "runner_type", "runtime": "runner_type", "params": "parameters", "input_schema": "parameters",
+	"script": "entry_point", "command": "entry_point", "environment": "env", "retries": "retry",
+	"condition": "when", "if": "when", "schema": "parameters_schema", "disabled": "enabled",
+	"open_files": "nofile", "file_size": "fsize", "attempts": "max_attempts",
+}
+
+// finish tells the keys that nobody asked for.
+func (o *mapping) finish() {
+	for _, f := range o.v.fields {
+		if o.used[f.key] {
+			continue
+		}
+		if slices.Contains(notEnforced, f.key) {
+			o.d.warn(f.place, "remove it, and what it promises with it", "cannot enforce %s: nothing is done about it", quoted(f.key))
+			continue
+		}
+		hint := didYouMean(f.key, o.known)
+		if meant := meantKeys[f.key]; hint == "" && slices.Contains(o.known, meant) {
+			hint = didYouMean(meant, []string{meant})
+		}
+		o.d.warn(f.place, hint, "cannot use key %s: unknown", quoted(f.key))
+	}
+}
+
+// keep takes the keys that are kept untouched: those named and all of x-*.
+func (o *mapping) keep(names ...string) map[string]any {
+	o.known = append(o.known, names...)
+	var extra map[string]any
+	for _, f := range o.v.fields {
+		if !slices.Contains(names, f.key) && !strings.HasPrefix(f.key, "x-") {
+			continue
+		}
+		o.used[f.key] = true
+		if f.value.isNull() || f.value.kind == brokenValue {
+			continue
+		}
+		if extra == nil {
+			extra = map[string]any{}
+		}
+		extra[f.key] = f.value.plain()
+	}
+	return extra
+}

@@ -1,0 +1,136 @@
+package manifest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// rule checks what a rule names, what it gives to it, and its expressions.
+func (k *componentCheck) rule(r *Rule) {
+	trigger := k.trigger(r.Trigger.Ref)
+	switch {
+	case trigger == nil:
+		k.missing(KindTrigger, r.Trigger.Ref, "/trigger/ref")
+	case k.disabled(&trigger.Header):
+		k.fail("/trigger/ref", "enable it, or disable this rule", "cannot use trigger %q: it is disabled", trigger.Ref)
+	default:
+		k.instance(r, trigger)
+	}
+	actions := map[string]*Action{}
+	for i, use := range r.Actions {
+		pointer := fmt.Sprintf("/actions/%d", i)
+		action := k.action(use.Ref)
+		switch {
+		case action == nil:
+			k.missing(KindAction, use.Ref, pointer+"/ref")
+			continue
+		case k.disabled(&action.Header):
+			k.fail(pointer+"/ref", "enable it, or disable this rule", "cannot use action %q: it is disabled", action.Ref)
+		}
+		actions[use.Ref] = action
+		k.parameters(action.Parameters, use.Parameters, pointer+"/parameters")
+	}
+	_, errs := CompileRule(r, trigger, actions)
+	for _, e := range errs {
+		finding := *e
+		k.add(&finding)
+	}
+}
+
+// instance checks the parameters that a rule gives its trigger.
+func (k *componentCheck) instance(r *Rule, t *Trigger) {
+	const pointer = "/trigger/parameters"
+	before := len(k.errs)
+	k.parameters(t.ParametersSchema, r.Trigger.Parameters, pointer)
+	timer := t.Type == TriggerInterval || t.Type == TriggerCron || t.Type == TriggerDatetime
+	if !timer || len(k.errs) > before {
+		return
+	}
+	params := t.ParametersSchema.ApplyDefaults(r.Trigger.Parameters)
+	if k.opts.Environment != nil {
+		if name, err := k.opts.Environment.Schedule(t.Type, params); err != nil {
+			at := pointer + "/" + escapePointer(name)
+			if name == "" {
+				at = pointer
+			}
+			k.fail(at, "", "cannot use %s: %v", dotted(at), err)
+			return
+		}
+	}
+	if t.Type == TriggerDatetime && isPast(params, k.opts.Now) {
+		k.report(SeverityWarning, pointer+"/fire_at", "write a time to come, or remove the rule",
+			"cannot fire at %v: it is past, by more than the misfire window", params["fire_at"])
+	}
+}
+
+// isPast says whether a fire_at lies so far back that it never fires. What cannot be read is the
+// schedule's to tell.
+func isPast(params map[string]any, now time.Time) bool {
+	const defaultWindow = time.Hour // format.md: a fire_at in the past fires once within it
+	text, _ := params["fire_at"].(string)
+	if now.IsZero() || text == "" {
+		return false
+	}
+	zone := time.UTC
+	if name, ok := params["timezone"].(string); ok {
+		if z, err := time.LoadLocation(name); err == nil {
+			zone = z
+		}
+	}
+	var at time.Time
+	var err error
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04"} {
+		if at, err = time.ParseInLocation(layout, text, zone); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return false
+	}
+	window := defaultWindow
+	if given, ok := params["misfire_window"]; ok {
+		if d, err := parseDuration(fmt.Sprint(given)); err == nil {
+			window = time.Duration(d)
+		}
+	}
+	return at.Add(window).Before(now)
+}
+
+// parameters checks the literal part of what a rule gives.
+func (k *componentCheck) parameters(s *Schema, params map[string]any, pointer string) {
+	for _, p := range withoutTemplates(s, params) {
+		k.fail(pointer+p.Pointer, "", "cannot use %s: %s", k.written(pointer+p.Pointer), p.Message)
+	}
+}
+
+// written names a pointer as the rule does, which may have one `action` instead of a list.
+func (k *componentCheck) written(pointer string) string {
+	if _, list := k.head.Places["/actions"]; !list {
+		if rest, ok := strings.CutPrefix(pointer, "/actions/0"); ok {
+			pointer = "/action" + rest
+		}
+	}
+	return dotted(pointer)
+}
+
+// withoutTemplates validates parameters, leaving out what a template decides when the event is there.
+func withoutTemplates(s *Schema, params map[string]any) []SchemaError {
+	templates := map[string]string{}
+	walkTexts(params, "", func(pointer, text string) {
+		if strings.Contains(text, "{{") {
+			templates[pointer] = ""
+		}
+	})
+	errs := s.ValidateUnresolved(params, templates)
+	return slices.DeleteFunc(errs, func(e SchemaError) bool {
+		// What is wrong with a whole may be so only for the part that is not known yet.
+		for pointer := range templates {
+			if strings.HasPrefix(pointer, e.Pointer+"/") {
+				return true
+			}
+		}
+		return false
+	})
+}
