@@ -1,0 +1,374 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+// PackRow is a row of the table pack.
+type PackRow struct {
+	ID        int64
+	Ref       string
+	Directory string // the packs directory that it was read from
+	Enabled   bool   // in force: present, enabled by its manifest, not disabled by an operator
+	Present   bool   // its files are there
+	// ManifestEnabled is what pack.yaml says.
+	ManifestEnabled bool
+	DisabledBy      string // the operator who disabled it; empty: nobody did
+	DisabledAt      *time.Time
+	Manifest        *manifest.Pack
+	// Digest is the digest of Manifest's normal form; RevisionID and Revision (its number) are the
+	// newest applied revision, and TreeDigest that revision's digest.
+	Digest     string
+	RevisionID int64
+	Revision   int
+	TreeDigest string
+	Errors     manifest.Errors // of the newest scan, warnings included
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+}
+
+// Record is a row of action, trigger, sensor or rule.
+type Record struct {
+	ID      int64
+	Kind    manifest.Kind
+	Ref     string
+	Pack    string
+	File    string // its manifest inside the pack
+	Enabled bool   // in force: the pack is enabled, and present, manifest and operator agree
+	Present bool
+	// ManifestEnabled is what the manifest says.
+	ManifestEnabled bool
+	DisabledBy      string
+	DisabledAt      *time.Time
+	// Digest is of the normal form; FilesDigest is of the files whose change concerns it (entry
+	// point and libraries; the sensor's part of the restart key).
+	Digest      string
+	FilesDigest string
+	// RevisionID is the revision that it runs from, and TreeDigest that revision's digest.
+	RevisionID int64
+	TreeDigest string
+	Spec       manifest.Component
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+}
+
+// Catalog is everything that the database has of packs and components at one generation, enabled or
+// not. It is a snapshot: nobody changes it.
+type Catalog struct {
+	Generation int64
+	Packs      map[string]*PackRow
+	Actions    map[string]*Record
+	Triggers   map[string]*Record
+	Sensors    map[string]*Record
+	Rules      map[string]*Record
+}
+
+// Records gives the map of one component kind.
+func (c *Catalog) Records(kind manifest.Kind) map[string]*Record {
+	switch kind {
+	case manifest.KindAction:
+		return c.Actions
+	case manifest.KindTrigger:
+		return c.Triggers
+	case manifest.KindSensor:
+		return c.Sensors
+	case manifest.KindRule:
+		return c.Rules
+	default:
+		panic("store: no records of kind " + string(kind))
+	}
+}
+
+// InForce gives the enabled and the disabled components that are present, as manifest.Check wants
+// them.
+func (c *Catalog) InForce() *manifest.Set {
+	set := manifest.NewSet()
+	for ref, pack := range c.Packs {
+		if pack.Present && pack.Manifest != nil {
+			set.Packs[ref] = pack.Manifest
+		}
+	}
+	for _, kind := range manifest.ComponentKinds() {
+		for _, record := range c.Records(kind) {
+			if record.Present {
+				set.Add(record.Spec)
+			}
+		}
+	}
+	return set
+}
+
+// Catalog loads the snapshot. With previous it loads only the packs that changed since, and shares
+// the rest.
+func (s *Store) Catalog(ctx context.Context, previous *Catalog) (*Catalog, error) {
+	next := &Catalog{
+		Generation: -1,
+		Packs:      map[string]*PackRow{},
+		Actions:    map[string]*Record{},
+		Triggers:   map[string]*Record{},
+		Sensors:    map[string]*Record{},
+		Rules:      map[string]*Record{},
+	}
+	if previous != nil {
+		next = &Catalog{
+			Generation: previous.Generation,
+			Packs:      maps.Clone(previous.Packs),
+			Actions:    maps.Clone(previous.Actions),
+			Triggers:   maps.Clone(previous.Triggers),
+			Sensors:    maps.Clone(previous.Sensors),
+			Rules:      maps.Clone(previous.Rules),
+		}
+	}
+	// One snapshot of the database for six queries.
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err := s.inTx(ctx, options, func(tx pgx.Tx) error {
+		return s.loadCatalog(ctx, tx, next)
+	})
+	if err != nil {
+		return nil, s.failed("load the catalog", err)
+	}
+	return next, nil
+}
+
+// loadCatalog puts what changed after the catalog's generation into it.
+func (s *Store) loadCatalog(ctx context.Context, tx pgx.Tx, c *Catalog) error {
+	after := c.Generation
+	numbers, err := collect(ctx, s, tx, "Generation", nil, pgx.RowTo[int64])
+	if err != nil {
+		return err
+	}
+	if len(numbers) != 1 {
+		return errors.New("attune.generation must have one row")
+	}
+	if numbers[0] < after {
+		// The database was put back to an older state. What was loaded of the lost one must go.
+		*c = Catalog{
+			Packs: map[string]*PackRow{}, Actions: map[string]*Record{}, Triggers: map[string]*Record{},
+			Sensors: map[string]*Record{}, Rules: map[string]*Record{},
+		}
+		after = -1
+	}
+	c.Generation = numbers[0]
+	if c.Generation == after {
+		return nil
+	}
+	if after >= 0 {
+		// A few packs out of many: without a word the planner expects a third of all.
+		if err := s.planForIndexes(ctx, tx); err != nil {
+			return err
+		}
+	}
+	args := pgx.StrictNamedArgs{"after": after}
+	packs, err := collect(ctx, s, tx, "LoadPacks", args, scanPack)
+	if err != nil {
+		return err
+	}
+	for _, pack := range packs {
+		c.Packs[pack.Ref] = pack
+	}
+	for _, kind := range manifest.ComponentKinds() {
+		rows, err := collect(ctx, s, tx, ofKind("LoadKIND", kind), args, pgx.RowToStructByName[recordRow])
+		if err != nil {
+			return err
+		}
+		records, err := decodeRecords(kind, rows)
+		if err != nil {
+			return err
+		}
+		into := c.Records(kind)
+		for _, record := range records {
+			into[record.Ref] = record
+		}
+	}
+	return nil
+}
+
+func scanPack(row pgx.CollectableRow) (*PackRow, error) {
+	var p PackRow
+	var spec, findings []byte
+	err := row.Scan(
+		&p.ID, &p.Ref, &p.Directory, &p.Enabled, &p.Present, &p.ManifestEnabled, &p.DisabledBy, &p.DisabledAt,
+		&spec, &p.Digest, &p.RevisionID, &p.Revision, &p.TreeDigest, &findings, &p.CreatedAt, &p.UpdatedAt,
+	)
+	if err != nil {
+		return nil, err
+	}
+	if spec != nil {
+		p.Manifest = new(manifest.Pack)
+		if err := json.Unmarshal(spec, p.Manifest); err != nil {
+			return nil, fmt.Errorf("cannot read the stored manifest of pack %s: %w", p.Ref, err)
+		}
+	}
+	if err := json.Unmarshal(findings, &p.Errors); err != nil {
+		return nil, fmt.Errorf("cannot read the stored errors of pack %s: %w", p.Ref, err)
+	}
+	return &p, nil
+}
+
+// recordRow is a Record before its manifest is decoded.
+type recordRow struct {
+	ID              int64
+	Ref             string
+	Pack            string
+	File            string
+	Enabled         bool
+	Present         bool
+	ManifestEnabled bool
+	DisabledBy      string
+	DisabledAt      *time.Time
+	Digest          string
+	FilesDigest     string
+	RevisionID      int64
+	TreeDigest      string
+	Manifest        []byte
+	CreatedAt       time.Time
+	UpdatedAt       time.Time
+}
+
+func (r *recordRow) decode(kind manifest.Kind) (*Record, error) {
+	spec, err := manifest.Decode(kind, r.Manifest)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the stored manifest of %s %s: %w", kind, r.Ref, err)
+	}
+	// The normal form does not say where it came from, so that moving a file changes nothing.
+	spec.Head().File = r.File
+	return &Record{
+		ID:              r.ID,
+		Kind:            kind,
+		Ref:             r.Ref,
+		Pack:            r.Pack,
+		File:            r.File,
+		Enabled:         r.Enabled,
+		Present:         r.Present,
+		ManifestEnabled: r.ManifestEnabled,
+		DisabledBy:      r.DisabledBy,
+		DisabledAt:      r.DisabledAt,
+		Digest:          r.Digest,
+		FilesDigest:     r.FilesDigest,
+		RevisionID:      r.RevisionID,
+		TreeDigest:      r.TreeDigest,
+		Spec:            spec,
+		CreatedAt:       r.CreatedAt,
+		UpdatedAt:       r.UpdatedAt,
+	}, nil
+}
+
+// decodeRecords uses all cores: at the first load of ten thousand packs this is most of the work.
+func decodeRecords(kind manifest.Kind, rows []recordRow) ([]*Record, error) {
+	const share = 64 // rows to a goroutine, well above what starting one costs
+	records := make([]*Record, len(rows))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for start := 0; start < len(rows); start += share {
+		group.Go(func() error {
+			for i := start; i < min(start+share, len(rows)); i++ {
+				record, err := rows[i].decode(kind)
+				if err != nil {
+					return err
+				}
+				records[i] = record
+			}
+			return nil
+		})
+	}
+	return records, group.Wait()
+}
+
+// RevisionRow is a row of revision, for history.
+type RevisionRow struct {
+	ID        int64     `json:"id"`
+	Pack      string    `json:"pack"`
+	Number    int       `json:"revision"`
+	Version   string    `json:"version"`
+	Digest    string    `json:"digest"`
+	Cause     string    `json:"cause"`
+	Changes   []string  `json:"changes"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// Revisions lists a pack's revisions, newest first.
+func (s *Store) Revisions(ctx context.Context, pack string, limit int) ([]RevisionRow, error) {
+	rows, err := collect(ctx, s, s.pool, "Revisions", pgx.StrictNamedArgs{
+		"pack": pack,
+		"most": limit,
+	}, pgx.RowToStructByPos[RevisionRow])
+	return rows, s.failed("list the revisions of pack "+pack, err)
+}
+
+// RevisionTree gives the files of a revision and the ref of its pack; ErrNotFound.
+func (s *Store) RevisionTree(ctx context.Context, revisionID int64) (pack string, tree []TreeEntry, err error) {
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	args := pgx.StrictNamedArgs{"id": revisionID}
+	err = notFound(s.pool.QueryRow(ctx, s.queries.get("RevisionTree"), args).Scan(&pack, &tree))
+	return pack, tree, s.failed(fmt.Sprintf("read the files of revision %d", revisionID), err)
+}
+
+// FileContent gives a stored file by its digest; ErrNotFound.
+func (s *Store) FileContent(ctx context.Context, digest string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	var size int64
+	var packed []byte
+	args := pgx.StrictNamedArgs{"digest": digest}
+	err := notFound(s.pool.QueryRow(ctx, s.queries.get("FileContent"), args).Scan(&size, &packed))
+	if err != nil {
+		return nil, s.failed("read the stored file "+digest, err)
+	}
+	content, err := s.opener.DecodeAll(packed, make([]byte, 0, min(size, maxFileSize)))
+	if err != nil {
+		return nil, fmt.Errorf("cannot unpack the stored file %s: %w", digest, err)
+	}
+	if got := digestOf(content); got != digest {
+		return nil, fmt.Errorf("cannot use the stored file %s: its content has digest %s; reload its pack to store it anew", digest, got)
+	}
+	return content, nil
+}
+
+// notFound turns an empty answer into ErrNotFound.
+func notFound(err error) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrNotFound
+	}
+	return err
+}
+
+// Runtime is a row of runtime: an interpreter found on a node.
+type Runtime struct {
+	Name    string // shell, sh, python, node, native
+	Path    string
+	Version string
+	Problem string // why it cannot be used; empty: it can
+}
+
+// PutRuntimes records what this node found, and forgets what it found before and no longer does.
+func (s *Store) PutRuntimes(ctx context.Context, node string, found []Runtime) error {
+	var names, paths, versions, problems []string
+	for _, r := range found {
+		names = append(names, cleanText(r.Name))
+		paths = append(paths, cleanText(r.Path))
+		versions = append(versions, cleanText(r.Version))
+		problems = append(problems, cleanText(r.Problem))
+	}
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, s.queries.get("PutRuntimes"), pgx.StrictNamedArgs{
+		"node":     node,
+		"names":    names,
+		"paths":    paths,
+		"versions": versions,
+		"problems": problems,
+	})
+	return s.failed("record the runtimes of node "+node, err)
+}

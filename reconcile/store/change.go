@@ -1,0 +1,180 @@
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"iter"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+// changeRows are changes as the columns that statements take: rows of many packs go in one.
+type changeRows struct {
+	packs struct {
+		refs, directories, errors, manifests, digests []string
+		vanished                                      []bool
+	}
+	revisions struct {
+		refs, digests, versions, causes, changes, trees []string
+	}
+	put      map[manifest.Kind]*componentRows
+	disable  map[manifest.Kind][]string
+	vanished []string // packs
+	content  map[string]func(digest string) ([]byte, error)
+}
+
+type componentRows struct {
+	refs, packs, files, manifests, digests, filesDigests []string
+}
+
+// chunks gives the rows in parts that fit a statement.
+func (c *componentRows) chunks() iter.Seq[componentRows] {
+	return func(yield func(componentRows) bool) {
+		for start, end := 0, 0; start < len(c.refs); start = end {
+			for size := 0; end < len(c.refs) && end-start < chunkRows && size < chunkBytes; end++ {
+				size += len(c.manifests[end])
+			}
+			part := componentRows{
+				refs:         c.refs[start:end],
+				packs:        c.packs[start:end],
+				files:        c.files[start:end],
+				manifests:    c.manifests[start:end],
+				digests:      c.digests[start:end],
+				filesDigests: c.filesDigests[start:end],
+			}
+			if !yield(part) {
+				return
+			}
+		}
+	}
+}
+
+func encodeChanges(changes []PackChange) (*changeRows, error) {
+	rows := &changeRows{
+		put:     map[manifest.Kind]*componentRows{},
+		disable: map[manifest.Kind][]string{},
+		content: map[string]func(string) ([]byte, error){},
+	}
+	for _, kind := range manifest.ComponentKinds() {
+		rows.put[kind] = &componentRows{}
+	}
+	for i := range changes {
+		if err := rows.addPack(&changes[i]); err != nil {
+			return nil, err
+		}
+	}
+	return rows, nil
+}
+
+func (rows *changeRows) addPack(change *PackChange) error {
+	findings := change.Errors
+	if findings == nil {
+		findings = manifest.Errors{}
+	}
+	told, err := encode(findings)
+	if err != nil {
+		return fmt.Errorf("cannot encode the errors of pack %s: %w", change.Ref, err)
+	}
+	normal, digest := "", ""
+	if change.Manifest != nil {
+		data, err := manifest.Encode(change.Manifest)
+		if err != nil {
+			return fmt.Errorf("cannot encode pack %s: %w", change.Ref, err)
+		}
+		normal, digest = storable(data), digestOf(data)
+	}
+	p := &rows.packs
+	p.refs = append(p.refs, change.Ref)
+	p.directories = append(p.directories, cleanText(change.Directory))
+	p.vanished = append(p.vanished, change.Vanished)
+	p.errors = append(p.errors, told)
+	p.manifests = append(p.manifests, normal)
+	p.digests = append(p.digests, digest)
+	if change.Vanished {
+		rows.vanished = append(rows.vanished, change.Ref)
+	}
+	for _, gone := range change.Disable {
+		rows.disable[gone.Kind] = append(rows.disable[gone.Kind], gone.Ref)
+	}
+	for _, component := range change.Put {
+		if err := rows.addComponent(change.Ref, component); err != nil {
+			return err
+		}
+	}
+	if change.Revision == nil {
+		return nil
+	}
+	return rows.addRevision(change.Ref, change.Revision)
+}
+
+func (rows *changeRows) addComponent(pack string, component PutComponent) error {
+	head := component.Spec.Head()
+	data, err := manifest.Encode(component.Spec)
+	if err != nil {
+		return fmt.Errorf("cannot encode %s %s: %w", component.Spec.Kind(), head.Ref, err)
+	}
+	c := rows.put[component.Spec.Kind()]
+	c.refs = append(c.refs, head.Ref)
+	c.packs = append(c.packs, pack)
+	c.files = append(c.files, cleanText(head.File))
+	c.manifests = append(c.manifests, storable(data))
+	c.digests = append(c.digests, component.Digest)
+	c.filesDigests = append(c.filesDigests, component.FilesDigest)
+	return nil
+}
+
+func (rows *changeRows) addRevision(pack string, revision *NewRevision) error {
+	tree := revision.Tree
+	if tree == nil {
+		tree = []TreeEntry{}
+	}
+	files, err := encode(tree)
+	if err != nil {
+		return fmt.Errorf("cannot encode the files of pack %s: %w", pack, err)
+	}
+	lines := revision.Changes
+	if lines == nil {
+		lines = []string{}
+	}
+	changes, err := encode(lines)
+	if err != nil {
+		return fmt.Errorf("cannot encode the changes of pack %s: %w", pack, err)
+	}
+	r := &rows.revisions
+	r.refs = append(r.refs, pack)
+	r.digests = append(r.digests, revision.Digest)
+	r.versions = append(r.versions, cleanText(revision.Version))
+	r.causes = append(r.causes, cleanText(revision.Cause))
+	r.changes = append(r.changes, changes)
+	r.trees = append(r.trees, files)
+	for _, entry := range revision.Tree {
+		if entry.Digest != "" {
+			rows.content[entry.Digest] = revision.Content
+		}
+	}
+	return nil
+}
+
+// encode gives a value as JSON that PostgreSQL takes.
+func encode(value any) (string, error) {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return "", err
+	}
+	return storable(data), nil
+}
+
+// encodeObject is encode for what must be an object; nil is the empty one.
+func encodeObject(object map[string]any) (string, error) {
+	if object == nil {
+		return "{}", nil
+	}
+	return encode(object)
+}
+
+// storable gives JSON of our own making as PostgreSQL takes it. What it changes, a NUL in somebody's
+// description, needs no telling.
+func storable(data json.RawMessage) string {
+	clean, _ := cleanJSON(data)
+	return string(clean)
+}

@@ -1,0 +1,421 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// retryFirst and retryMost bound the wait between tries of one event out of a batch.
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 2 * time.Second
+
+	// resolveTimeout is how long a commit without an answer is looked for: a backend that lost its
+	// client notices within that, or it never will.
+	resolveTimeout = 10 * time.Second
+	resolvePeriod  = 50 * time.Millisecond
+)
+
+// CommitEvents stores events with their cursors, enforcements and executions in one transaction.
+// Order is kept. An event that PostgreSQL refuses for its content (a NUL, say) is sanitized and
+// flagged, never lost, and never stops its neighbours: where that takes a transaction for each event,
+// passing failures are waited out, and an error comes with those that were stored before it.
+func (s *Store) CommitEvents(ctx context.Context, events []NewEvent, match Matcher) ([]StoredEvent, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	clean := make([]NewEvent, len(events))
+	for i := range events {
+		clean[i] = cleanEvent(events[i])
+	}
+	stored, err := s.commit(ctx, clean, match)
+	if err == nil || !isData(err) {
+		return stored, s.failed("store events", err)
+	}
+	s.log.Warn("events are stored one by one, because one of them is refused", "component", "store", "err", err)
+	stored = nil
+	for i := range clean {
+		one, err := s.commitAlone(ctx, clean[i], match)
+		if err != nil {
+			return stored, s.failed("store events", err)
+		}
+		stored = append(stored, one...)
+	}
+	return stored, nil
+}
+
+// commitAlone stores one event whatever it takes: as it is, or else without its payload and without
+// what rules would have made of it, flagged in both places.
+func (s *Store) commitAlone(ctx context.Context, event NewEvent, match Matcher) ([]StoredEvent, error) {
+	one := []NewEvent{event}
+	for wait := retryFirst; ; wait = min(2*wait, retryMost) {
+		stored, err := s.commit(ctx, one, match)
+		switch {
+		case err == nil:
+			return stored, nil
+		case isData(err) && one[0].Problem == event.Problem:
+			one[0].Payload = []byte(`{}`)
+			one[0].Problem = addProblem(event.Problem, "the database refused its payload or what a rule made of it: "+cleanText(err.Error()))
+			match = refuseMatches(match, one[0].Problem)
+		case !IsTransient(err):
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// refuseMatches makes every match an error that says why nothing was queued.
+func refuseMatches(match Matcher, problem string) Matcher {
+	return func(ctx context.Context, generation int64, events []Event) ([][]Match, error) {
+		all, err := match(ctx, generation, events)
+		if err != nil {
+			return nil, err
+		}
+		refused := make([][]Match, len(all))
+		for i, matches := range all {
+			for _, m := range matches {
+				refused[i] = append(refused[i], Match{Rule: m.Rule, Status: EnforcementError, Error: problem})
+			}
+		}
+		return refused, nil
+	}
+}
+
+// cleanEvent gives an event that PostgreSQL takes, with what had to be changed in its Problem.
+func cleanEvent(e NewEvent) NewEvent {
+	payload, problem := cleanJSON(e.Payload)
+	e.Payload = payload
+	e.Problem = cleanText(e.Problem)
+	if problem != "" {
+		e.Problem = addProblem(e.Problem, "the payload was changed: "+problem)
+	}
+	e.Trigger = cleanText(e.Trigger)
+	e.Instance = cleanText(e.Instance)
+	e.Source = cleanText(e.Source)
+	return e
+}
+
+func addProblem(problem, more string) string {
+	if problem == "" {
+		return more
+	}
+	return problem + "; " + more
+}
+
+// commit is one try at one transaction for all events. It takes two round trips, with the matcher
+// between them.
+func (s *Store) commit(ctx context.Context, events []NewEvent, match Matcher) (stored []StoredEvent, err error) {
+	conn, err := s.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { s.release(ctx, conn, err) }()
+
+	c := &eventCommit{s: s, conn: conn, events: events}
+	if err := c.insert(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.nameDuplicates(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.match(ctx, match); err != nil {
+		return nil, err
+	}
+	if err := c.finish(ctx); err != nil {
+		// Whatever the server has answered is an answer, unless it says that it is going away.
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && !strings.HasPrefix(pg.Code, "57") || c.resolve(ctx) != nil {
+			return nil, err
+		}
+		s.log.Warn("a commit lost its answer and was found done", "component", "store", "err", err)
+	}
+	return c.stored, nil
+}
+
+func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	return s.pool.Acquire(ctx)
+}
+
+// release gives a connection back without an open transaction.
+func (s *Store) release(ctx context.Context, conn *pgxpool.Conn, err error) {
+	defer conn.Release()
+	if err == nil || conn.Conn().IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hotTimeout)
+	defer cancel()
+	// A connection that cannot do it is dropped by the pool, which looks at the protocol's state.
+	if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
+		s.log.Debug("cannot roll back, the connection is dropped", "component", "store", "err", err)
+	}
+}
+
+// eventCommit is the state of one transaction.
+type eventCommit struct {
+	s          *Store
+	conn       *pgxpool.Conn
+	events     []NewEvent
+	stored     []StoredEvent
+	fresh      []int // places of those that are no duplicates
+	generation int64
+	xid        string
+	executions int
+}
+
+func (c *eventCommit) send(ctx context.Context, batch *pgx.Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	return c.conn.SendBatch(ctx, batch).Close()
+}
+
+// insert begins the transaction and stores the events that are not stored already.
+func (c *eventCommit) insert(ctx context.Context) error {
+	n := len(c.events)
+	triggers, instances, sources := make([]string, n), make([]string, n), make([]string, n)
+	ids, keys, problems, payloads := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	for i, e := range c.events {
+		triggers[i], instances[i], sources[i] = e.Trigger, e.Instance, e.Source
+		ids[i], keys[i] = cleanText(e.EventID), cleanKey(e.EventID)
+		problems[i], payloads[i] = e.Problem, string(e.Payload)
+	}
+	var batch pgx.Batch
+	batch.Queue("BEGIN")
+	batch.Queue(c.s.queries.get("HotSettings"))
+	batch.Queue(c.s.queries.get("ShareGeneration")).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&c.generation, &c.xid)
+	})
+	batch.Queue(c.s.queries.get("InsertEvents"), pgx.StrictNamedArgs{
+		"trigger_refs": triggers,
+		"instances":    instances,
+		"sources":      sources,
+		"event_ids":    ids,
+		"keys":         keys,
+		"problems":     problems,
+		"payloads":     payloads,
+	}).Query(c.read)
+	return c.send(ctx, &batch)
+}
+
+// read takes what InsertEvents answers.
+func (c *eventCommit) read(rows pgx.Rows) error {
+	c.stored = make([]StoredEvent, 0, len(c.events))
+	for rows.Next() {
+		e := c.events[len(c.stored)]
+		one := StoredEvent{Event: Event{
+			Trigger:  e.Trigger,
+			Instance: e.Instance,
+			Source:   e.Source,
+			EventID:  cleanText(e.EventID),
+			Payload:  e.Payload,
+			Problem:  e.Problem,
+		}}
+		if err := rows.Scan(&one.ID, &one.CreatedAt, &one.Duplicate); err != nil {
+			return err
+		}
+		if !one.Duplicate {
+			c.fresh = append(c.fresh, len(c.stored))
+		}
+		c.stored = append(c.stored, one)
+	}
+	return rows.Err()
+}
+
+// nameDuplicates gives duplicates the id of the event that is stored.
+func (c *eventCommit) nameDuplicates(ctx context.Context) error {
+	if len(c.fresh) == len(c.stored) {
+		return nil
+	}
+	var places []int
+	var sources, triggers, keys []string
+	for i := range c.stored {
+		if e := c.events[i]; c.stored[i].Duplicate {
+			places = append(places, i)
+			sources, triggers, keys = append(sources, e.Source), append(triggers, e.Trigger), append(keys, cleanKey(e.EventID))
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	ids, err := collect(ctx, c.s, c.conn, "KnownEvents", pgx.StrictNamedArgs{
+		"sources": sources, "trigger_refs": triggers, "keys": keys,
+	}, pgx.RowTo[int64])
+	if err != nil {
+		return err
+	}
+	for i, id := range ids {
+		c.stored[places[i]].ID = id
+	}
+	return nil
+}
+
+// match asks what follows from the new events.
+func (c *eventCommit) match(ctx context.Context, match Matcher) error {
+	if len(c.fresh) == 0 || match == nil {
+		return nil
+	}
+	events := make([]Event, len(c.fresh))
+	for i, place := range c.fresh {
+		events[i] = c.stored[place].Event
+	}
+	all, err := match(ctx, c.generation, events)
+	if err != nil {
+		return err
+	}
+	if len(all) != len(events) {
+		return fmt.Errorf("cannot use the matches of %d events: there are %d", len(events), len(all))
+	}
+	for i, place := range c.fresh {
+		c.stored[place].Matches = all[i]
+	}
+	return nil
+}
+
+// finish stores what follows, and commits.
+func (c *eventCommit) finish(ctx context.Context) error {
+	var batch pgx.Batch
+	if err := c.queueMatches(&batch); err != nil {
+		return err
+	}
+	c.queueDue(&batch)
+	c.queueCursors(&batch)
+	if c.executions > 0 {
+		batch.Queue(c.s.queries.get("WakeQueue"))
+	}
+	batch.Queue("COMMIT")
+	return c.send(ctx, &batch)
+}
+
+func (c *eventCommit) queueMatches(batch *pgx.Batch) error {
+	var rows executionRows
+	for _, place := range c.fresh {
+		event := &c.stored[place]
+		for _, m := range event.Matches {
+			if err := rows.addMatch(event.Event, m); err != nil {
+				return err
+			}
+		}
+	}
+	if rows.empty() {
+		return nil
+	}
+	c.executions = len(rows.actions)
+	batch.Queue(c.s.queries.get("QueueExecutions"), rows.args()).Query(func(answer pgx.Rows) error {
+		ids, err := pgx.CollectRows(answer, pgx.RowTo[int64])
+		if err != nil {
+			return err
+		}
+		for _, place := range c.fresh {
+			for _, m := range c.stored[place].Matches {
+				n := len(m.Executions)
+				c.stored[place].Executions = append(c.stored[place].Executions, ids[:n]...)
+				ids = ids[n:]
+			}
+		}
+		return nil
+	})
+	return nil
+}
+
+func (c *eventCommit) queueDue(batch *pgx.Batch) {
+	var ids, triggers []string
+	var dues []*time.Time
+	for _, place := range c.fresh {
+		e := c.events[place]
+		switch {
+		case e.Instance != "":
+			ids, dues = append(ids, e.Instance), append(dues, e.Due)
+		case !slices.Contains(triggers, e.Trigger):
+			triggers = append(triggers, e.Trigger)
+		}
+	}
+	if len(ids) > 0 {
+		batch.Queue(c.s.queries.get("PutLastDue"), pgx.StrictNamedArgs{"ids": ids, "dues": dues})
+	}
+	if len(triggers) > 0 {
+		batch.Queue(c.s.queries.get("PutLastEvent"), pgx.StrictNamedArgs{"trigger_refs": triggers})
+	}
+}
+
+// queueCursors keeps the newest cursor of each sensor; a replayed event moves it too.
+func (c *eventCommit) queueCursors(batch *pgx.Batch) {
+	newest := map[string]string{}
+	for _, e := range c.events {
+		if e.Cursor != nil {
+			newest[e.Source] = storable(e.Cursor)
+		}
+	}
+	if len(newest) == 0 {
+		return
+	}
+	var sensors, cursors []string
+	for sensor, cursor := range newest {
+		sensors, cursors = append(sensors, sensor), append(cursors, cursor)
+	}
+	batch.Queue(c.s.queries.get("PutCursors"), pgx.StrictNamedArgs{"sensor_refs": sensors, "cursors": cursors})
+}
+
+// resolve finds out what became of a commit whose answer was lost, and reads back what it stored. It
+// gives no error where it has happened.
+func (c *eventCommit) resolve(ctx context.Context) error {
+	// The caller may have gone: whether the commit happened is still to be told right.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resolveTimeout)
+	defer cancel()
+	for {
+		var status *string
+		args := pgx.StrictNamedArgs{"xid": c.xid}
+		err := c.s.pool.QueryRow(ctx, c.s.queries.get("TransactionStatus"), args).Scan(&status)
+		switch {
+		case err != nil && !IsTransient(err):
+			return err
+		case err == nil && status != nil && *status == "committed":
+			return c.readBack(ctx)
+		case err == nil && (status == nil || *status == "aborted"):
+			return errors.New("the transaction was rolled back")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(resolvePeriod):
+		}
+	}
+}
+
+func (c *eventCommit) readBack(ctx context.Context) error {
+	if c.executions == 0 {
+		return nil
+	}
+	places := map[int64]int{}
+	var ids []int64
+	for _, place := range c.fresh {
+		places[c.stored[place].ID] = place
+		ids = append(ids, c.stored[place].ID)
+	}
+	type caused struct {
+		EventID int64
+		IDs     []int64
+	}
+	found, err := collect(ctx, c.s, c.s.pool, "ExecutionsOfEvents", pgx.StrictNamedArgs{
+		"event_ids":  ids,
+		"created_at": c.stored[c.fresh[0]].CreatedAt,
+	}, pgx.RowToStructByPos[caused])
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		c.stored[places[f.EventID]].Executions = f.IDs
+	}
+	return nil
+}

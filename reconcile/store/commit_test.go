@@ -1,0 +1,527 @@
+package store_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+func TestCommitEvents(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", trigger("a", "t"), sensor("a", "s", "a.t")))
+	var events []store.NewEvent
+	for i := range 5 {
+		events = append(events, store.NewEvent{
+			Trigger: "a.t", Source: "a.s", EventID: fmt.Sprint("e", i),
+			Payload: object(t, map[string]int{"n": i}), Cursor: object(t, i),
+		})
+	}
+	stored := commit(t, s, matchAll("a.r", "a.x", 2), events...)
+	for i, e := range stored {
+		if e.Duplicate || len(e.Executions) != 2 || len(e.Matches) != 1 || e.CreatedAt.IsZero() {
+			t.Errorf("%+v", e)
+		}
+		if i > 0 && (e.ID <= stored[i-1].ID || e.Executions[0] <= stored[i-1].Executions[1]) {
+			t.Error("the order is lost")
+		}
+		got, enforcements, err := s.Event(t.Context(), e.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.EventID != fmt.Sprint("e", i) || got.Source != "a.s" || string(got.Payload) != fmt.Sprintf(`{"n": %d}`, i) {
+			t.Errorf("%+v", got)
+		}
+		want := []store.Enforcement{{EventID: e.ID, Rule: "a.r", Status: store.EnforcementMatched, Executions: e.Executions}}
+		if diff := cmp.Diff(want, enforcements, cmpopts.IgnoreFields(store.Enforcement{}, "ID", "CreatedAt")); diff != "" {
+			t.Error(diff)
+		}
+	}
+	ran, _ := execution(t, s, stored[4].Executions[1])
+	if *ran.EventID != stored[4].ID || *ran.Rule != "a.r" || *ran.Trigger != "a.t" || ran.RequestedBy != "rule" || string(ran.Parameters) != `{"n": 4}` {
+		t.Errorf("%+v", ran)
+	}
+	if cursor, err := s.SensorCursor(t.Context(), "a.s"); err != nil || string(cursor) != "4" {
+		t.Errorf("cursor %s: %v", cursor, err)
+	}
+	if claimed := claim(t, s, "n", 100); len(claimed) != 10 || claimed[0].EventID != stored[0].ID {
+		t.Errorf("claimed %+v", claimed)
+	}
+}
+
+func TestCommitEventsFindsDuplicates(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	long := strings.Repeat("x", 5000)
+	event := func(source, id string) store.NewEvent {
+		return store.NewEvent{Trigger: "a.t", Source: source, EventID: id}
+	}
+	first := commit(t, s, matchAll("a.r", "a.x", 1), event("s", "1"), event("s", "2"), event("s", "1"), event("s", long+"1"))
+	if first[0].Duplicate || first[1].Duplicate || !first[2].Duplicate || first[2].ID != first[0].ID || len(first[2].Executions) != 0 {
+		t.Errorf("inside a batch: %+v", first)
+	}
+	seen := 0
+	counting := func(ctx context.Context, generation int64, events []store.Event) ([][]store.Match, error) {
+		seen += len(events)
+		return matchAll("a.r", "a.x", 1)(ctx, generation, events)
+	}
+	second := commit(t, s, counting,
+		event("s", "2"), event("other", "2"), event("s", ""), event("s", ""), event("s", long+"1"), event("s", long+"2"), event("s", "1"))
+	want := []bool{true, false, false, false, true, false, true}
+	var got []bool
+	for _, e := range second {
+		got = append(got, e.Duplicate)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if second[0].ID != first[1].ID || second[4].ID != first[3].ID || seen != 4 {
+		t.Errorf("ids %d and %d, matched %d", second[0].ID, second[4].ID, seen)
+	}
+	if n := one[int](t, s, "SELECT count(*) FROM attune.event"); n != 7 {
+		t.Errorf("%d events stored", n)
+	}
+	// A replay alone starts nothing and asks nobody.
+	third := commit(t, s, func(context.Context, int64, []store.Event) ([][]store.Match, error) {
+		t.Error("a duplicate was matched")
+		return nil, nil
+	}, event("s", "1"))
+	if !third[0].Duplicate {
+		t.Error("stored again")
+	}
+}
+
+// Two nodes that replay the same events, in opposite orders, neither store twice nor deadlock.
+func TestCommitEventsFromTwoNodes(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	const total = 50
+	var fresh atomic.Int64
+	var nodes sync.WaitGroup
+	for node := range 2 {
+		other := storetest.Open(t, url)
+		nodes.Go(func() {
+			for round := range 10 {
+				var events []store.NewEvent
+				for i := range total {
+					n := i
+					if node == 1 {
+						n = total - 1 - i
+					}
+					events = append(events, store.NewEvent{Trigger: "a.t", Instance: "a.t#1", Source: "s", EventID: fmt.Sprint(round, "-", n)})
+				}
+				stored, err := other.CommitEvents(t.Context(), events, matchAll("a.r", "a.x", 1))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, e := range stored {
+					if !e.Duplicate {
+						fresh.Add(1)
+					}
+					if e.ID == 0 {
+						t.Error("a duplicate has no id")
+					}
+				}
+			}
+		})
+	}
+	nodes.Wait()
+	if n := one[int64](t, s, "SELECT count(*) FROM attune.execution"); n != 10*total || fresh.Load() != n {
+		t.Errorf("%d executions, %d fresh events", n, fresh.Load())
+	}
+}
+
+func TestCommitEventsCleansPoison(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	poison := []string{
+		`{"nul":"a\u0000b"}`, `{"half":"\ud800"}`, `{"big":1e200000}`, `{"big":1e999}`, `{"tiny":1e-20000}`,
+		strings.Repeat(`{"a":`, 20000) + "1" + strings.Repeat("}", 20000),
+		"{\"bytes\":\"\xff\"}", "not json", "\x00", "", `{"key\u0000":1}`,
+	}
+	var events []store.NewEvent
+	for _, payload := range poison {
+		events = append(events, store.NewEvent{Trigger: "a.t", Source: "s", Payload: json.RawMessage(payload)})
+		events = append(events, store.NewEvent{Trigger: "a.t", Source: "s", Payload: json.RawMessage(`{"good": true}`)})
+	}
+	stored := commit(t, s, matchAll("a.r", "a.x", 1), events...)
+	for i, e := range stored {
+		got, _, err := s.Event(t.Context(), e.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flagged := i%2 == 0 && poison[i/2] != ""
+		if (got.Problem != "") != flagged || len(e.Executions) != 1 {
+			t.Errorf("payload %.40q: problem %q, executions %v", events[i].Payload, got.Problem, e.Executions)
+		}
+		var value map[string]any
+		if err := json.Unmarshal(got.Payload, &value); err != nil {
+			t.Errorf("payload %.40q is stored as %.40q: %v", events[i].Payload, got.Payload, err)
+		}
+	}
+}
+
+// What a rule makes of one event may be refused too. It costs that event alone.
+func TestCommitEventsSurvivesARefusedMatch(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	var calls int
+	match := func(_ context.Context, _ int64, events []store.Event) ([][]store.Match, error) {
+		calls++
+		all := make([][]store.Match, len(events))
+		for i, e := range events {
+			status := store.EnforcementMatched
+			if strings.Contains(string(e.Payload), "bad") || string(e.Payload) == "{}" {
+				status = "no such status" // a CHECK refuses it
+			}
+			all[i] = []store.Match{{Rule: "a.r", Status: status, Executions: []store.NewExecution{{Action: "a.x", Rule: "a.r"}}}}
+		}
+		return all, nil
+	}
+	stored := commit(t, s, match,
+		store.NewEvent{Trigger: "a.t", Source: "s", EventID: "1", Payload: json.RawMessage(`{"n":"good"}`)},
+		store.NewEvent{Trigger: "a.t", Source: "s", EventID: "2", Payload: json.RawMessage(`{"n":"bad"}`)},
+		store.NewEvent{Trigger: "a.t", Source: "s", EventID: "3", Payload: json.RawMessage(`{"n":"good"}`)},
+	)
+	if len(stored) != 3 || len(stored[0].Executions) != 1 || len(stored[1].Executions) != 0 || len(stored[2].Executions) != 1 {
+		t.Fatalf("%+v", stored)
+	}
+	bad, enforcements, err := s.Event(t.Context(), stored[1].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(bad.Problem, "refused") || len(enforcements) != 1 || enforcements[0].Status != store.EnforcementError || enforcements[0].Error == "" {
+		t.Errorf("%+v, %+v", bad, enforcements)
+	}
+	if calls < 4 {
+		t.Errorf("%d calls", calls)
+	}
+}
+
+func TestCommitEventsRollsBackWithItsMatcher(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	broken := errors.New("no index")
+	_, err := s.CommitEvents(t.Context(), []store.NewEvent{{Trigger: "a.t", Source: "s", EventID: "1"}},
+		func(context.Context, int64, []store.Event) ([][]store.Match, error) { return nil, broken })
+	if !errors.Is(err, broken) {
+		t.Errorf("got %v", err)
+	}
+	_, err = s.CommitEvents(t.Context(), []store.NewEvent{{Trigger: "a.t", Source: "s", EventID: "1"}},
+		func(context.Context, int64, []store.Event) ([][]store.Match, error) { return nil, nil })
+	if err == nil {
+		t.Error("an answer that is too short was taken")
+	}
+	if stored := commit(t, s, nil, store.NewEvent{Trigger: "a.t", Source: "s", EventID: "1"}); stored[0].Duplicate {
+		t.Error("the first try left its key")
+	}
+}
+
+// An apply cannot raise the generation under a commit that was matched by the older rules.
+func TestCommitEventsHoldsTheGeneration(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	before := apply(t, s, change("a", trigger("a", "t")))
+	applied := make(chan int64, 1)
+	slow := func(ctx context.Context, generation int64, events []store.Event) ([][]store.Match, error) {
+		if generation != before {
+			t.Errorf("matched at generation %d, expected %d", generation, before)
+		}
+		go func() {
+			generation, err := s.Apply(context.WithoutCancel(ctx), []store.PackChange{change("b", trigger("b", "t"))})
+			if err != nil {
+				t.Error(err)
+			}
+			applied <- generation
+		}()
+		waitFor(t, func() bool {
+			return one[int](t, s, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%generation%' AND datname = current_database()") == 1
+		})
+		if now := one[int64](t, s, "SELECT number FROM attune.generation"); now != before {
+			t.Errorf("generation %d while the commit is open", now)
+		}
+		return matchAll("a.r", "a.x", 1)(ctx, generation, events)
+	}
+	commit(t, s, slow, store.NewEvent{Trigger: "a.t", Source: "s"})
+	select {
+	case after := <-applied:
+		if after != before+1 {
+			t.Errorf("generation %d, expected %d", after, before+1)
+		}
+	case <-time.After(patience):
+		t.Error("the apply never came through")
+	}
+}
+
+func waitFor(t testing.TB, condition func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-tick.C {
+		if condition() {
+			return
+		}
+	}
+	t.Fatal("it did not come to pass")
+}
+
+func TestLastDue(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", trigger("a", "t"), trigger("a", "u"), rule("a", "r", "a.t", nil), rule("a", "q", "a.u", nil)))
+	instances := func() map[string]store.TriggerInstance {
+		list, err := s.TriggerInstances(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		byTrigger := map[string]store.TriggerInstance{}
+		for _, instance := range list {
+			byTrigger[instance.Trigger] = instance
+		}
+		return byTrigger
+	}
+	before := instances()
+	if before["a.t"].LastDue != nil || before["a.t"].AnchorAt.IsZero() {
+		t.Errorf("%+v", before)
+	}
+	due := time.Now().Add(-time.Minute).UTC().Truncate(time.Microsecond)
+	older := due.Add(-time.Hour)
+	id := before["a.t"].ID
+	commit(t, s, nil,
+		store.NewEvent{Trigger: "a.t", Instance: id, Source: "s", Due: &due},
+		store.NewEvent{Trigger: "a.t", Instance: id, Source: "s", Due: &older},
+	)
+	commit(t, s, nil, store.NewEvent{Trigger: "a.t", Instance: id, Source: "s", Due: &older})
+	stored := commit(t, s, nil, store.NewEvent{Trigger: "a.u", Source: "s"})
+	after := instances()
+	if got := after["a.t"].LastDue; got == nil || !got.Equal(due) {
+		t.Errorf("last due %v, expected %v", got, due)
+	}
+	if got := after["a.u"].LastDue; got == nil || !got.Equal(stored[0].CreatedAt) {
+		t.Errorf("last event %v, expected %v", got, stored[0].CreatedAt)
+	}
+	if err := s.SetSensorCursor(t.Context(), "no.such", json.RawMessage(`1`)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestListEvents(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	stored := commit(t, s, nil,
+		store.NewEvent{Trigger: "a.t", Source: "a.s"},
+		store.NewEvent{Trigger: "a.u", Source: "api"},
+		store.NewEvent{Trigger: "a.t", Source: "api"},
+	)
+	for name, test := range map[string]struct {
+		filter store.EventFilter
+		want   []int
+	}{
+		"all":     {store.EventFilter{}, []int{2, 1, 0}},
+		"trigger": {store.EventFilter{Trigger: "a.t"}, []int{2, 0}},
+		"source":  {store.EventFilter{Source: "api", Limit: 1}, []int{2}},
+		"before":  {store.EventFilter{Before: stored[1].ID}, []int{0}},
+		"since":   {store.EventFilter{Since: time.Now().Add(time.Hour)}, nil},
+	} {
+		found, err := s.ListEvents(t.Context(), test.filter)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got, want []int64
+		for _, e := range found {
+			got = append(got, e.ID)
+		}
+		for _, place := range test.want {
+			want = append(want, stored[place].ID)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+	if _, _, err := s.Event(t.Context(), 424242); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The connection is cut exactly at the commit, once before the server sees it and once after. In the
+// first case nothing happened and an error says so; in the second the commit is found done.
+func TestCommitThatLosesItsAnswer(t *testing.T) {
+	t.Parallel()
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("after=%v", after), func(t *testing.T) {
+			t.Parallel()
+			direct := storetest.NewURL(t)
+			proxy := newProxy(t, direct)
+			s := storetest.Open(t, proxy.url)
+			match := func(ctx context.Context, generation int64, events []store.Event) ([][]store.Match, error) {
+				proxy.cutAtCommit(after)
+				return matchAll("a.r", "a.x", 2)(ctx, generation, events)
+			}
+			stored, err := s.CommitEvents(t.Context(), []store.NewEvent{{Trigger: "a.t", Source: "s"}, {Trigger: "a.t", Source: "s"}}, match)
+			count := one[int](t, s, "SELECT count(*) FROM attune.execution")
+			if !after {
+				if err == nil || !store.IsTransient(err) || count != 0 {
+					t.Errorf("%d executions, error %v", count, err)
+				}
+				return
+			}
+			if err != nil || count != 4 {
+				t.Fatalf("%d executions, error %v", count, err)
+			}
+			for _, e := range stored {
+				if len(e.Executions) != 2 {
+					t.Errorf("%+v", e)
+					continue
+				}
+				if ran, _ := execution(t, s, e.Executions[0]); *ran.EventID != e.ID {
+					t.Errorf("execution %d is of event %d, not %d", ran.ID, *ran.EventID, e.ID)
+				}
+			}
+		})
+	}
+}
+
+// proxy stands between a store and its server, and cuts connections on demand.
+type proxy struct {
+	url    string
+	armed  atomic.Bool
+	after  atomic.Bool
+	server string
+}
+
+func newProxy(t *testing.T, direct string) *proxy {
+	t.Helper()
+	u, err := url.Parse(direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	if query.Get("host") == "" {
+		t.Skip("the server is not reached by a unix socket")
+	}
+	dir, err := os.MkdirTemp("", "attune-proxy-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	name := ".s.PGSQL." + query.Get("port")
+	p := &proxy{server: filepath.Join(query.Get("host"), name)}
+	query.Set("host", dir)
+	u.RawQuery = query.Encode()
+	p.url = u.String()
+	listener, err := net.Listen("unix", filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			running.Go(func() { p.serve(client) })
+		}
+	})
+	t.Cleanup(func() {
+		if err := listener.Close(); err != nil {
+			t.Error(err)
+		}
+		running.Wait()
+	})
+	return p
+}
+
+// cutAtCommit cuts the next connection that commits: before the server has seen that, or after it has
+// done so and before the client hears of it.
+func (p *proxy) cutAtCommit(after bool) {
+	p.after.Store(after)
+	p.armed.Store(true)
+}
+
+func (p *proxy) serve(client net.Conn) {
+	server, err := net.Dial("unix", p.server)
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	var cut atomic.Bool
+	var both sync.WaitGroup
+	// The statement is prepared by then, so its text is in no message. It is the first flush after the
+	// proxy was armed.
+	both.Go(func() {
+		defer closeBoth(client, server)
+		buffer := make([]byte, 1<<16)
+		for {
+			n, err := client.Read(buffer)
+			if n > 0 && p.armed.Load() && strings.Contains(string(buffer[:n]), "C") && isCommit(buffer[:n]) {
+				p.armed.Store(false)
+				cut.Store(true)
+				if !p.after.Load() {
+					return
+				}
+			}
+			if n > 0 {
+				if _, err := server.Write(buffer[:n]); err != nil {
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	both.Go(func() {
+		defer closeBoth(client, server)
+		buffer := make([]byte, 1<<16)
+		for {
+			n, err := server.Read(buffer)
+			// Preparing is answered and lets the commit follow; COMMIT's own answer is what is lost.
+			if n > 0 && cut.Load() && strings.Contains(string(buffer[:n]), "COMMIT\x00") {
+				return
+			}
+			if n > 0 {
+				if _, err := client.Write(buffer[:n]); err != nil {
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	both.Wait()
+}
+
+// isCommit says whether a message executes the commit: pgx prepares it by its text first, and the
+// server has not run it by then.
+func isCommit(message []byte) bool {
+	return strings.Contains(strings.ToUpper(string(message)), "COMMIT")
+}
+
+func closeBoth(a, b net.Conn) {
+	_ = a.Close()
+	_ = b.Close()
+}

@@ -1,0 +1,57 @@
+// Package store is the only place that speaks to PostgreSQL. It promises the following, for one node
+// or fifty, over crashes of nodes, of connections and of the server, as far as the server's own
+// synchronous_commit goes.
+//
+// # Events
+//
+// An event that was committed is never lost, and one transaction stores it with the enforcements and
+// executions that follow from it, matched by the rules in force at that commit. There is one
+// enforcement for each event and rule, and one execution for each enforcement, place in the rule's
+// actions and item; unique keys hold that. An event that carries an event_id is stored once, however
+// often it is sent within [EventKeyWindow]. What PostgreSQL would refuse for its content is cleaned
+// before it is sent, flagged, and never stops its neighbours.
+//
+// # The queue
+//
+// An execution that waits or runs has a row in attune.queue, which is small and the truth until the
+// end; attune.execution is written when it is queued and once more when it has ended. A claim gives a
+// node an attempt: a token and a lease of [LeaseDuration]. From then on
+//   - only who holds the token can start, release or end the attempt; who comes late changes nothing,
+//     and what it has to say is kept beside the attempt as evidence;
+//   - the start is committed before the process is, so no process ran without an attempt's row;
+//   - a claim that lapses before its start goes back to the queue and uses no attempt;
+//   - an attempt that lapses after its start ends as lost, and is tried again only where the action
+//     says so (on_lost: retry), at most [MaxLostAttempts] times where it names no number.
+//
+// Nothing is open or locked while a process runs. Times are the database's: nodes may have any clock.
+// Packs take turns; within a pack the higher priority goes first, then who was due first.
+//
+// # Statuses
+//
+// An execution's status changes along these lines only, and no status that is not on the left of one
+// ever changes:
+//
+//	requested -> running     Claim
+//	requested -> cancelled   Cancel
+//	scheduled -> requested   Claim, when it is due
+//	scheduled -> cancelled   Cancel
+//	running   -> requested   Release; Reap and LoseNode, before the start or where it is tried again
+//	running   -> scheduled   Finish and Reap, where it is tried again later
+//	running   -> succeeded   Finish
+//	running   -> failed      Finish
+//	running   -> timed_out   Finish
+//	running   -> cancelled   Finish; Cancel, before the start
+//	running   -> lost        Reap, LoseNode
+//
+// # Errors
+//
+// An error that [IsTransient] says is worth another try; the same call may be made again. Start,
+// Finish, Release, Renew and Apply may be repeated although they had succeeded: they find their own
+// work done. No error holds the connection string.
+//
+// # Locks
+//
+// Whoever needs several takes them in this order: the catalog's advisory lock, the generation, event
+// keys, trigger instances, triggers, sensors, queue. Within one of these, rows are locked in the
+// order of their key.
+package store

@@ -1,0 +1,97 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const codeReadOnly = "25006"
+
+// IsTransient says whether a later try of the same statement may succeed: a lost or refused
+// connection, a server that is starting or stopping, a deadlock, a time-out.
+func IsTransient(err error) bool {
+	if err == nil {
+		return false
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return isTransientCode(pg.Code)
+	}
+	if errors.Is(err, context.Canceled) {
+		return false
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	switch {
+	case errors.As(err, &connect), errors.As(err, &network):
+		return true
+	case errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, pgconn.ErrConnClosed),
+		errors.Is(err, net.ErrClosed),
+		errors.Is(err, io.EOF),
+		errors.Is(err, io.ErrUnexpectedEOF):
+		return true
+	}
+	return pgconn.SafeToRetry(err)
+}
+
+func isTransientCode(code string) bool {
+	switch code {
+	case
+		"25P03",      // idle_in_transaction_session_timeout
+		codeReadOnly, // read_only_sql_transaction: a failover is under way
+		"40001",      // serialization_failure
+		"40P01",      // deadlock_detected
+		"55P03",      // lock_not_available
+		"57014",      // query_canceled: our own time-out
+		"57P01",      // admin_shutdown
+		"57P02",      // crash_shutdown: kill -9 of any one backend ends every session
+		"57P03",      // cannot_connect_now
+		"57P05",      // idle_session_timeout
+		"58030":      // io_error
+		return true
+	}
+	switch code[:min(2, len(code))] {
+	case
+		"08", // connection exception
+		"53": // insufficient resources: disk full, too many connections
+		return true
+	}
+	return false
+}
+
+// isData says whether the server refused what it was given: trying again is useless, trying with
+// less may do.
+func isData(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code[:min(2, len(pg.Code))] {
+	case
+		"22", // data exception
+		"23", // integrity constraint violation
+		"54": // program limit exceeded: nested too deep, too long for an index
+		return true
+	}
+	return false
+}
+
+// failed gives the error its object. A server that turned read-only is left at once, because every
+// pooled connection leads to it.
+func (s *Store) failed(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == codeReadOnly {
+		s.pool.Reset()
+		s.metrics.reconnects.Inc()
+	}
+	return fmt.Errorf("cannot %s: %w", doing, err)
+}

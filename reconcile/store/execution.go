@@ -1,0 +1,222 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// NewExecution is an execution about to be queued.
+type NewExecution struct {
+	Action      string
+	Rule        string // empty: asked for by a person or a program
+	Trigger     string
+	EventID     int64 // 0: none
+	Ordinal     int   // place in the rule's actions
+	Item        int   // place in for_each
+	Parameters  json.RawMessage
+	Secrets     map[string]string // JSON pointer to name
+	Priority    int
+	DueAt       *time.Time    // nil: now
+	Timeout     time.Duration // 0: the action's, else the daemon's
+	RequestedBy string        // "rule", "alice", …
+}
+
+// Enqueue queues executions in one transaction and notifies. It gives their ids in order.
+func (s *Store) Enqueue(ctx context.Context, executions []NewExecution) ([]int64, error) {
+	if len(executions) == 0 {
+		return nil, nil
+	}
+	var rows executionRows
+	for _, e := range executions {
+		if err := rows.add(e, 0); err != nil {
+			return nil, fmt.Errorf("cannot queue executions: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	var ids []int64
+	var batch pgx.Batch
+	batch.Queue(s.queries.get("QueueExecutions"), rows.args()).Query(func(answer pgx.Rows) (err error) {
+		ids, err = pgx.CollectRows(answer, pgx.RowTo[int64])
+		return err
+	})
+	batch.Queue(s.queries.get("WakeQueue"))
+	if err := s.pool.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, s.failed("queue executions", err)
+	}
+	return ids, nil
+}
+
+// executionRows are enforcements and executions as the columns of QueueExecutions.
+type executionRows struct {
+	enforcedEvents                                            []int64
+	enforcedRules, enforcedStatuses, enforcedErrors, warnings []string
+
+	actions, rules, triggers, requestedBy, parameters, secrets []string
+	events                                                     []int64
+	enforcements, ordinals, items, priorities                  []int
+	due                                                        []*time.Time
+	timeouts                                                   []float64 // seconds
+}
+
+func (r *executionRows) empty() bool { return len(r.enforcedRules) == 0 && len(r.actions) == 0 }
+
+// addMatch adds an enforcement with its executions.
+func (r *executionRows) addMatch(event Event, m Match) error {
+	warnings := ""
+	if len(m.Warnings) > 0 {
+		text, err := encode(m.Warnings)
+		if err != nil {
+			return fmt.Errorf("cannot encode the warnings of rule %s: %w", m.Rule, err)
+		}
+		warnings = text
+	}
+	r.enforcedEvents = append(r.enforcedEvents, event.ID)
+	r.enforcedRules = append(r.enforcedRules, m.Rule)
+	r.enforcedStatuses = append(r.enforcedStatuses, m.Status)
+	r.enforcedErrors = append(r.enforcedErrors, cleanText(m.Error))
+	r.warnings = append(r.warnings, warnings)
+	for _, e := range m.Executions {
+		e.EventID = event.ID
+		if err := r.add(e, len(r.enforcedRules)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add adds an execution; place is that of its enforcement, from 1, or 0.
+func (r *executionRows) add(e NewExecution, place int) error {
+	secrets := ""
+	if len(e.Secrets) > 0 {
+		text, err := encode(e.Secrets)
+		if err != nil {
+			return fmt.Errorf("cannot encode the secrets of action %s: %w", e.Action, err)
+		}
+		secrets = text
+	}
+	r.actions = append(r.actions, cleanText(e.Action))
+	r.rules = append(r.rules, e.Rule)
+	r.triggers = append(r.triggers, e.Trigger)
+	r.requestedBy = append(r.requestedBy, cleanText(e.RequestedBy))
+	r.parameters = append(r.parameters, storable(e.Parameters))
+	r.secrets = append(r.secrets, secrets)
+	r.events = append(r.events, e.EventID)
+	r.enforcements = append(r.enforcements, place)
+	r.ordinals = append(r.ordinals, e.Ordinal)
+	r.items = append(r.items, e.Item)
+	r.priorities = append(r.priorities, e.Priority)
+	r.due = append(r.due, e.DueAt)
+	r.timeouts = append(r.timeouts, e.Timeout.Seconds())
+	return nil
+}
+
+func (r *executionRows) args() pgx.StrictNamedArgs {
+	return pgx.StrictNamedArgs{
+		"enforced_event_ids": r.enforcedEvents,
+		"enforced_rule_refs": r.enforcedRules,
+		"enforced_statuses":  r.enforcedStatuses,
+		"enforced_errors":    r.enforcedErrors,
+		"enforced_warnings":  r.warnings,
+		"action_refs":        r.actions,
+		"rule_refs":          r.rules,
+		"trigger_refs":       r.triggers,
+		"event_ids":          r.events,
+		"enforcement_places": r.enforcements,
+		"ordinals":           r.ordinals,
+		"items":              r.items,
+		"priorities":         r.priorities,
+		"requested_by":       r.requestedBy,
+		"due_at":             r.due,
+		"timeouts":           r.timeouts,
+		"parameters":         r.parameters,
+		"secrets":            r.secrets,
+	}
+}
+
+// Execution is a row of the view execution_now.
+type Execution struct {
+	ID              int64           `json:"id"`
+	Action          string          `json:"action_ref"`
+	Pack            string          `json:"pack_ref"`
+	Rule            *string         `json:"rule_ref"`
+	Trigger         *string         `json:"trigger_ref"`
+	EventID         *int64          `json:"event_id"`
+	Status          Status          `json:"status"`
+	Parameters      json.RawMessage `json:"parameters"`
+	Priority        int             `json:"priority"`
+	RequestedBy     string          `json:"requested_by"`
+	CreatedAt       time.Time       `json:"created_at"`
+	DueAt           *time.Time      `json:"due_at"`
+	StartedAt       *time.Time      `json:"started_at"`
+	FinishedAt      *time.Time      `json:"finished_at"`
+	Attempt         int             `json:"attempt"`
+	Node            *string         `json:"node"`
+	Revision        *string         `json:"revision"` // digest that ran
+	ExitCode        *int            `json:"exit_code"`
+	Signal          *string         `json:"signal"`
+	Error           *string         `json:"error"`
+	Result          json.RawMessage `json:"result"`
+	Stdout          string          `json:"stdout"`
+	Stderr          string          `json:"stderr"`
+	StdoutTruncated bool            `json:"stdout_truncated"`
+	StderrTruncated bool            `json:"stderr_truncated"`
+}
+
+// Attempt is a row of attempt.
+type Attempt struct {
+	Number     int        `json:"attempt"`
+	Status     Status     `json:"status"`
+	Node       string     `json:"node"`
+	StartedAt  *time.Time `json:"started_at"`
+	FinishedAt *time.Time `json:"finished_at"`
+	ExitCode   *int       `json:"exit_code"`
+	Signal     *string    `json:"signal"`
+	Error      *string    `json:"error"`
+}
+
+// Execution gives one execution, with outputs and result, and its attempts; ErrNotFound.
+func (s *Store) Execution(ctx context.Context, id int64) (*Execution, []Attempt, error) {
+	doing := fmt.Sprintf("read execution %d", id)
+	found, err := list(ctx, s, "Execution", pgx.StrictNamedArgs{"id": id}, pgx.RowToStructByPos[Execution])
+	if err != nil {
+		return nil, nil, s.failed(doing, err)
+	}
+	if len(found) == 0 {
+		return nil, nil, s.failed(doing, ErrNotFound)
+	}
+	attempts, err := list(ctx, s, "Attempts", pgx.StrictNamedArgs{
+		"id":         id,
+		"created_at": found[0].CreatedAt,
+	}, pgx.RowToStructByPos[Attempt])
+	return &found[0], attempts, s.failed(doing, err)
+}
+
+// ExecutionFilter narrows ListExecutions. Zero fields do not filter.
+type ExecutionFilter struct {
+	Action, Rule, Pack string
+	Status             []Status
+	EventID            int64
+	Since              time.Time
+	Before             int64
+	Limit              int // Defaults to 100.
+}
+
+// ListExecutions lists executions, newest first, without outputs and results.
+func (s *Store) ListExecutions(ctx context.Context, f ExecutionFilter) ([]Execution, error) {
+	executions, err := list(ctx, s, "ListExecutions", pgx.StrictNamedArgs{
+		"action_ref": optional(f.Action),
+		"rule_ref":   optional(f.Rule),
+		"pack_ref":   optional(f.Pack),
+		"statuses":   f.Status,
+		"event_id":   optional(f.EventID),
+		"since":      optionalTime(f.Since),
+		"before":     optional(f.Before),
+		"most":       limitOf(f.Limit),
+	}, pgx.RowToStructByPos[Execution])
+	return executions, s.failed("list executions", err)
+}

@@ -1,0 +1,219 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// Outcome is how an attempt ended.
+type Outcome struct {
+	Token  string
+	Status Status // succeeded, failed, timed_out, cancelled
+	// ExitCode is nil when a signal ended it or it never started.
+	ExitCode *int
+	Signal   string // "SIGKILL"
+	Error    string
+	Result   json.RawMessage // nil: none
+	Stdout   Output
+	Stderr   Output
+	// RetryAt queues another attempt for then instead of ending the execution.
+	RetryAt *time.Time
+}
+
+// Output is what was kept of a stream: the whole, or its head and tail with the middle counted.
+type Output struct {
+	Text    string // sanitized UTF-8; head, a line that says what is missing, tail
+	Bytes   int64  // written by the child
+	Omitted int64  // bytes of the middle that were not kept
+}
+
+// Finish records outcomes in one statement, by token only. An outcome whose token no longer holds
+// changes nothing but is kept as evidence on its attempt; its place in the answer is false. One that
+// was recorded before, and is sent again because the answer was lost, is true. RetryAt is taken as a
+// distance from now, so that only the database's clock counts; an execution that somebody has
+// cancelled meanwhile ends as cancelled instead.
+func (s *Store) Finish(ctx context.Context, outcomes []Outcome) (accepted []bool, err error) {
+	accepted = make([]bool, len(outcomes))
+	var part []sentOutcome
+	size := 0
+	for i, o := range outcomes {
+		if !o.Status.isOutcome() {
+			return nil, fmt.Errorf("cannot finish an attempt as %q: expected succeeded, failed, timed_out or cancelled", o.Status)
+		}
+		token, err := uuid.Parse(o.Token)
+		if err != nil {
+			continue // nobody's
+		}
+		part = append(part, sentOutcome{place: i, token: token, Outcome: cleanOutcome(o)})
+		size += len(o.Result) + len(o.Stdout.Text) + len(o.Stderr.Text)
+		if len(part) >= finishRows || size >= finishBytes {
+			if err := s.finishAll(ctx, part, accepted); err != nil {
+				return nil, err
+			}
+			part, size = nil, 0
+		}
+	}
+	if err := s.finishAll(ctx, part, accepted); err != nil {
+		return nil, err
+	}
+	return accepted, nil
+}
+
+// sentOutcome is an outcome with its place in the caller's list.
+type sentOutcome struct {
+	place int
+	token uuid.UUID
+	Outcome
+}
+
+// finishAll records outcomes together or, where the database refuses the content of one, each alone.
+func (s *Store) finishAll(ctx context.Context, part []sentOutcome, accepted []bool) error {
+	if len(part) == 0 {
+		return nil
+	}
+	err := s.finish(ctx, part, accepted)
+	if err == nil || !isData(err) {
+		return err
+	}
+	if len(part) > 1 {
+		for i := range part {
+			if err := s.finishAll(ctx, part[i:i+1], accepted); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	s.log.Warn("an outcome is recorded without its output and result, which are refused", "component", "store", "err", err)
+	bare := part[0]
+	bare.Error = addProblem(bare.Error, "the database refused its output or result: "+cleanText(err.Error()))
+	bare.Result, bare.Stdout.Text, bare.Stderr.Text = nil, "", ""
+	return s.finish(ctx, []sentOutcome{bare}, accepted)
+}
+
+func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool) error {
+	places := make(map[string]int, len(part))
+	for _, o := range part {
+		places[o.token.String()] = o.place
+	}
+	took := func(rows pgx.Rows) error {
+		var token string
+		var notified int64
+		_, err := pgx.ForEachRow(rows, []any{&token, &notified}, func() error {
+			accepted[places[token]] = true
+			return nil
+		})
+		return err
+	}
+	err := s.hot(ctx, "finish attempts", func(batch *pgx.Batch) {
+		batch.Queue(s.queries.get("FinishAttempts"), finishArgs(part)).Query(took)
+	})
+	if err != nil {
+		return err
+	}
+	var late []sentOutcome
+	for _, o := range part {
+		if !accepted[o.place] {
+			late = append(late, o)
+		}
+	}
+	return s.keepEvidence(ctx, late, accepted)
+}
+
+func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
+	n := len(part)
+	tokens, statuses := make([]uuid.UUID, n), make([]string, n)
+	codes, retries := make([]*int, n), make([]*float64, n)
+	signals, errs, results := make([]string, n), make([]string, n), make([]string, n)
+	stdout, stderr := make([]string, n), make([]string, n)
+	stdoutBytes, stdoutOmitted := make([]int64, n), make([]int64, n)
+	stderrBytes, stderrOmitted := make([]int64, n), make([]int64, n)
+	for i, o := range part {
+		tokens[i], statuses[i], codes[i] = o.token, string(o.Status), o.ExitCode
+		signals[i], errs[i], results[i] = o.Signal, o.Error, string(o.Result)
+		stdout[i], stdoutBytes[i], stdoutOmitted[i] = o.Stdout.Text, o.Stdout.Bytes, o.Stdout.Omitted
+		stderr[i], stderrBytes[i], stderrOmitted[i] = o.Stderr.Text, o.Stderr.Bytes, o.Stderr.Omitted
+		if o.RetryAt != nil {
+			seconds := max(time.Until(*o.RetryAt).Seconds(), 0)
+			retries[i] = &seconds
+		}
+	}
+	return pgx.StrictNamedArgs{
+		"tokens":         tokens,
+		"statuses":       statuses,
+		"exit_codes":     codes,
+		"signals":        signals,
+		"errors":         errs,
+		"results":        results,
+		"retry_seconds":  retries,
+		"stdout_texts":   stdout,
+		"stdout_bytes":   stdoutBytes,
+		"stdout_omitted": stdoutOmitted,
+		"stderr_texts":   stderr,
+		"stderr_bytes":   stderrBytes,
+		"stderr_omitted": stderrOmitted,
+	}
+}
+
+// evidence is an outcome as it is kept beside an attempt that it came too late for.
+type evidence struct {
+	Status   Status          `json:"status"`
+	ExitCode *int            `json:"exit_code,omitempty"`
+	Signal   string          `json:"signal,omitempty"`
+	Error    string          `json:"error,omitempty"`
+	Result   json.RawMessage `json:"result,omitempty"`
+	Stdout   string          `json:"stdout,omitempty"`
+	Stderr   string          `json:"stderr,omitempty"`
+}
+
+func (s *Store) keepEvidence(ctx context.Context, late []sentOutcome, accepted []bool) error {
+	if len(late) == 0 {
+		return nil
+	}
+	places := map[string]int{}
+	var tokens []uuid.UUID
+	var statuses, kept []string
+	for _, o := range late {
+		text, err := encode(evidence{
+			Status: o.Status, ExitCode: o.ExitCode, Signal: o.Signal, Error: o.Error,
+			Result: o.Result, Stdout: o.Stdout.Text, Stderr: o.Stderr.Text,
+		})
+		if err != nil {
+			return fmt.Errorf("cannot encode a late outcome: %w", err)
+		}
+		places[o.token.String()] = o.place
+		tokens, statuses, kept = append(tokens, o.token), append(statuses, string(o.Status)), append(kept, text)
+	}
+	return s.hot(ctx, "keep late outcomes", func(batch *pgx.Batch) {
+		batch.Queue(s.queries.get("KeepEvidence"), pgx.StrictNamedArgs{
+			"tokens": tokens, "statuses": statuses, "outcomes": kept,
+		}).Query(func(rows pgx.Rows) error {
+			same, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			for _, token := range same {
+				accepted[places[token]] = true
+			}
+			return err
+		})
+	})
+}
+
+// cleanOutcome gives an outcome that PostgreSQL takes, and says in its Error what had to be changed.
+func cleanOutcome(o Outcome) Outcome {
+	o.Error = cleanText(o.Error)
+	o.Signal = cleanText(o.Signal)
+	o.Stdout.Text = cleanText(o.Stdout.Text)
+	o.Stderr.Text = cleanText(o.Stderr.Text)
+	if o.Result == nil {
+		return o
+	}
+	result, problem := cleanJSON(o.Result)
+	o.Result = result
+	if problem != "" {
+		o.Error = addProblem(o.Error, "the result was changed: "+problem)
+	}
+	return o
+}

@@ -1,0 +1,51 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// TriggerInstance is a trigger with the parameters that some enabled rule gives it.
+type TriggerInstance struct {
+	ID         string
+	Trigger    string
+	Parameters json.RawMessage // identity and the rest (misfire, jitter) merged
+	Rules      []string        // enabled rules that ask for it
+	AnchorAt   time.Time       // when it came to be; intervals count from here
+	LastDue    *time.Time      // due time, or time, of its newest stored event
+}
+
+// TriggerInstances lists those that an enabled rule asks for, of the given triggers (nil: all),
+// sorted by id. What rules say outside the identity (misfire, jitter) is the first rule's by name.
+// The time of an event for every instance of a trigger is kept to the second.
+func (s *Store) TriggerInstances(ctx context.Context, triggers []string) ([]TriggerInstance, error) {
+	found, err := list(ctx, s, "TriggerInstances", pgx.StrictNamedArgs{
+		"trigger_refs": triggers,
+	}, pgx.RowToStructByPos[TriggerInstance])
+	return found, s.failed("list trigger instances", err)
+}
+
+// SensorCursor gives the cursor last committed with an event of the sensor; nil: none yet.
+func (s *Store) SensorCursor(ctx context.Context, sensor string) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	cursors, err := collect(ctx, s, s.pool, "SensorCursor", pgx.StrictNamedArgs{"ref": sensor}, pgx.RowTo[json.RawMessage])
+	if err != nil || len(cursors) == 0 {
+		return nil, s.failed("read the cursor of sensor "+sensor, err)
+	}
+	return cursors[0], nil
+}
+
+// SetSensorCursor keeps a cursor that came without an event.
+func (s *Store) SetSensorCursor(ctx context.Context, sensor string, cursor json.RawMessage) error {
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, s.queries.get("PutCursors"), pgx.StrictNamedArgs{
+		"sensor_refs": []string{sensor},
+		"cursors":     []string{storable(cursor)},
+	})
+	return s.failed("keep the cursor of sensor "+sensor, err)
+}

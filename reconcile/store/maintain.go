@@ -1,0 +1,169 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// partitionDays is how far ahead partitions are made: maintenance may fail for a long weekend.
+	partitionDays = 3
+	// pruneBatch bounds one DELETE, so that none holds locks or the WAL for long.
+	pruneBatch = 1000
+	// pruneRounds bounds one Maintain; the rest is for the next.
+	pruneRounds = 1000
+)
+
+// Retention is how long history is kept. Zero keeps for ever.
+type Retention struct {
+	Events     time.Duration
+	Executions time.Duration
+	Revisions  int // a pack's newest; those in force are always kept
+}
+
+// MaintainReport is what Maintain did, for one log line.
+type MaintainReport struct {
+	PartitionsMade, PartitionsDropped, RevisionsDropped, FilesDropped int
+}
+
+// Maintain makes the partitions of the coming days and drops those that retention no longer wants
+// and nothing in the queue refers into; it prunes event_key and outdated revisions' files, and
+// forgets nodes that were not seen for a day. Where another node is at it, it does nothing.
+func (s *Store) Maintain(ctx context.Context, keep Retention) (MaintainReport, error) {
+	var report MaintainReport
+	for _, step := range []func(context.Context, Retention, *MaintainReport) error{
+		s.makePartitions,
+		s.dropPartitions,
+		s.pruneEventKeys,
+		s.pruneRevisions,
+		s.forgetNodes,
+	} {
+		if err := step(ctx, keep, &report); err != nil {
+			return report, err
+		}
+	}
+	return report, nil
+}
+
+// alone runs fn in a transaction, unless another node is maintaining.
+func (s *Store) alone(ctx context.Context, fn func(pgx.Tx) error) error {
+	return s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		mine, err := collect(ctx, s, tx, "LockMaintenance", pgx.StrictNamedArgs{"key": int64(lockMaintenance)}, pgx.RowTo[bool])
+		if err != nil || len(mine) == 0 || !mine[0] {
+			return err
+		}
+		if _, err := collect(ctx, s, tx, "ShortLocks", nil, pgx.RowTo[string]); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
+// count runs a query that answers with one number.
+func (s *Store) count(ctx context.Context, tx pgx.Tx, name string, args pgx.StrictNamedArgs) (int, error) {
+	numbers, err := collect(ctx, s, tx, name, args, pgx.RowTo[int])
+	if err != nil || len(numbers) == 0 {
+		return 0, err
+	}
+	return numbers[0], nil
+}
+
+func (s *Store) makePartitions(ctx context.Context, _ Retention, report *MaintainReport) error {
+	err := s.alone(ctx, func(tx pgx.Tx) (err error) {
+		report.PartitionsMade, err = s.count(ctx, tx, "MakePartitions", pgx.StrictNamedArgs{"days": partitionDays})
+		return err
+	})
+	return s.failed("make partitions", err)
+}
+
+func (s *Store) dropPartitions(ctx context.Context, keep Retention, report *MaintainReport) error {
+	for _, part := range []struct {
+		histories []string
+		keep      time.Duration
+	}{
+		{[]string{"event", "enforcement"}, keep.Events},
+		{[]string{"execution", "attempt", "output"}, keep.Executions},
+	} {
+		if part.keep <= 0 {
+			continue
+		}
+		err := s.alone(ctx, func(tx pgx.Tx) error {
+			dropped, err := s.count(ctx, tx, "DropPartitions", pgx.StrictNamedArgs{
+				"histories": part.histories, "keep_seconds": part.keep.Seconds(),
+			})
+			report.PartitionsDropped += dropped
+			return err
+		})
+		if err != nil {
+			return s.failed("drop outdated partitions", err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) pruneEventKeys(ctx context.Context, _ Retention, _ *MaintainReport) error {
+	for range pruneRounds {
+		ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+		tag, err := s.pool.Exec(ctx, s.queries.get("PruneEventKeys"), pgx.StrictNamedArgs{
+			"keep_seconds": EventKeyWindow.Seconds(), "most": pruneBatch,
+		})
+		cancel()
+		if err != nil {
+			return s.failed("prune event keys", err)
+		}
+		if tag.RowsAffected() < pruneBatch {
+			break
+		}
+	}
+	return nil
+}
+
+// pruneRevisions holds the catalog's lock, so that no apply relies on a file that is about to go.
+func (s *Store) pruneRevisions(ctx context.Context, keep Retention, report *MaintainReport) error {
+	if keep.Revisions <= 0 {
+		return nil
+	}
+	for range pruneRounds {
+		var dropped, files int
+		err := s.alone(ctx, func(tx pgx.Tx) (err error) {
+			dropped, files, err = s.pruneSomeRevisions(ctx, tx, keep.Revisions)
+			return err
+		})
+		if err != nil {
+			return s.failed("prune revisions", err)
+		}
+		report.RevisionsDropped += dropped
+		report.FilesDropped += files
+		if dropped < pruneBatch {
+			break
+		}
+	}
+	return nil
+}
+
+func (s *Store) pruneSomeRevisions(ctx context.Context, tx pgx.Tx, keep int) (revisions, files int, err error) {
+	if _, err := collect(ctx, s, tx, "LockCatalog", pgx.StrictNamedArgs{"key": int64(lockCatalog)}, pgx.RowTo[any]); err != nil {
+		return 0, 0, err
+	}
+	dropped, err := collect(ctx, s, tx, "PruneRevisions", pgx.StrictNamedArgs{
+		"keep": keep, "most": pruneBatch,
+	}, pgx.RowTo[[]string])
+	if err != nil || len(dropped) == 0 {
+		return 0, 0, err
+	}
+	var digests []string
+	for _, some := range dropped {
+		digests = append(digests, some...)
+	}
+	tag, err := tx.Exec(ctx, s.queries.get("PruneFiles"), pgx.StrictNamedArgs{"digests": digests})
+	return len(dropped), int(tag.RowsAffected()), err
+}
+
+func (s *Store) forgetNodes(ctx context.Context, _ Retention, _ *MaintainReport) error {
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	_, err := s.pool.Exec(ctx, s.queries.get("ForgetNodes"))
+	return s.failed("forget nodes", err)
+}

@@ -1,0 +1,167 @@
+package store_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+func maintain(t testing.TB, s *store.Store, keep store.Retention) store.MaintainReport {
+	t.Helper()
+	report, err := s.Maintain(t.Context(), keep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func TestMaintainMakesPartitions(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	if report := maintain(t, s, store.Retention{}); report.PartitionsMade != 0 {
+		t.Errorf("migrating left out %d partitions", report.PartitionsMade)
+	}
+	id := enqueue(t, s, store.NewExecution{Action: "a.x"})[0]
+	if in := one[string](t, s, "SELECT (SELECT relname::text FROM pg_class WHERE oid = execution.tableoid) FROM attune.execution WHERE id = $1", id); in == "execution_default" {
+		t.Error("a partition of today is missing")
+	}
+	// What fell into the net moves to its day, when there is one.
+	sql(t, s, "DROP TABLE attune.execution_"+time.Now().UTC().Format("20060102"))
+	sql(t, s, "DELETE FROM attune.queue")
+	id = enqueue(t, s, store.NewExecution{Action: "a.x"})[0]
+	if in := one[string](t, s, "SELECT (SELECT relname::text FROM pg_class WHERE oid = execution.tableoid) FROM attune.execution WHERE id = $1", id); in != "execution_default" {
+		t.Fatalf("it is in %s", in)
+	}
+	if report := maintain(t, s, store.Retention{}); report.PartitionsMade != 1 {
+		t.Errorf("%+v", report)
+	}
+	if in := one[string](t, s, "SELECT (SELECT relname::text FROM pg_class WHERE oid = execution.tableoid) FROM attune.execution WHERE id = $1", id); in == "execution_default" {
+		t.Error("it stayed in the net")
+	}
+	c := claim(t, s, "n", 1)[0]
+	start(t, s, c)
+	if !finish(t, s, store.Outcome{Token: c.Token, Status: store.StatusSucceeded})[0] {
+		t.Error("refused")
+	}
+	if n := one[int](t, s, "SELECT count(*) FROM attune.execution"); n != 1 {
+		t.Errorf("%d executions", n)
+	}
+}
+
+func TestMaintainDropsWhatRetentionSays(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	sql(t, s, "SELECT attune.make_partitions((now() AT TIME ZONE 'UTC')::date - 40, (now() AT TIME ZONE 'UTC')::date - 1)")
+	add := func(days int) int64 {
+		return one[int64](t, s, `INSERT INTO attune.execution (created_at, action_ref, pack_ref, status, finished_at)
+			VALUES (now() - make_interval(days => $1), 'a.x', 'a', 'succeeded', now()) RETURNING id`, days)
+	}
+	old, young := add(20), add(5)
+	held := one[int64](t, s, `WITH waiting AS (
+			INSERT INTO attune.execution (created_at, action_ref, pack_ref, status)
+			VALUES (now() - INTERVAL '20 days 1 hour' - INTERVAL '1 day', 'a.x', 'a', 'requested') RETURNING *)
+		INSERT INTO attune.queue (execution_id, created_at, status, pack_ref, action_ref, due_at, parameters)
+		SELECT id, created_at, 'requested', 'a', 'a.x', created_at, '{}' FROM waiting RETURNING execution_id`)
+	day := 24 * time.Hour
+	report := maintain(t, s, store.Retention{Executions: 10 * day, Events: 30 * day})
+	// 30 days of three tables, but for the one that the queue refers into; 10 days of two.
+	if want := 29*3 + 10*2; report.PartitionsDropped != want {
+		t.Errorf("%d partitions dropped, expected %d", report.PartitionsDropped, want)
+	}
+	for id, want := range map[int64]int{old: 0, young: 1, held: 1} {
+		if n := one[int](t, s, "SELECT count(*) FROM attune.execution WHERE id = $1", id); n != want {
+			t.Errorf("execution %d: %d rows, expected %d", id, n, want)
+		}
+	}
+	if report := maintain(t, s, store.Retention{}); report.PartitionsDropped != 0 {
+		t.Errorf("for ever is no time: %+v", report)
+	}
+}
+
+func TestMaintainPrunesEventKeys(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	commit(t, s, nil, store.NewEvent{Trigger: "a.t", Source: "s", EventID: "old"}, store.NewEvent{Trigger: "a.t", Source: "s", EventID: "new"})
+	sql(t, s, "UPDATE attune.event_key SET created_at = now() - make_interval(secs => $1) WHERE event_id = 'old'", store.EventKeyWindow.Seconds()+60)
+	sql(t, s, "INSERT INTO attune.event_key SELECT 's', 'a.t', n::text, 1, now() - INTERVAL '30 days' FROM generate_series(1, 2500) AS n")
+	maintain(t, s, store.Retention{})
+	if got := one[string](t, s, "SELECT string_agg(event_id, ' ') FROM attune.event_key"); got != "new" {
+		t.Errorf("left: %.80s", got)
+	}
+}
+
+func TestMaintainPrunesRevisions(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	revise := func(n int) {
+		c := change("core", action("core", "echo"))
+		c.Revision = files(map[string]string{"pack.yaml": fmt.Sprint("only of ", n), "lib": fmt.Sprint("of two ", n/2), "same": "of all"})
+		if n > 1 {
+			c.Put = nil // the action's newer versions are refused: it stays on revision 1
+		}
+		apply(t, s, c)
+	}
+	revise(0)
+	revise(1)
+	enqueue(t, s, store.NewExecution{Action: "core.echo"})
+	running := claim(t, s, "n", 1)[0]
+	sql(t, s, "UPDATE attune.queue SET revision_id = (SELECT id FROM attune.revision WHERE number = 1)")
+	for n := 2; n < 8; n++ {
+		revise(n)
+	}
+	report := maintain(t, s, store.Retention{Revisions: 2})
+	list, err := s.Revisions(t.Context(), "core", 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var numbers []int
+	for _, r := range list {
+		numbers = append(numbers, r.Number)
+	}
+	if fmt.Sprint(numbers) != "[8 7 2 1]" || report.RevisionsDropped != 4 {
+		t.Errorf("left %v, %+v", numbers, report)
+	}
+	// Four files of one revision each, and the lib of the pairs 3+4 and 5+6.
+	if report.FilesDropped != 6 {
+		t.Errorf("%+v", report)
+	}
+	for _, r := range list {
+		_, tree, err := s.RevisionTree(t.Context(), r.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range tree {
+			if _, err := s.FileContent(t.Context(), entry.Digest); err != nil {
+				t.Errorf("revision %d: %v", r.Number, err)
+			}
+		}
+	}
+	start(t, s, running)
+	finish(t, s, store.Outcome{Token: running.Token, Status: store.StatusSucceeded})
+	if report := maintain(t, s, store.Retention{Revisions: 2}); report.RevisionsDropped != 1 {
+		t.Errorf("when the attempt is over: %+v", report)
+	}
+	// A file that went comes back when it is needed.
+	revise(3)
+}
+
+func TestMaintainForgetsDeadNodes(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	for _, id := range []string{"dead", "alive"} {
+		if err := s.PutNode(t.Context(), store.Node{ID: id, Host: "h", PID: 1, Version: "1"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.PutRuntimes(t.Context(), id, []store.Runtime{{Name: "shell"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sql(t, s, "UPDATE attune.node SET seen_at = now() - INTERVAL '2 days' WHERE id = 'dead'")
+	maintain(t, s, store.Retention{})
+	if got := one[string](t, s, "SELECT string_agg(node, ' ') FROM attune.runtime"); got != "alive" {
+		t.Errorf("left: %s", got)
+	}
+}

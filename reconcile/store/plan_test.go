@@ -1,0 +1,73 @@
+package store_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+// The hot statements look into the queue by index and never into the history, with statistics from a
+// time when the queue was empty, which is when a planner goes wrong.
+func TestHotPlans(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", action("a", "x")))
+	history(t, s, 1000)
+	sql(t, s, "ALTER TABLE attune.queue SET (autovacuum_enabled = false)")
+	enqueue(t, s, times(2000, store.NewExecution{Action: "a.x"})...)
+	claimed := claim(t, s, "n", 100)
+	token := uuid.MustParse(claimed[0].Token)
+	tokens := []uuid.UUID{token}
+	for name, args := range map[string]pgx.StrictNamedArgs{
+		"PromoteScheduled": {},
+		"ClaimExecutions":  {"node": "n", "most": 4, "after_pack": "", "lease_seconds": 30.0},
+		"StartAttempts":    {"tokens": tokens},
+		"ReleaseAttempts":  {"tokens": tokens},
+		"RenewLeases":      {"node": "n", "lease_seconds": 30.0},
+		"EndLapsed":        {"node": "", "reason": "", "most_attempts": 3},
+		"CancelExecution":  {"id": claimed[0].ExecutionID, "cancelled_by": "x"},
+		"FinishAttempts": {
+			"tokens": tokens, "statuses": []string{"failed"}, "exit_codes": []*int{nil}, "signals": []string{""}, "errors": []string{""},
+			"results": []string{""}, "retry_seconds": []*float64{nil},
+			"stdout_texts": []string{""}, "stdout_bytes": []int64{0}, "stdout_omitted": []int64{0},
+			"stderr_texts": []string{""}, "stderr_bytes": []int64{0}, "stderr_omitted": []int64{0},
+		},
+	} {
+		plan := explain(t, s, name, args)
+		if strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "JIT") {
+			t.Errorf("%s scans a table:\n%s", name, plan)
+		}
+		if found := regexp.MustCompile(`(?m)Scan .*on (execution|attempt|output|event|enforcement)_\w+`).FindString(plan); found != "" {
+			t.Errorf("%s looks into the history: %s\n%s", name, found, plan)
+		}
+		if !strings.Contains(plan, "Index") {
+			t.Errorf("%s uses no index, so this test understands nothing:\n%s", name, plan)
+		}
+	}
+}
+
+func explain(t *testing.T, s *store.Store, name string, args pgx.StrictNamedArgs) string {
+	t.Helper()
+	var lines []string
+	err := pgx.BeginFunc(t.Context(), s.Pool(), func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), s.Query("HotSettings")); err != nil {
+			return err
+		}
+		rows, err := tx.Query(t.Context(), "EXPLAIN "+s.Query(name), args)
+		if err != nil {
+			return err
+		}
+		lines, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return strings.Join(lines, "\n")
+}

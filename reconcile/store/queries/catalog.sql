@@ -1,0 +1,337 @@
+-- Statements whose name ends in KIND are made four times: for action, trigger, sensor and rule, whose
+-- tables share the columns used here.
+
+-- name: LockCatalog
+-- Applies, and what deletes files, take turns. Events do not wait for this.
+SELECT pg_advisory_xact_lock(@key::bigint);
+
+-- name: LockGeneration
+-- Events wait from here to the commit, so it comes after all that takes long. It comes before the
+-- rows that events write too (sensors' cursors, instances' due times): those are always locked
+-- after the generation.
+SELECT number
+FROM attune.generation
+FOR UPDATE;
+
+-- name: PutPacks
+-- Gives those that changed.
+INSERT INTO attune.pack AS pack (ref, directory, present, errors, manifest, digest, generation)
+SELECT ref, directory, NOT vanished, errors::jsonb, NULLIF(manifest, '')::jsonb, digest, @generation::bigint
+FROM unnest(
+    @refs::text[], @directories::text[], @vanished::boolean[], @errors::text[], @manifests::text[],
+    @digests::text[]
+) AS input (ref, directory, vanished, errors, manifest, digest)
+-- One that vanished before it was ever recorded leaves nothing.
+WHERE NOT vanished
+    OR EXISTS (SELECT FROM attune.pack AS known WHERE known.ref = input.ref)
+ORDER BY ref
+ON CONFLICT (ref) DO UPDATE
+SET directory = COALESCE(NULLIF(EXCLUDED.directory, ''), pack.directory),
+    present = EXCLUDED.present,
+    errors = EXCLUDED.errors,
+    manifest = COALESCE(EXCLUDED.manifest, pack.manifest),
+    digest = CASE WHEN EXCLUDED.manifest IS NULL THEN pack.digest ELSE EXCLUDED.digest END,
+    generation = EXCLUDED.generation,
+    updated_at = now()
+WHERE (EXCLUDED.directory <> '' AND EXCLUDED.directory <> pack.directory)
+    OR EXCLUDED.present <> pack.present
+    OR EXCLUDED.errors <> pack.errors
+    OR (EXCLUDED.manifest IS NOT NULL AND EXCLUDED.digest <> pack.digest)
+RETURNING pack.id;
+
+-- name: MissingFiles
+SELECT digest
+FROM unnest(@digests::text[]) AS wanted (digest)
+WHERE NOT EXISTS (SELECT FROM attune.file WHERE file.digest = wanted.digest);
+
+-- name: PutFiles
+INSERT INTO attune.file (digest, size, content)
+SELECT digest, size, content
+FROM unnest(@digests::text[], @sizes::bigint[], @contents::bytea[]) AS input (digest, size, content)
+ON CONFLICT (digest) DO NOTHING;
+
+-- name: AddRevisions
+-- A tree that equals the newest one is no new revision. Gives the packs that got one.
+WITH
+input AS (
+    SELECT *
+    FROM unnest(
+        @refs::text[], @digests::text[], @versions::text[], @causes::text[], @changes::text[],
+        @trees::text[]
+    ) AS given (ref, digest, version, cause, changes, tree)
+),
+added AS (
+    INSERT INTO attune.revision (pack_id, number, digest, version, cause, changes, tree)
+    SELECT
+        pack.id,
+        COALESCE(newest.number, 0) + 1,
+        input.digest,
+        input.version,
+        input.cause,
+        attune.texts(input.changes::jsonb),
+        input.tree::jsonb
+    FROM input
+    JOIN attune.pack
+        ON pack.ref = input.ref
+    LEFT JOIN attune.revision AS newest
+        ON newest.id = pack.revision_id
+    WHERE newest.digest IS DISTINCT FROM input.digest
+    RETURNING id, pack_id
+)
+UPDATE attune.pack
+SET revision_id = added.id
+FROM added
+WHERE pack.id = added.pack_id
+RETURNING pack.id;
+
+-- name: PutKIND
+-- A row that comes back keeps its id, and what an operator said of it. Gives the packs of those that
+-- changed.
+INSERT INTO attune.KIND AS component (
+    ref, pack_id, file, present, pack_enabled, manifest, digest, files_digest, revision_id, generation
+)
+SELECT
+    input.ref, pack.id, input.file, TRUE, pack.enabled, input.manifest::jsonb, input.digest,
+    input.files_digest, pack.revision_id, @generation::bigint
+FROM unnest(
+    @refs::text[], @packs::text[], @files::text[], @manifests::text[], @digests::text[],
+    @files_digests::text[]
+) AS input (ref, pack, file, manifest, digest, files_digest)
+JOIN attune.pack
+    ON pack.ref = input.pack
+ORDER BY input.ref
+ON CONFLICT (ref) DO UPDATE
+SET pack_id = EXCLUDED.pack_id,
+    file = EXCLUDED.file,
+    present = TRUE,
+    pack_enabled = EXCLUDED.pack_enabled,
+    manifest = EXCLUDED.manifest,
+    digest = EXCLUDED.digest,
+    files_digest = EXCLUDED.files_digest,
+    revision_id = EXCLUDED.revision_id,
+    generation = EXCLUDED.generation,
+    updated_at = now()
+WHERE NOT component.present
+    OR (component.pack_id, component.file, component.pack_enabled, component.digest, component.files_digest, component.revision_id)
+        IS DISTINCT FROM
+        (EXCLUDED.pack_id, EXCLUDED.file, EXCLUDED.pack_enabled, EXCLUDED.digest, EXCLUDED.files_digest, EXCLUDED.revision_id)
+RETURNING component.pack_id;
+
+-- name: VanishKIND
+-- Gives the packs of those that changed.
+UPDATE attune.KIND AS component
+SET present = FALSE,
+    generation = @generation::bigint,
+    updated_at = now()
+WHERE component.present
+    AND component.id IN (
+        SELECT gone.id
+        FROM attune.KIND AS gone
+        WHERE gone.ref = ANY (@refs::text[])
+        UNION ALL
+        SELECT gone.id
+        FROM attune.pack
+        JOIN attune.KIND AS gone
+            ON gone.pack_id = pack.id
+        WHERE pack.ref = ANY (@vanished_packs::text[])
+    )
+RETURNING component.pack_id;
+
+-- name: FollowPackKIND
+-- Gives the packs of those that changed.
+UPDATE attune.KIND AS component
+SET pack_enabled = pack.enabled,
+    generation = @generation::bigint,
+    updated_at = now()
+FROM attune.pack
+WHERE pack.ref = ANY (@packs::text[])
+    AND component.pack_id = pack.id
+    AND component.pack_enabled <> pack.enabled
+RETURNING component.pack_id;
+
+-- name: RaiseGeneration
+WITH
+raised AS (
+    UPDATE attune.generation
+    SET number = @generation::bigint,
+        raised_at = now()
+    RETURNING number
+),
+touched AS (
+    UPDATE attune.pack
+    SET generation = @generation::bigint,
+        updated_at = now()
+    WHERE id = ANY (@pack_ids::bigint[])
+)
+SELECT pg_notify('attune_catalog', number::text)
+FROM raised;
+
+-- name: RulesToPlace
+-- Rules that this apply changed, and rules of any pack whose trigger it changed.
+SELECT
+    rule.id,
+    rule.trigger_ref,
+    rule.manifest #> '{trigger,parameters}' AS parameters,
+    COALESCE(rule.instance_id, '') AS instance_id
+FROM attune.rule
+WHERE rule.id IN (
+    SELECT changed.id
+    FROM attune.rule AS changed
+    WHERE changed.pack_id = ANY (@pack_ids::bigint[])
+        AND changed.generation = @generation::bigint
+    UNION
+    SELECT asking.id
+    FROM attune.trigger
+    JOIN attune.rule AS asking
+        ON asking.trigger_ref = trigger.ref
+    WHERE trigger.pack_id = ANY (@pack_ids::bigint[])
+        AND trigger.generation = @generation::bigint
+)
+ORDER BY rule.ref;
+
+-- name: TriggerManifests
+SELECT manifest
+FROM attune.trigger
+WHERE ref = ANY (@refs::text[]);
+
+-- name: PlaceRules
+UPDATE attune.rule
+SET instance_id = NULLIF(input.instance_id, ''),
+    trigger_parameters = NULLIF(input.parameters, '')::jsonb
+FROM unnest(@ids::bigint[], @instance_ids::text[], @parameters::text[]) AS input (id, instance_id, parameters)
+WHERE rule.id = input.id;
+
+-- name: PutInstances
+INSERT INTO attune.trigger_instance (id, trigger_ref, parameters, active)
+SELECT DISTINCT ON (id) id, trigger_ref, parameters::jsonb, FALSE
+FROM unnest(@ids::text[], @trigger_refs::text[], @parameters::text[]) AS input (id, trigger_ref, parameters)
+ORDER BY id
+ON CONFLICT (id) DO NOTHING;
+
+-- name: ActivateInstances
+WITH wanted AS (
+    SELECT
+        trigger_instance.id,
+        EXISTS (
+            SELECT
+            FROM attune.rule
+            JOIN attune.trigger
+                ON trigger.ref = rule.trigger_ref
+            WHERE rule.instance_id = trigger_instance.id
+                AND rule.enabled
+                AND trigger.enabled
+        ) AS active
+    FROM attune.trigger_instance
+    WHERE trigger_instance.id = ANY (@ids::text[])
+    ORDER BY trigger_instance.id
+    FOR NO KEY UPDATE OF trigger_instance
+)
+UPDATE attune.trigger_instance
+SET active = wanted.active,
+    updated_at = now()
+FROM wanted
+WHERE trigger_instance.id = wanted.id
+    AND trigger_instance.active <> wanted.active;
+
+-- name: Generation
+SELECT number
+FROM attune.generation;
+
+-- name: LoadPacks
+SELECT
+    pack.id,
+    pack.ref,
+    pack.directory,
+    pack.enabled,
+    pack.present,
+    pack.manifest_enabled,
+    COALESCE(pack.disabled_by, '') AS disabled_by,
+    pack.disabled_at,
+    pack.manifest,
+    pack.digest,
+    COALESCE(revision.id, 0) AS revision_id,
+    COALESCE(revision.number, 0) AS revision,
+    COALESCE(revision.digest, '') AS tree_digest,
+    pack.errors,
+    pack.created_at,
+    pack.updated_at
+FROM attune.pack
+LEFT JOIN attune.revision
+    ON revision.id = pack.revision_id
+WHERE pack.generation > @after::bigint;
+
+-- name: LoadKIND
+SELECT
+    component.id,
+    component.ref,
+    pack.ref AS pack,
+    component.file,
+    component.enabled,
+    component.present,
+    component.manifest_enabled,
+    COALESCE(component.disabled_by, '') AS disabled_by,
+    component.disabled_at,
+    component.digest,
+    component.files_digest,
+    COALESCE(revision.id, 0) AS revision_id,
+    COALESCE(revision.digest, '') AS tree_digest,
+    component.manifest,
+    component.created_at,
+    component.updated_at
+FROM attune.pack
+JOIN attune.KIND AS component
+    ON component.pack_id = pack.id
+LEFT JOIN attune.revision
+    ON revision.id = component.revision_id
+WHERE pack.generation > @after::bigint;
+
+-- name: Revisions
+SELECT
+    revision.id,
+    pack.ref AS pack,
+    revision.number,
+    revision.version,
+    revision.digest,
+    revision.cause,
+    revision.changes,
+    revision.created_at
+FROM attune.pack
+JOIN attune.revision
+    ON revision.pack_id = pack.id
+WHERE pack.ref = @pack::text
+ORDER BY revision.number DESC
+LIMIT @most::integer;
+
+-- name: RevisionTree
+SELECT pack.ref, revision.tree
+FROM attune.revision
+JOIN attune.pack
+    ON pack.id = revision.pack_id
+WHERE revision.id = @id::bigint;
+
+-- name: FileContent
+SELECT size, content
+FROM attune.file
+WHERE digest = @digest::text;
+
+-- name: TriggerInstances
+-- What is outside the identity (misfire, jitter) is the first rule's by name, so that everybody
+-- sees the same.
+SELECT
+    trigger_instance.id,
+    trigger_instance.trigger_ref AS trigger,
+    COALESCE((array_agg(rule.trigger_parameters ORDER BY rule.ref))[1], '{}') || trigger_instance.parameters AS parameters,
+    array_agg(rule.ref ORDER BY rule.ref) AS rules,
+    trigger_instance.anchor_at,
+    GREATEST(trigger_instance.last_due, trigger.last_event_at) AS last_due
+FROM attune.trigger_instance
+JOIN attune.trigger
+    ON trigger.ref = trigger_instance.trigger_ref
+JOIN attune.rule
+    ON rule.instance_id = trigger_instance.id
+WHERE trigger_instance.active
+    AND trigger.enabled
+    AND rule.enabled
+    AND (@trigger_refs::text[] IS NULL OR trigger_instance.trigger_ref = ANY (@trigger_refs))
+GROUP BY trigger_instance.id, trigger.id
+ORDER BY trigger_instance.id COLLATE "C";

@@ -1,0 +1,790 @@
+-- The queue. Three rules keep it fast and right:
+-- · what waits or runs is found in attune.queue alone, by index; history is written, never searched;
+-- · an attempt is found by its token and nothing else: a predicate on the status would let stale
+--   statistics ("nobody runs") talk the planner into walking dead index entries;
+-- · who locks several rows locks them in the order of execution_id, so that nobody deadlocks.
+
+-- name: HotSettings
+-- For statements that look up little in tables that may be large. A plan made while they were empty
+-- would scan them, and would be kept when they are full; and planning anew each time costs more than
+-- the statement. Lasts for the transaction.
+SELECT
+    set_config('enable_seqscan', 'off', TRUE),
+    set_config('enable_hashjoin', 'off', TRUE),
+    set_config('enable_mergejoin', 'off', TRUE),
+    set_config('plan_cache_mode', 'force_generic_plan', TRUE),
+    set_config('jit', 'off', TRUE);
+
+-- name: QueueExecutions
+-- Enforcements and the executions that they cause, or executions alone. Each execution names the
+-- place of its enforcement, 0 for none. Numbers are drawn in the given order, before anything is
+-- inserted, because one statement cannot see what another part of it inserts.
+WITH
+enforced AS MATERIALIZED (
+    SELECT
+        nextval('attune.enforcement_id') AS id,
+        input.*
+    FROM unnest(
+        @enforced_event_ids::bigint[], @enforced_rule_refs::text[], @enforced_statuses::text[],
+        @enforced_errors::text[], @enforced_warnings::text[]
+    ) WITH ORDINALITY AS input (event_id, rule_ref, status, error, warnings, place)
+    ORDER BY input.place
+),
+judged AS (
+    INSERT INTO attune.enforcement (id, event_id, rule_ref, status, error, warnings)
+    SELECT id, event_id, rule_ref, status, error, NULLIF(warnings, '')::jsonb
+    FROM enforced
+),
+-- A list, not a join: joining a thousand with a thousand needs a hash, which is off here.
+enforcement_ids AS MATERIALIZED (
+    SELECT array_agg(id ORDER BY place) AS ids
+    FROM enforced
+),
+asked AS MATERIALIZED (
+    SELECT
+        nextval('attune.execution_id') AS id,
+        input.place,
+        input.action_ref,
+        split_part(input.action_ref, '.', 1) AS pack_ref,
+        NULLIF(input.rule_ref, '') AS rule_ref,
+        NULLIF(input.trigger_ref, '') AS trigger_ref,
+        NULLIF(input.event_id, 0) AS event_id,
+        (SELECT ids FROM enforcement_ids)[input.enforcement_place] AS enforcement_id,
+        input.ordinal,
+        input.item,
+        CASE WHEN input.due_at > now() THEN 'scheduled' ELSE 'requested' END AS status,
+        input.priority,
+        input.requested_by,
+        COALESCE(input.due_at, now()) AS due_at,
+        make_interval(secs => NULLIF(input.timeout, 0)) AS timeout,
+        input.parameters::jsonb AS parameters,
+        NULLIF(input.secrets, '')::jsonb AS secrets
+    FROM unnest(
+        @action_refs::text[], @rule_refs::text[], @trigger_refs::text[], @event_ids::bigint[],
+        @enforcement_places::integer[], @ordinals::integer[], @items::integer[],
+        @priorities::integer[], @requested_by::text[], @due_at::timestamptz[],
+        @timeouts::double precision[], @parameters::text[], @secrets::text[]
+    ) WITH ORDINALITY AS input (
+        action_ref, rule_ref, trigger_ref, event_id,
+        enforcement_place, ordinal, item,
+        priority, requested_by, due_at,
+        timeout, parameters, secrets, place
+    )
+    ORDER BY input.place
+),
+recorded AS (
+    INSERT INTO attune.execution (
+        id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
+        status, priority, requested_by, due_at, timeout, parameters, secrets
+    )
+    SELECT
+        id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
+        status, priority, requested_by, due_at, timeout, parameters, secrets
+    FROM asked
+),
+queued AS (
+    INSERT INTO attune.queue (
+        execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
+        priority, due_at, timeout, parameters, secrets
+    )
+    SELECT
+        id, now(), status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
+        priority, due_at, timeout, parameters, secrets
+    FROM asked
+)
+SELECT id
+FROM asked
+ORDER BY place;
+
+-- name: WakeQueue
+SELECT pg_notify('attune_queue', '');
+
+-- name: PromoteScheduled
+-- Bounded, so that a million retries that fall due at once do not hold up the claim before it.
+WITH due AS (
+    SELECT execution_id
+    FROM attune.queue
+    WHERE status = 'scheduled'
+        AND due_at <= now()
+    ORDER BY due_at
+    LIMIT 1000
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE attune.queue
+SET status = 'requested'
+FROM due
+WHERE queue.execution_id = due.execution_id;
+
+-- name: ClaimExecutions
+-- Packs take turns: the turn begins after the pack that this node served last, goes round the packs
+-- that have something due, and takes one from each before a second from any. Only the first entry of
+-- each pack is looked at to find the packs, and only @most packs are looked for, so the cost follows
+-- what is claimed, not what waits.
+WITH RECURSIVE
+turn AS (
+    (
+        SELECT 0 AS lap, pack_ref, 1 AS place
+        FROM attune.queue
+        WHERE status = 'requested'
+            AND pack_ref > @after_pack::text
+        ORDER BY pack_ref
+        LIMIT 1
+    )
+    UNION ALL
+    (
+        SELECT 1 AS lap, pack_ref, 1 AS place
+        FROM attune.queue
+        WHERE status = 'requested'
+            AND pack_ref <= @after_pack::text
+        ORDER BY pack_ref
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT turn.lap, later.pack_ref, turn.place + 1
+    FROM turn
+    CROSS JOIN LATERAL (
+        SELECT queue.pack_ref
+        FROM attune.queue
+        WHERE queue.status = 'requested'
+            AND queue.pack_ref > turn.pack_ref
+            AND (turn.lap = 0 OR queue.pack_ref <= @after_pack::text)
+        ORDER BY queue.pack_ref
+        LIMIT 1
+    ) AS later
+    WHERE turn.place < @most::integer
+),
+pack AS MATERIALIZED (
+    SELECT
+        pack_ref,
+        row_number() OVER (ORDER BY lap, pack_ref) AS seat
+    FROM turn
+    ORDER BY lap, pack_ref
+    LIMIT @most::integer
+),
+share AS MATERIALIZED (
+    SELECT
+        count(*) AS packs,
+        ceil(@most::numeric / GREATEST(count(*), 1))::bigint AS depth
+    FROM pack
+),
+head AS MATERIALIZED (
+    SELECT
+        pack.pack_ref,
+        pack.seat,
+        first.execution_id,
+        first.action_ref,
+        row_number() OVER (
+            PARTITION BY pack.seat
+            ORDER BY first.priority DESC, first.due_at, first.execution_id
+        ) AS round
+    FROM pack
+    CROSS JOIN LATERAL (
+        SELECT queue.execution_id, queue.action_ref, queue.priority, queue.due_at
+        FROM attune.queue
+        WHERE queue.status = 'requested'
+            AND queue.pack_ref = pack.pack_ref
+        ORDER BY queue.priority DESC, queue.due_at, queue.execution_id
+        LIMIT (SELECT depth FROM share)
+        FOR UPDATE SKIP LOCKED
+    ) AS first
+),
+chosen AS MATERIALIZED (
+    SELECT *
+    FROM head
+    ORDER BY round, seat
+    LIMIT @most::integer
+),
+claimed AS (
+    UPDATE attune.queue
+    SET status = 'running',
+        attempt = queue.attempt + 1,
+        token = gen_random_uuid(),
+        node = @node::text,
+        claimed_at = now(),
+        lease_until = now() + make_interval(secs => @lease_seconds::double precision),
+        started_at = NULL,
+        revision_id = action.revision_id,
+        revision = revision.digest
+    FROM chosen
+    LEFT JOIN attune.action
+        ON action.ref = chosen.action_ref
+    LEFT JOIN attune.revision
+        ON revision.id = action.revision_id
+    WHERE queue.execution_id = chosen.execution_id
+    RETURNING
+        queue.*,
+        chosen.seat,
+        chosen.round,
+        action.id AS action_id,
+        action.generation AS action_generation,
+        action.enabled AS action_enabled,
+        action.file,
+        action.manifest,
+        action.digest,
+        action.files_digest,
+        action.created_at AS action_created_at,
+        action.updated_at AS action_updated_at
+)
+-- One row at least, which tells where the next turn begins.
+SELECT
+    claimed.execution_id,
+    claimed.created_at,
+    claimed.token,
+    claimed.attempt,
+    claimed.pack_ref,
+    claimed.action_ref,
+    claimed.rule_ref,
+    claimed.trigger_ref,
+    claimed.event_id,
+    claimed.parameters,
+    claimed.secrets,
+    claimed.priority,
+    EXTRACT(EPOCH FROM claimed.timeout)::double precision AS timeout_seconds,
+    claimed.due_at,
+    claimed.revision_id,
+    claimed.revision,
+    claimed.action_id,
+    claimed.action_generation,
+    claimed.action_enabled,
+    claimed.file,
+    -- Sent once for each action, not for each of its executions.
+    CASE
+        WHEN row_number() OVER (PARTITION BY claimed.action_id ORDER BY claimed.round, claimed.seat) = 1
+        THEN claimed.manifest
+    END AS manifest,
+    claimed.digest,
+    claimed.files_digest,
+    claimed.action_created_at,
+    claimed.action_updated_at,
+    -- A pack that gave all it was asked for may have more, and so may packs beyond those looked at.
+    (share.packs = @most::bigint OR COALESCE(claimed.round = share.depth, FALSE)) AS more,
+    COALESCE((SELECT pack_ref FROM pack ORDER BY seat DESC LIMIT 1), '') AS last_pack
+FROM share
+LEFT JOIN claimed
+    ON TRUE
+ORDER BY claimed.round, claimed.seat;
+
+-- name: StartAttempts
+-- Committed before the exec. Saying it twice for one token is harmless: who lost the connection at
+-- the commit says it again. A lease that has lapsed no longer counts, reaped or not.
+WITH
+held AS (
+    SELECT queue.execution_id
+    FROM unnest(@tokens::uuid[]) AS input (token)
+    JOIN attune.queue
+        ON queue.token = input.token
+    WHERE queue.lease_until > now()
+        AND queue.cancel_at IS NULL
+    ORDER BY queue.execution_id
+    FOR NO KEY UPDATE OF queue
+),
+started AS (
+    UPDATE attune.queue
+    SET started_at = COALESCE(queue.started_at, now())
+    FROM held
+    WHERE queue.execution_id = held.execution_id
+    RETURNING queue.*
+),
+recorded AS (
+    INSERT INTO attune.attempt (
+        execution_id, created_at, number, token, status, node, revision, queued_at, started_at
+    )
+    SELECT execution_id, created_at, attempt, token, 'running', node, revision, due_at, started_at
+    FROM started
+    ON CONFLICT (execution_id, number, created_at) DO NOTHING
+)
+SELECT token
+FROM started;
+
+-- name: ReleaseAttempts
+WITH
+held AS (
+    SELECT queue.execution_id
+    FROM unnest(@tokens::uuid[]) AS input (token)
+    JOIN attune.queue
+        ON queue.token = input.token
+    WHERE queue.started_at IS NULL
+    ORDER BY queue.execution_id
+    FOR NO KEY UPDATE OF queue
+),
+released AS (
+    UPDATE attune.queue
+    SET status = 'requested',
+        attempt = queue.attempt - 1,
+        token = NULL,
+        node = NULL,
+        claimed_at = NULL,
+        lease_until = NULL,
+        revision_id = NULL,
+        revision = NULL
+    FROM held
+    WHERE queue.execution_id = held.execution_id
+    RETURNING queue.execution_id
+)
+SELECT pg_notify('attune_queue', '')
+FROM released
+LIMIT 1;
+
+-- name: RenewLeases
+-- A lapsed lease is not renewed: the node has ended those children itself by then.
+WITH
+seen AS (
+    UPDATE attune.node
+    SET seen_at = now()
+    WHERE id = @node::text
+),
+held AS (
+    SELECT execution_id
+    FROM attune.queue
+    WHERE node = @node::text
+        AND token IS NOT NULL
+        AND lease_until > now()
+    ORDER BY execution_id
+    FOR NO KEY UPDATE
+)
+UPDATE attune.queue
+SET lease_until = now() + make_interval(secs => @lease_seconds::double precision)
+FROM held
+WHERE queue.execution_id = held.execution_id
+RETURNING queue.token, queue.cancel_at IS NOT NULL AS cancel;
+
+-- name: FinishAttempts
+-- The token is the fence: who does not hold it finds no row here and changes nothing.
+-- Times to retry at are given as seconds from now, so that only the database's clock counts. One
+-- that somebody wants cancelled is not tried again.
+WITH
+outcome AS MATERIALIZED (
+    SELECT *
+    FROM unnest(
+        @tokens::uuid[], @statuses::text[], @exit_codes::integer[], @signals::text[], @errors::text[],
+        @results::text[], @retry_seconds::double precision[],
+        @stdout_texts::text[], @stdout_bytes::bigint[], @stdout_omitted::bigint[],
+        @stderr_texts::text[], @stderr_bytes::bigint[], @stderr_omitted::bigint[]
+    ) AS input (
+        token, status, exit_code, signal, error,
+        result, retry_seconds,
+        stdout_text, stdout_bytes, stdout_omitted,
+        stderr_text, stderr_bytes, stderr_omitted
+    )
+),
+held AS MATERIALIZED (
+    SELECT
+        queue.execution_id,
+        queue.created_at,
+        queue.action_ref,
+        queue.pack_ref,
+        queue.attempt,
+        queue.node,
+        queue.revision,
+        queue.due_at,
+        queue.started_at,
+        queue.cancel_at,
+        outcome.*,
+        (outcome.retry_seconds IS NOT NULL AND queue.cancel_at IS NULL) AS again
+    FROM outcome
+    JOIN attune.queue
+        ON queue.token = outcome.token
+    ORDER BY queue.execution_id
+    FOR UPDATE OF queue
+),
+gone AS (
+    DELETE FROM attune.queue
+    USING held
+    WHERE queue.execution_id = held.execution_id
+        AND NOT held.again
+),
+requeued AS (
+    UPDATE attune.queue
+    SET status = CASE WHEN held.retry_seconds > 0 THEN 'scheduled' ELSE 'requested' END,
+        due_at = now() + make_interval(secs => GREATEST(held.retry_seconds, 0)),
+        token = NULL,
+        node = NULL,
+        claimed_at = NULL,
+        lease_until = NULL,
+        started_at = NULL,
+        revision_id = NULL,
+        revision = NULL
+    FROM held
+    WHERE queue.execution_id = held.execution_id
+        AND held.again
+    RETURNING queue.execution_id
+),
+ended AS (
+    -- An insert that meets its row goes straight to that row's partition. An UPDATE with a join
+    -- would have to open every day of the history each time.
+    INSERT INTO attune.execution AS execution (
+        id, created_at, action_ref, pack_ref,
+        status, attempt, node, revision, started_at, finished_at, exit_code, signal, error, result,
+        stdout_truncated, stderr_truncated
+    )
+    SELECT
+        execution_id, created_at, action_ref, pack_ref,
+        CASE WHEN retry_seconds IS NOT NULL THEN 'cancelled' ELSE status END,
+        attempt, node, revision, started_at, now(), exit_code, NULLIF(signal, ''), NULLIF(error, ''),
+        NULLIF(result, '')::jsonb, stdout_omitted > 0, stderr_omitted > 0
+    FROM held
+    WHERE NOT again
+    ON CONFLICT (id, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        attempt = EXCLUDED.attempt,
+        node = EXCLUDED.node,
+        revision = EXCLUDED.revision,
+        started_at = EXCLUDED.started_at,
+        finished_at = EXCLUDED.finished_at,
+        exit_code = EXCLUDED.exit_code,
+        signal = EXCLUDED.signal,
+        error = EXCLUDED.error,
+        result = EXCLUDED.result,
+        stdout_truncated = EXCLUDED.stdout_truncated,
+        stderr_truncated = EXCLUDED.stderr_truncated
+    RETURNING execution.id
+),
+recorded AS (
+    INSERT INTO attune.attempt AS attempt (
+        execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
+        finished_at, exit_code, signal, error
+    )
+    SELECT
+        execution_id, created_at, attempt, token, status, node, revision, due_at, started_at,
+        now(), exit_code, NULLIF(signal, ''), NULLIF(error, '')
+    FROM held
+    ON CONFLICT (execution_id, number, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        finished_at = EXCLUDED.finished_at,
+        exit_code = EXCLUDED.exit_code,
+        signal = EXCLUDED.signal,
+        error = EXCLUDED.error
+),
+printed AS (
+    INSERT INTO attune.output (execution_id, created_at, attempt, stream, text, bytes, omitted)
+    SELECT held.execution_id, held.created_at, held.attempt, stream.name, stream.text, stream.bytes, stream.omitted
+    FROM held
+    CROSS JOIN LATERAL (
+        VALUES
+            ('stdout', held.stdout_text, held.stdout_bytes, held.stdout_omitted),
+            ('stderr', held.stderr_text, held.stderr_bytes, held.stderr_omitted)
+    ) AS stream (name, text, bytes, omitted)
+    WHERE stream.bytes > 0
+        OR stream.text <> ''
+),
+told AS (
+    -- A payload holds less than 8000 bytes: many are told by an empty one.
+    SELECT pg_notify(
+        'attune_finished',
+        CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END
+    )
+    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
+    WHERE list.ids IS NOT NULL
+),
+woken AS (
+    SELECT pg_notify('attune_queue', '')
+    FROM requeued
+    LIMIT 1
+)
+SELECT
+    held.token,
+    (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified
+FROM held;
+
+-- name: KeepEvidence
+-- Where the attempt ended just as this outcome says, it is that very outcome, sent again because the
+-- first answer was lost: accepted. Everything else is late, and is kept beside the attempt.
+WITH
+outcome AS (
+    SELECT *
+    FROM unnest(@tokens::uuid[], @statuses::text[], @outcomes::text[]) AS input (token, status, outcome)
+),
+kept AS (
+    UPDATE attune.attempt
+    SET late = outcome.outcome::jsonb,
+        late_at = now()
+    FROM outcome
+    WHERE attempt.token = outcome.token
+        AND attempt.status <> outcome.status
+)
+SELECT attempt.token
+FROM outcome
+JOIN attune.attempt
+    ON attempt.token = outcome.token
+    AND attempt.status = outcome.status;
+
+-- name: EndLapsed
+-- With a node: all that this node holds, because it is known to be dead. Without: what nobody has
+-- renewed. The lock and the condition are one, so a lease renewed meanwhile is left alone.
+WITH
+lapsed AS MATERIALIZED (
+    SELECT queue.*
+    FROM attune.queue
+    WHERE token IS NOT NULL
+        AND CASE WHEN @node::text = '' THEN lease_until < now() ELSE node = @node::text END
+    ORDER BY execution_id
+    LIMIT 1000
+    FOR UPDATE SKIP LOCKED
+),
+judged AS MATERIALIZED (
+    SELECT
+        lapsed.*,
+        lapsed.started_at IS NULL AS unstarted,
+        lapsed.started_at IS NOT NULL
+            AND lapsed.cancel_at IS NULL
+            AND (
+                COALESCE(action.manifest ->> 'on_lost' = 'retry', FALSE)
+                OR COALESCE(action.manifest #> '{retry,on}' ? 'lost', FALSE)
+            )
+            AND lapsed.attempt < COALESCE((action.manifest #>> '{retry,max_attempts}')::integer, @most_attempts::integer)
+            AS again,
+        COALESCE((action.manifest #>> '{retry,delay}')::double precision, 0) AS delay
+    FROM lapsed
+    LEFT JOIN attune.action
+        ON action.ref = lapsed.action_ref
+),
+requeued AS (
+    UPDATE attune.queue
+    SET status = CASE WHEN judged.again AND judged.delay > 0 THEN 'scheduled' ELSE 'requested' END,
+        -- A start that never came about was no attempt.
+        attempt = CASE WHEN judged.unstarted THEN judged.attempt - 1 ELSE judged.attempt END,
+        due_at = CASE
+            WHEN judged.again THEN now() + make_interval(secs => judged.delay)
+            ELSE judged.due_at
+        END,
+        token = NULL,
+        node = NULL,
+        claimed_at = NULL,
+        lease_until = NULL,
+        started_at = NULL,
+        revision_id = NULL,
+        revision = NULL
+    FROM judged
+    WHERE queue.execution_id = judged.execution_id
+        AND (judged.unstarted OR judged.again)
+    RETURNING queue.execution_id
+),
+gone AS (
+    DELETE FROM attune.queue
+    USING judged
+    WHERE queue.execution_id = judged.execution_id
+        AND NOT judged.unstarted
+        AND NOT judged.again
+),
+ended AS (
+    INSERT INTO attune.execution AS execution (
+        id, created_at, action_ref, pack_ref,
+        status, attempt, node, revision, started_at, finished_at, error
+    )
+    SELECT
+        execution_id, created_at, action_ref, pack_ref,
+        'lost', attempt, node, revision, started_at, now(),
+        'node ' || node || @reason::text
+    FROM judged
+    WHERE NOT unstarted
+        AND NOT again
+    ON CONFLICT (id, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        attempt = EXCLUDED.attempt,
+        node = EXCLUDED.node,
+        revision = EXCLUDED.revision,
+        started_at = EXCLUDED.started_at,
+        finished_at = EXCLUDED.finished_at,
+        error = EXCLUDED.error
+    RETURNING execution.id
+),
+recorded AS (
+    INSERT INTO attune.attempt AS attempt (
+        execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
+        finished_at, error
+    )
+    SELECT
+        execution_id, created_at, attempt, token, 'lost', node, revision, due_at, started_at,
+        now(), 'node ' || node || @reason::text
+    FROM judged
+    WHERE NOT unstarted
+    ON CONFLICT (execution_id, number, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        finished_at = EXCLUDED.finished_at,
+        error = EXCLUDED.error
+),
+told AS (
+    SELECT pg_notify(
+        'attune_finished',
+        CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END
+    )
+    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
+    WHERE list.ids IS NOT NULL
+),
+woken AS (
+    SELECT pg_notify('attune_queue', '')
+    FROM requeued
+    LIMIT 1
+)
+SELECT
+    judged.execution_id,
+    NOT judged.unstarted AS lost,
+    (judged.unstarted OR judged.again) AS requeued,
+    (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified
+FROM judged
+ORDER BY judged.execution_id;
+
+-- name: CancelExecution
+-- What waits, or was claimed and not started, ends here: its node finds at Start that it no longer
+-- holds it. What runs is marked, and its node told.
+WITH
+found AS MATERIALIZED (
+    SELECT *
+    FROM attune.queue
+    WHERE execution_id = @id::bigint
+    FOR UPDATE
+),
+gone AS (
+    DELETE FROM attune.queue
+    USING found
+    WHERE queue.execution_id = found.execution_id
+        AND found.started_at IS NULL
+),
+ended AS (
+    INSERT INTO attune.execution AS execution (
+        id, created_at, action_ref, pack_ref, status, attempt, finished_at, error
+    )
+    SELECT
+        execution_id, created_at, action_ref, pack_ref, 'cancelled',
+        CASE WHEN token IS NULL THEN attempt ELSE attempt - 1 END,
+        now(), 'cancelled by ' || @cancelled_by::text
+    FROM found
+    WHERE started_at IS NULL
+    ON CONFLICT (id, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        attempt = EXCLUDED.attempt,
+        finished_at = EXCLUDED.finished_at,
+        error = EXCLUDED.error
+    RETURNING execution.id
+),
+marked AS (
+    UPDATE attune.queue
+    SET cancel_at = COALESCE(queue.cancel_at, now()),
+        cancel_by = COALESCE(queue.cancel_by, @cancelled_by::text)
+    FROM found
+    WHERE queue.execution_id = found.execution_id
+        AND found.started_at IS NOT NULL
+    RETURNING queue.execution_id
+),
+told AS (
+    SELECT pg_notify('attune_finished', id::text)
+    FROM ended
+    UNION ALL
+    SELECT pg_notify('attune_cancel', execution_id::text)
+    FROM marked
+)
+SELECT
+    found.status,
+    (SELECT count(*) FROM told) AS notified
+FROM found;
+
+-- name: ExecutionStatus
+SELECT status
+FROM attune.execution_now
+WHERE id = @id::bigint;
+
+-- name: Execution
+SELECT
+    execution.id,
+    execution.action_ref,
+    execution.pack_ref,
+    execution.rule_ref,
+    execution.trigger_ref,
+    execution.event_id,
+    execution.status,
+    execution.parameters,
+    execution.priority,
+    execution.requested_by,
+    execution.created_at,
+    execution.due_at,
+    execution.started_at,
+    execution.finished_at,
+    execution.attempt,
+    execution.node,
+    execution.revision,
+    execution.exit_code,
+    execution.signal,
+    execution.error,
+    execution.result,
+    COALESCE(stdout.text, '') AS stdout,
+    COALESCE(stderr.text, '') AS stderr,
+    execution.stdout_truncated,
+    execution.stderr_truncated
+FROM attune.execution_now AS execution
+LEFT JOIN attune.output AS stdout
+    ON stdout.execution_id = execution.id
+    AND stdout.created_at = execution.created_at
+    AND stdout.attempt = execution.attempt
+    AND stdout.stream = 'stdout'
+LEFT JOIN attune.output AS stderr
+    ON stderr.execution_id = execution.id
+    AND stderr.created_at = execution.created_at
+    AND stderr.attempt = execution.attempt
+    AND stderr.stream = 'stderr'
+WHERE execution.id = @id::bigint;
+
+-- name: Attempts
+SELECT number, status, node, started_at, finished_at, exit_code, signal, error
+FROM attune.attempt
+WHERE execution_id = @id::bigint
+    AND created_at = @created_at::timestamptz
+ORDER BY number;
+
+-- name: ListExecutions
+-- A filter that is not wanted is NULL (or 0). The day bound lets the planner leave partitions out.
+SELECT
+    execution.id,
+    execution.action_ref,
+    execution.pack_ref,
+    execution.rule_ref,
+    execution.trigger_ref,
+    execution.event_id,
+    execution.status,
+    execution.parameters,
+    execution.priority,
+    execution.requested_by,
+    execution.created_at,
+    execution.due_at,
+    execution.started_at,
+    execution.finished_at,
+    execution.attempt,
+    execution.node,
+    execution.revision,
+    execution.exit_code,
+    execution.signal,
+    execution.error,
+    NULL::jsonb AS result,
+    '' AS stdout,
+    '' AS stderr,
+    execution.stdout_truncated,
+    execution.stderr_truncated
+FROM attune.execution_now AS execution
+WHERE (@action_ref::text IS NULL OR execution.action_ref = @action_ref)
+    AND (@rule_ref::text IS NULL OR execution.rule_ref = @rule_ref)
+    AND (@pack_ref::text IS NULL OR execution.pack_ref = @pack_ref)
+    AND (@statuses::text[] IS NULL OR execution.status = ANY (@statuses))
+    AND (@event_id::bigint IS NULL OR execution.event_id = @event_id)
+    AND (@since::timestamptz IS NULL OR execution.created_at >= @since)
+    AND (@before::bigint IS NULL OR execution.id < @before)
+ORDER BY execution.id DESC
+LIMIT @most::integer;
+
+-- name: QueueDepth
+SELECT status, count(*)
+FROM attune.queue
+GROUP BY status;
+
+-- name: QueueAges
+SELECT
+    COALESCE((
+        SELECT EXTRACT(EPOCH FROM now() - min(due_at))
+        FROM attune.queue
+        WHERE token IS NULL
+            AND due_at <= now()
+    ), 0)::double precision AS oldest_waiting,
+    COALESCE((
+        SELECT EXTRACT(EPOCH FROM clock_timestamp() - min(xact_start))
+        FROM pg_catalog.pg_stat_activity
+        WHERE datname = current_database()
+            AND pid <> pg_backend_pid()
+    ), 0)::double precision AS oldest_xact;

@@ -1,0 +1,99 @@
+-- name: LockMaintenance
+-- One node at a time; the others leave it to that one.
+SELECT pg_try_advisory_xact_lock(@key::bigint);
+
+-- name: ShortLocks
+-- DROP and ATTACH need a moment alone with the table. Everybody queues up behind who waits for
+-- that, so the wait is short, and the next round tries again.
+SELECT set_config('lock_timeout', '5s', TRUE);
+
+-- name: MakePartitions
+SELECT attune.make_partitions(
+    (now() AT TIME ZONE 'UTC')::date,
+    (now() AT TIME ZONE 'UTC')::date + @days::integer
+);
+
+-- name: DropPartitions
+SELECT attune.drop_partitions(@histories::text[], now() - make_interval(secs => @keep_seconds::double precision));
+
+-- name: PruneEventKeys
+WITH old AS (
+    SELECT source, trigger_ref, event_id
+    FROM attune.event_key
+    WHERE created_at < now() - make_interval(secs => @keep_seconds::double precision)
+    LIMIT @most::integer
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM attune.event_key
+USING old
+WHERE event_key.source = old.source
+    AND event_key.trigger_ref = old.trigger_ref
+    AND event_key.event_id = old.event_id;
+
+-- name: PruneRevisions
+-- Kept whatever their age: what a pack or a component names, and what an attempt runs from.
+WITH
+kept AS (
+    SELECT revision_id FROM attune.pack
+    UNION SELECT revision_id FROM attune.action
+    UNION SELECT revision_id FROM attune.trigger
+    UNION SELECT revision_id FROM attune.sensor
+    UNION SELECT revision_id FROM attune.rule
+    UNION SELECT revision_id FROM attune.queue
+),
+outdated AS (
+    SELECT revision.id
+    FROM attune.pack
+    CROSS JOIN LATERAL (
+        SELECT id
+        FROM attune.revision
+        WHERE revision.pack_id = pack.id
+        ORDER BY number DESC
+        OFFSET @keep::integer
+    ) AS revision
+    LEFT JOIN kept
+        ON kept.revision_id = revision.id
+    WHERE kept.revision_id IS NULL
+    LIMIT @most::integer
+)
+DELETE FROM attune.revision
+USING outdated
+WHERE revision.id = outdated.id
+RETURNING ARRAY(
+    SELECT entry ->> 'digest'
+    FROM jsonb_array_elements(revision.tree) AS entry
+    WHERE entry ->> 'digest' <> ''
+) AS digests;
+
+-- name: PruneFiles
+-- Of the files that the deleted revisions had, those that no other revision has.
+WITH used AS (
+    SELECT DISTINCT entry ->> 'digest' AS digest
+    FROM attune.revision
+    CROSS JOIN LATERAL jsonb_array_elements(revision.tree) AS entry
+    WHERE entry ->> 'digest' = ANY (@digests::text[])
+)
+DELETE FROM attune.file
+WHERE digest = ANY (@digests::text[])
+    AND digest NOT IN (SELECT used.digest FROM used);
+
+-- name: ServerInfo
+SELECT
+    current_setting('server_version') AS version,
+    pg_database_size(current_database()) AS size_bytes;
+
+-- name: SchemaExists
+-- Apart from SchemaVersion, which cannot be planned before the table is there.
+SELECT EXISTS (
+    SELECT
+    FROM pg_catalog.pg_namespace
+    JOIN pg_catalog.pg_class
+        ON pg_class.relnamespace = pg_namespace.oid
+    WHERE pg_namespace.nspname = 'attune'
+        AND pg_class.relname = 'schema_version'
+);
+
+-- name: SchemaVersion
+SELECT COALESCE(max(version_id), 0)
+FROM attune.schema_version
+WHERE is_applied;

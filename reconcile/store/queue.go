@@ -1,0 +1,459 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+const (
+	// LeaseDuration is how long a lease lasts without being renewed.
+	LeaseDuration = 30 * time.Second
+
+	// MaxLostAttempts bounds how often an execution is lost and tried again where its action's retry
+	// names no max_attempts: one that kills its node must not do so for ever.
+	MaxLostAttempts = 10
+
+	// claimPasses: more than one is needed where some packs have less than their share, and where
+	// other nodes claim at the same moment.
+	claimPasses = 3
+
+	// finishRows and finishBytes bound one statement of Finish.
+	finishRows  = 1000
+	finishBytes = 16 << 20
+
+	// reapRounds bounds one Reap; each takes up to 1000 attempts.
+	reapRounds = 100
+)
+
+// Claimed is an attempt that a node holds: nobody else may finish it while its lease lasts.
+type Claimed struct {
+	ExecutionID int64
+	CreatedAt   time.Time
+	Token       string // UUID of the attempt
+	Attempt     int    // from 1
+	Action      string
+	Rule        string
+	Trigger     string
+	EventID     int64
+	Parameters  json.RawMessage
+	Secrets     map[string]string
+	Priority    int
+	Timeout     time.Duration // of the execution; 0: the action's
+	QueuedAt    time.Time     // requested, or due
+	// Action's row at the claim: nil when the action no longer exists or is disabled.
+	Record *Record
+}
+
+// turn is the pack that this node served last. Each node takes its own turns.
+type turn struct {
+	mu    sync.Mutex
+	after string
+}
+
+func (t *turn) get() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.after
+}
+
+func (t *turn) set(pack string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.after = pack
+}
+
+// Claim takes at most limit executions that are due, round robin over packs, then by priority, then
+// by due time, with a lease for the node that lasts LeaseDuration. Nothing is locked afterwards.
+func (s *Store) Claim(ctx context.Context, node string, limit int) ([]Claimed, error) {
+	var claimed []Claimed
+	for range claimPasses {
+		if len(claimed) >= limit {
+			break
+		}
+		pass, err := s.claim(ctx, node, limit-len(claimed))
+		if err != nil && len(claimed) == 0 {
+			return nil, err
+		}
+		claimed = append(claimed, pass.claimed...)
+		if err != nil || !pass.more {
+			break // what was claimed before the error is the caller's
+		}
+	}
+	return claimed, nil
+}
+
+type claimPass struct {
+	claimed []Claimed
+	more    bool // another pass may find something
+}
+
+func (s *Store) claim(ctx context.Context, node string, limit int) (pass claimPass, err error) {
+	var rows []claimRow
+	err = s.hot(ctx, "claim executions", func(batch *pgx.Batch) {
+		batch.Queue(s.queries.get("PromoteScheduled"))
+		batch.Queue(s.queries.get("ClaimExecutions"), pgx.StrictNamedArgs{
+			"node":          node,
+			"most":          limit,
+			"after_pack":    s.turn.get(),
+			"lease_seconds": LeaseDuration.Seconds(),
+		}).Query(func(answer pgx.Rows) (err error) {
+			rows, err = pgx.CollectRows(answer, pgx.RowToStructByName[claimRow])
+			return err
+		})
+	})
+	if err != nil {
+		return pass, err
+	}
+	for _, row := range rows {
+		pass.more = pass.more || row.More
+		if row.ExecutionID == nil {
+			s.turn.set(row.LastPack)
+			continue
+		}
+		s.turn.set(*row.PackRef)
+		one, err := s.claimedOf(&row)
+		if err != nil {
+			return pass, err
+		}
+		pass.claimed = append(pass.claimed, one)
+	}
+	return pass, nil
+}
+
+// claimRow is what ClaimExecutions answers; where nothing was claimed, one row of NULLs.
+type claimRow struct {
+	ExecutionID      *int64
+	CreatedAt        *time.Time
+	Token            *string
+	Attempt          *int
+	PackRef          *string
+	ActionRef        *string
+	RuleRef          *string
+	TriggerRef       *string
+	EventID          *int64
+	Parameters       json.RawMessage
+	Secrets          map[string]string
+	Priority         *int
+	TimeoutSeconds   *float64
+	DueAt            *time.Time
+	RevisionID       *int64
+	Revision         *string
+	ActionID         *int64
+	ActionGeneration *int64
+	ActionEnabled    *bool
+	File             *string
+	Manifest         []byte
+	Digest           *string
+	FilesDigest      *string
+	ActionCreatedAt  *time.Time
+	ActionUpdatedAt  *time.Time
+	More             bool
+	LastPack         string
+}
+
+func (s *Store) claimedOf(row *claimRow) (Claimed, error) {
+	record, err := s.actions.record(row)
+	if err != nil {
+		return Claimed{}, err
+	}
+	return Claimed{
+		ExecutionID: *row.ExecutionID,
+		CreatedAt:   *row.CreatedAt,
+		Token:       *row.Token,
+		Attempt:     *row.Attempt,
+		Action:      *row.ActionRef,
+		Rule:        deref(row.RuleRef),
+		Trigger:     deref(row.TriggerRef),
+		EventID:     deref(row.EventID),
+		Parameters:  row.Parameters,
+		Secrets:     row.Secrets,
+		Priority:    *row.Priority,
+		Timeout:     time.Duration(deref(row.TimeoutSeconds) * float64(time.Second)),
+		QueuedAt:    *row.DueAt,
+		Record:      record,
+	}, nil
+}
+
+// deref gives the zero value for NULL.
+func deref[T any](p *T) T {
+	if p == nil {
+		var zero T
+		return zero
+	}
+	return *p
+}
+
+// actionCache keeps decoded actions, because decoding one and compiling its schema costs more than
+// claiming an execution of it. An entry is good for one generation of the row.
+type actionCache struct {
+	mu      sync.Mutex
+	records map[actionKey]*Record
+}
+
+type actionKey struct{ id, generation int64 }
+
+// maxCachedActions bounds the cache; a full one starts anew, which is simpler than being clever.
+const maxCachedActions = 4096
+
+// record gives an action's row at the claim; nil when there is none that is enabled.
+func (c *actionCache) record(row *claimRow) (*Record, error) {
+	if row.ActionID == nil || !deref(row.ActionEnabled) {
+		return nil, nil
+	}
+	key := actionKey{*row.ActionID, *row.ActionGeneration}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if record := c.records[key]; record != nil {
+		return record, nil
+	}
+	fresh := recordRow{
+		ID:              *row.ActionID,
+		Ref:             *row.ActionRef,
+		Pack:            *row.PackRef,
+		File:            *row.File,
+		Enabled:         true,
+		Present:         true,
+		ManifestEnabled: true,
+		Digest:          *row.Digest,
+		FilesDigest:     *row.FilesDigest,
+		RevisionID:      deref(row.RevisionID),
+		TreeDigest:      deref(row.Revision),
+		Manifest:        row.Manifest,
+		CreatedAt:       *row.ActionCreatedAt,
+		UpdatedAt:       *row.ActionUpdatedAt,
+	}
+	record, err := fresh.decode(manifest.KindAction)
+	if err != nil {
+		return nil, err
+	}
+	if c.records == nil || len(c.records) >= maxCachedActions {
+		c.records = map[actionKey]*Record{}
+	}
+	c.records[key] = record
+	return record, nil
+}
+
+// parseTokens gives the tokens that can be tokens at all; the others are held by nobody.
+func parseTokens(tokens []string) []uuid.UUID {
+	parsed := make([]uuid.UUID, 0, len(tokens))
+	for _, text := range tokens {
+		if token, err := uuid.Parse(text); err == nil {
+			parsed = append(parsed, token)
+		}
+	}
+	return parsed
+}
+
+// Start records, before the exec, that an attempt begins. Those whose token no longer holds are
+// absent from the answer, and must not be started.
+func (s *Store) Start(ctx context.Context, tokens []string) (held map[string]bool, err error) {
+	held = map[string]bool{}
+	if len(tokens) == 0 {
+		return held, nil
+	}
+	err = s.hot(ctx, "start attempts", func(batch *pgx.Batch) {
+		batch.Queue(s.queries.get("StartAttempts"), pgx.StrictNamedArgs{
+			"tokens": parseTokens(tokens),
+		}).Query(func(rows pgx.Rows) error {
+			found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			for _, token := range found {
+				held[token] = true
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return held, nil
+}
+
+// Release gives claimed attempts that were not started back to the queue, without using an attempt.
+func (s *Store) Release(ctx context.Context, tokens []string) error {
+	if len(tokens) == 0 {
+		return nil
+	}
+	return s.hot(ctx, "release attempts", func(batch *pgx.Batch) {
+		batch.Queue(s.queries.get("ReleaseAttempts"), pgx.StrictNamedArgs{"tokens": parseTokens(tokens)})
+	})
+}
+
+// Renewal is what renewing a node's leases tells.
+type Renewal struct {
+	Held []string // tokens still held
+	// Cancel are the tokens whose execution somebody wants cancelled.
+	Cancel []string
+}
+
+// Renew extends every lease of the node, in one statement, and records that the node lives. A lease
+// that has lapsed is not renewed, reaped or not.
+func (s *Store) Renew(ctx context.Context, node string) (*Renewal, error) {
+	renewal := &Renewal{}
+	err := s.hot(ctx, "renew the leases of node "+node, func(batch *pgx.Batch) {
+		batch.Queue(s.queries.get("RenewLeases"), pgx.StrictNamedArgs{
+			"node":          node,
+			"lease_seconds": LeaseDuration.Seconds(),
+		}).Query(func(rows pgx.Rows) error {
+			var token string
+			var cancel bool
+			_, err := pgx.ForEachRow(rows, []any{&token, &cancel}, func() error {
+				renewal.Held = append(renewal.Held, token)
+				if cancel {
+					renewal.Cancel = append(renewal.Cancel, token)
+				}
+				return nil
+			})
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return renewal, nil
+}
+
+// Reap ends the attempts whose lease has lapsed: not started ones go back to the queue, started ones
+// end as lost and are queued again where the action says on_lost: retry. An id can be in both
+// answers: its attempt was lost and there will be another.
+func (s *Store) Reap(ctx context.Context) (requeued, lost []int64, err error) {
+	return s.endLapsed(ctx, "")
+}
+
+// LoseNode ends, at once, the attempts of a node that is known to be dead (same host, a former run
+// of this state directory), as Reap would after the lease.
+func (s *Store) LoseNode(ctx context.Context, id string) (requeued, lost []int64, err error) {
+	if id == "" {
+		return nil, nil, errors.New("cannot lose a node without an id")
+	}
+	requeued, lost, err = s.endLapsed(ctx, id)
+	if err != nil {
+		return requeued, lost, err
+	}
+	return requeued, lost, s.RemoveNode(ctx, id)
+}
+
+type lapsedRow struct {
+	ExecutionID int64
+	Lost        bool
+	Requeued    bool
+	Notified    int64
+}
+
+func (s *Store) endLapsed(ctx context.Context, node string) (requeued, lost []int64, err error) {
+	doing, reason := "end lapsed attempts", " stopped renewing its lease"
+	if node != "" {
+		doing, reason = "end the attempts of node "+node, " died"
+	}
+	for range reapRounds {
+		var rows []lapsedRow
+		err := s.hot(ctx, doing, func(batch *pgx.Batch) {
+			batch.Queue(s.queries.get("EndLapsed"), pgx.StrictNamedArgs{
+				"node":          node,
+				"reason":        reason,
+				"most_attempts": MaxLostAttempts,
+			}).Query(func(answer pgx.Rows) (err error) {
+				rows, err = pgx.CollectRows(answer, pgx.RowToStructByPos[lapsedRow])
+				return err
+			})
+		})
+		if err != nil {
+			return requeued, lost, err
+		}
+		for _, row := range rows {
+			if row.Requeued {
+				requeued = append(requeued, row.ExecutionID)
+			}
+			if row.Lost {
+				lost = append(lost, row.ExecutionID)
+			}
+		}
+		if len(rows) == 0 {
+			break
+		}
+	}
+	return requeued, lost, nil
+}
+
+// Cancel ends a waiting execution, or marks a running one to be stopped by its node. It gives the
+// status found; ErrNotFound.
+func (s *Store) Cancel(ctx context.Context, id int64, by string) (Status, error) {
+	doing := fmt.Sprintf("cancel execution %d", id)
+	var found []Status
+	err := s.hot(ctx, doing, func(batch *pgx.Batch) {
+		batch.Queue(s.queries.get("CancelExecution"), pgx.StrictNamedArgs{
+			"id":           id,
+			"cancelled_by": cleanText(by),
+		}).Query(func(rows pgx.Rows) error {
+			var status Status
+			var notified int64
+			_, err := pgx.ForEachRow(rows, []any{&status, &notified}, func() error {
+				found = append(found, status)
+				return nil
+			})
+			return err
+		})
+	})
+	if err != nil {
+		return "", err
+	}
+	if len(found) > 0 {
+		return found[0], nil
+	}
+	ended, err := list(ctx, s, "ExecutionStatus", pgx.StrictNamedArgs{"id": id}, pgx.RowTo[Status])
+	switch {
+	case err != nil:
+		return "", s.failed(doing, err)
+	case len(ended) == 0:
+		return "", s.failed(doing, ErrNotFound)
+	}
+	return ended[0], nil
+}
+
+// QueueStats is the state of the queue, for status and metrics.
+type QueueStats struct {
+	Depth         map[Status]int64
+	OldestWaiting time.Duration // of those that are due
+	OldestXact    time.Duration // oldest open transaction of the database
+}
+
+// QueueStats measures the queue. Depth has an entry for each status of the queue.
+func (s *Store) QueueStats(ctx context.Context) (*QueueStats, error) {
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	stats := &QueueStats{Depth: map[Status]int64{}}
+	for _, status := range Statuses() {
+		if !status.Final() {
+			stats.Depth[status] = 0
+		}
+	}
+	var batch pgx.Batch
+	batch.Queue(s.queries.get("QueueDepth")).Query(func(rows pgx.Rows) error {
+		var status Status
+		var count int64
+		_, err := pgx.ForEachRow(rows, []any{&status, &count}, func() error {
+			stats.Depth[status] = count
+			return nil
+		})
+		return err
+	})
+	batch.Queue(s.queries.get("QueueAges")).QueryRow(func(row pgx.Row) error {
+		var waiting, xact float64
+		err := row.Scan(&waiting, &xact)
+		stats.OldestWaiting = time.Duration(waiting * float64(time.Second))
+		stats.OldestXact = time.Duration(xact * float64(time.Second))
+		return err
+	})
+	if err := s.pool.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, s.failed("measure the queue", err)
+	}
+	return stats, nil
+}

@@ -1,0 +1,272 @@
+// Package storetest gives each test a migrated database of its own on a real PostgreSQL. The server is
+// private to the test binary: started at first need, without fsync, and stopped at the end. With
+// ATTUNE_TEST_DATABASE_URL set, the databases are made on that server instead.
+package storetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/goleak"
+
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/postgres"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+const (
+	serverVariable = "ATTUNE_TEST_DATABASE_URL"
+	// patience bounds what should take a second, on a machine that others load.
+	patience = 2 * time.Minute
+)
+
+// shared is the server of this test binary. It is a variable of the package, because nothing but the
+// process is common to all of its tests.
+var shared server
+
+type server struct {
+	once     sync.Once
+	err      error
+	inMain   bool
+	dir      string
+	runner   *child.Runner
+	cluster  *postgres.Cluster
+	url      string
+	template string
+	count    atomic.Int64
+}
+
+// Main is what TestMain calls: it runs the tests, stops the server, looks for goroutines that were
+// left behind, and ends the process. It also lets the test binary be the keeper of its own children.
+func Main(m *testing.M, leaks ...goleak.Option) {
+	os.Exit(Wrap(m, leaks...).Run())
+}
+
+// Tests are the tests of a binary with what Main does around them, for a TestMain that has to hand
+// something runnable on.
+type Tests struct {
+	m     *testing.M
+	leaks []goleak.Option
+}
+
+// Wrap prepares what Main does.
+func Wrap(m *testing.M, leaks ...goleak.Option) Tests {
+	if len(os.Args) > 1 && os.Args[1] == "keeper" {
+		os.Exit(child.RunKeeper())
+	}
+	shared.inMain = true
+	return Tests{m, leaks}
+}
+
+// Run runs the tests and gives the exit code.
+func (t Tests) Run() int {
+	code := t.m.Run()
+	if err := shared.stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "storetest:", err)
+		code = max(code, 1)
+	}
+	if code == 0 {
+		if err := goleak.Find(t.leaks...); err != nil {
+			fmt.Fprintln(os.Stderr, "storetest:", err)
+			code = 1
+		}
+	}
+	return code
+}
+
+// New gives a store on a migrated database of the test's own.
+func New(t testing.TB) *store.Store {
+	t.Helper()
+	return Open(t, NewURL(t))
+}
+
+// Open opens a store that is closed with the test.
+func Open(t testing.TB, url string) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), url, store.Options{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// NewURL makes a migrated database, which is dropped with the test, and gives its URL.
+func NewURL(t testing.TB) string {
+	t.Helper()
+	return newDatabase(t, func() string { return " TEMPLATE " + shared.template })
+}
+
+// NewEmptyURL makes a database without the schema.
+func NewEmptyURL(t testing.TB) string {
+	t.Helper()
+	return newDatabase(t, func() string { return "" })
+}
+
+// Exec runs SQL on a database, for what the store has no method for: looking behind its back, or
+// breaking things.
+func Exec(t testing.TB, url, sql string, args ...any) {
+	t.Helper()
+	conn := Connect(t, url)
+	if _, err := conn.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// Connect opens a connection that is closed with the test.
+func Connect(t testing.TB, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := conn.Close(ctx); err != nil {
+			t.Log("cannot close a connection:", err)
+		}
+	})
+	return conn
+}
+
+func newDatabase(t testing.TB, options func() string) string {
+	t.Helper()
+	shared.once.Do(func() { shared.err = shared.start() })
+	if shared.err != nil {
+		t.Fatal("no database for tests: ", shared.err)
+	}
+	name := fmt.Sprintf("attune_test_%d_%d", os.Getpid(), shared.count.Add(1))
+	if err := shared.exec("CREATE DATABASE " + name + options()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := shared.exec("DROP DATABASE IF EXISTS " + name + " WITH (FORCE)"); err != nil {
+			t.Error(err)
+		}
+	})
+	return withDatabase(shared.url, name)
+}
+
+// start finds or starts the server, and makes the template that all databases are copied from:
+// migrating takes longer than copying.
+func (s *server) start() (err error) {
+	if !s.inMain {
+		return errors.New("TestMain must call storetest.Main, which stops the server")
+	}
+	if s.url = os.Getenv(serverVariable); s.url == "" {
+		if err := s.startPrivate(); err != nil {
+			return err
+		}
+	}
+	name := fmt.Sprintf("attune_template_%d_%s", os.Getpid(), strings.ReplaceAll(uuid.NewString(), "-", ""))
+	if err := s.exec("CREATE DATABASE " + name); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	template, err := store.Open(ctx, withDatabase(s.url, name), store.Options{})
+	if err != nil {
+		return err
+	}
+	// A template with a connection open cannot be copied.
+	defer template.Close()
+	if _, _, err := template.Migrate(ctx); err != nil {
+		return err
+	}
+	s.template = name
+	return nil
+}
+
+func (s *server) startPrivate() (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if s.dir, err = os.MkdirTemp("", "attune-storetest-"); err != nil {
+		return err
+	}
+	// Started by root, the server runs as another user, who must get to the folder inside.
+	if err := os.Chmod(s.dir, 0o711); err != nil {
+		return err
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	logger := slog.New(slog.DiscardHandler)
+	s.runner, err = child.NewRunner(ctx, child.Options{
+		Binary:   binary,
+		StateDir: filepath.Join(s.dir, "run"),
+		Logger:   logger,
+	})
+	if err != nil {
+		return err
+	}
+	s.cluster, err = postgres.Start(ctx, postgres.Options{
+		Dir:    filepath.Join(s.dir, "postgres"),
+		Runner: s.runner,
+		Logger: logger,
+		Unsafe: true,
+	})
+	if err != nil {
+		return err
+	}
+	s.url = s.cluster.URL()
+	return nil
+}
+
+func (s *server) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var errs []error
+	if s.template != "" {
+		errs = append(errs, s.exec("DROP DATABASE "+s.template))
+	}
+	if s.cluster != nil {
+		errs = append(errs, s.cluster.Stop(ctx))
+	}
+	if s.runner != nil {
+		errs = append(errs, s.runner.Close())
+	}
+	if s.dir != "" {
+		errs = append(errs, os.RemoveAll(s.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// exec runs one statement on the server's own database.
+func (s *server) exec(sql string) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, s.url)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("cannot run %q: %w", sql, err)
+	}
+	return nil
+}
+
+// withDatabase gives the URL of another database on the same server.
+func withDatabase(server, name string) string {
+	u, err := url.Parse(server)
+	if err != nil || u.Scheme == "" {
+		// A keyword string: the last mention of a keyword counts.
+		return server + " dbname=" + name
+	}
+	u.Path = "/" + name
+	return u.String()
+}
