@@ -1,0 +1,167 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+const (
+	// batchPacks is how many packs one transaction takes: enough that ten thousand are fifty commits,
+	// few enough that events, which wait for the end of it, hardly notice.
+	batchPacks = 200
+	// eagerPacks is up to how many changed packs their files are made at once. Beyond it, at the first
+	// load of a great many, they are made when the first child of each needs them.
+	eagerPacks = 100
+	// manySteps is from where on the log has a line for each pack instead of one for each component.
+	manySteps = 100
+)
+
+// apply puts the plan into force and gives the packs for which it did. An error is of those that it
+// could not; the others are in force nevertheless.
+func (r *Reconciler) apply(ctx context.Context, j *job, plan *Plan) (applied map[string]bool, err error) {
+	var ready []*PackPlan
+	var errs []error
+	revisions := 0
+	for i := range plan.Packs {
+		if p := &plan.Packs[i]; p.change.Revision != nil {
+			revisions++
+		}
+	}
+	for i := range plan.Packs {
+		p := &plan.Packs[i]
+		if !p.writes {
+			continue
+		}
+		err := r.prepare(ctx, j, p, revisions <= eagerPacks)
+		switch {
+		case errors.Is(err, errUnstable):
+			r.watcher.again(r.packs[p.Ref].folder.key, r.opts.Quiet, time.Now())
+		case err != nil:
+			errs = append(errs, err)
+		default:
+			ready = append(ready, p)
+		}
+	}
+	// All that can fail for any other reason than the database has been done; from here on, what is in
+	// force changes.
+	applied = map[string]bool{}
+	var generation int64
+	for batch := range slices.Chunk(ready, batchPacks) {
+		number, err := r.commit(ctx, batch, applied)
+		generation = max(generation, number)
+		if err != nil {
+			errs = append(errs, err)
+			if store.IsTransient(err) || ctx.Err() != nil {
+				break
+			}
+		}
+	}
+	if len(applied) > 0 {
+		r.announce(ctx, plan, applied, generation)
+	}
+	return applied, errors.Join(errs...)
+}
+
+// prepare makes the files that children of the new revision will run from.
+func (r *Reconciler) prepare(ctx context.Context, j *job, p *PackPlan, eager bool) error {
+	revision := p.change.Revision
+	if revision == nil {
+		return nil
+	}
+	known := r.packs[p.Ref]
+	revision.Cause = cmp.Or(known.cause, j.cause)
+	revision.Content = known.folder.contentOf
+	if !eager {
+		return nil
+	}
+	dir, err := r.opts.Revisions.Put(ctx, revision.Digest, revision.Tree, known.folder.contentOf)
+	if err != nil {
+		return fmt.Errorf("cannot apply pack %s: %w", p.Ref, err)
+	}
+	// The database gets the bytes that children get: these no longer change.
+	paths := map[string]string{}
+	for _, entry := range revision.Tree {
+		paths[entry.Digest] = entry.Path
+	}
+	revision.Content = func(digest string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, paths[digest])) }
+	return nil
+}
+
+// commit applies packs in one transaction. If the database refuses what is in it, each is tried alone,
+// so that one pack costs one pack.
+func (r *Reconciler) commit(ctx context.Context, batch []*PackPlan, applied map[string]bool) (int64, error) {
+	changes := make([]store.PackChange, len(batch))
+	for i, p := range batch {
+		changes[i] = p.change
+	}
+	generation, err := r.opts.Store.Apply(ctx, changes)
+	if err == nil {
+		for _, p := range batch {
+			applied[p.Ref] = true
+		}
+		return generation, nil
+	}
+	if len(batch) == 1 || store.IsTransient(err) || ctx.Err() != nil {
+		return 0, err
+	}
+	var errs []error
+	for _, p := range batch {
+		number, err := r.commit(ctx, []*PackPlan{p}, applied)
+		generation = max(generation, number)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("pack %s: %w", p.Ref, err))
+		}
+	}
+	return generation, errors.Join(errs...)
+}
+
+// announce tells everybody what is in force now: the log, Prometheus, and who listens.
+func (r *Reconciler) announce(ctx context.Context, plan *Plan, applied map[string]bool, generation int64) {
+	now := time.Now()
+	r.mu.Lock()
+	r.status.LastApply = now
+	r.mu.Unlock()
+	for ref := range applied {
+		if p := r.packs[ref]; p != nil && !p.since.IsZero() {
+			r.metrics.lag.Observe(now.Sub(p.since).Seconds())
+		}
+	}
+	r.logApplied(plan, applied)
+	r.opts.Applied(generation, sortedKeys(applied))
+	if err := r.refresh(ctx); err != nil {
+		r.logger.Warn("catalog is read later", "err", err) // the next pass compares these packs again
+	}
+}
+
+func (r *Reconciler) logApplied(plan *Plan, applied map[string]bool) {
+	steps := 0
+	for _, p := range plan.Packs {
+		if applied[p.Ref] {
+			steps += len(p.Steps)
+		}
+	}
+	for _, p := range plan.Packs {
+		if !applied[p.Ref] {
+			continue
+		}
+		ops := map[string]int{}
+		for _, s := range p.Steps {
+			ops[s.Op]++
+			if steps <= manySteps && s.Op != StepKeep {
+				r.logger.Info("component applied", "pack", p.Ref, "kind", string(s.Kind), "ref", s.Ref, "op", s.Op, "consequence", s.Consequence)
+			}
+		}
+		if steps > manySteps && len(p.Steps) > 0 {
+			r.logger.Info("pack applied", "pack", p.Ref, "created", ops[StepCreate], "changed", ops[StepChange],
+				"enabled", ops[StepEnable], "disabled", ops[StepDisable], "kept", ops[StepKeep])
+		}
+	}
+}

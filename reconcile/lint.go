@@ -1,0 +1,156 @@
+package reconcile
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+// LintOptions are for Lint.
+type LintOptions struct {
+	Strict       bool
+	Interpreters Interpreters // nil: not checked
+	PackConfig   map[string]map[string]any
+	Version      string
+	// Context are further packs folders or packs (core, say) whose components may be referred to but
+	// which are not linted.
+	Context []string
+}
+
+// LintReport is what Lint found.
+type LintReport struct {
+	Packs      int             `json:"packs"`
+	Components int             `json:"components"`
+	Errors     manifest.Errors `json:"errors"`
+}
+
+// Lint checks a pack, or a folder of packs, with no daemon and no database. What is wrong with the
+// packs is in the report; the error is of the path.
+func Lint(path string, opts LintOptions) (*LintReport, error) {
+	places, err := packsAt(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lint %s: %w", path, err)
+	}
+	now := time.Now()
+	report := &LintReport{Errors: manifest.Errors{}}
+	folders, bundles, notices := bundlesAt(places, now)
+	if len(bundles) == 0 && len(notices) == 0 {
+		return nil, fmt.Errorf("cannot lint %s: it is no pack (it has no pack.yaml), and there is no pack in it", path)
+	}
+	known, err := lintContext(opts.Context, bundles, now)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lint %s: %w", path, err)
+	}
+	manifest.Check(bundles, manifest.CheckOptions{
+		InForce:     known,
+		Config:      opts.PackConfig,
+		Environment: newPreflight(opts.Interpreters, folders, now),
+		Version:     opts.Version,
+		Now:         now,
+		Strict:      opts.Strict,
+	})
+	report.Errors = append(report.Errors, notices...)
+	for _, b := range bundles {
+		report.Packs++
+		report.Components += len(b.Components())
+		for _, broken := range b.Broken {
+			if broken.Kind != manifest.KindPack {
+				report.Components++
+			}
+		}
+		report.Errors = append(report.Errors, b.Errors...)
+	}
+	report.Errors.Sort()
+	return report, nil
+}
+
+// packsAt gives the pack at a path, or the packs in the folder at it.
+func packsAt(path string) ([]place, error) {
+	whole, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(whole)
+	if err != nil {
+		return nil, fmt.Errorf("%s", plain(err))
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("it is a file; name the pack's folder")
+	}
+	if p := placeOf(filepath.Dir(whole), "", filepath.Base(whole)); hasPackFile(p) {
+		if p.root, _, err = follow("/", p.directory); err != nil {
+			return nil, err
+		}
+		return []place{p}, nil
+	}
+	real, _, err := follow("/", whole)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(real)
+	if err != nil {
+		return nil, fmt.Errorf("%s", plain(err))
+	}
+	var places []place
+	for _, entry := range entries {
+		if isPackFolder(real, entry) {
+			places = append(places, placeOf(whole, real, entry.Name()))
+		}
+	}
+	return places, nil
+}
+
+// bundlesAt parses packs. notices are of folders that are none.
+func bundlesAt(places []place, now time.Time) (folders []*folder, bundles []*manifest.Bundle, notices manifest.Errors) {
+	s := newScanner(uncovered{}, 0)
+	for _, p := range places {
+		v := s.scan(p, now, false)
+		for v.outcome == unsure {
+			// Nobody repeats a lint: what is being written is told as it is.
+			v = s.scan(p, now.Add(lockPatience), false)
+		}
+		if v.outcome == gone {
+			if v.folder != nil {
+				notices = append(notices, noPack(v.folder)...)
+			}
+			continue
+		}
+		b, err := v.folder.bundle(v.content)
+		if err != nil {
+			notices = append(notices, &manifest.Error{
+				Place: manifest.Place{File: p.ref}, Severity: manifest.SeverityError, Kind: manifest.KindPack, Ref: p.ref,
+				Message: "cannot read the pack: " + errUnstable.Error(), Hint: "lint it again",
+			})
+			continue
+		}
+		folders, bundles = append(folders, v.folder), append(bundles, b)
+	}
+	return folders, bundles, notices
+}
+
+// lintContext gives the components of other packs than the linted ones.
+func lintContext(paths []string, linted []*manifest.Bundle, now time.Time) (*manifest.Set, error) {
+	known := manifest.NewSet()
+	for _, path := range paths {
+		places, err := packsAt(path)
+		if err != nil {
+			return nil, fmt.Errorf("cannot use %s as context: %w", path, err)
+		}
+		_, bundles, _ := bundlesAt(places, now)
+		for _, b := range bundles {
+			isLinted := slices.ContainsFunc(linted, func(other *manifest.Bundle) bool { return other.Folder == b.Folder })
+			if isLinted || b.Pack == nil {
+				continue
+			}
+			known.Packs[b.Folder] = b.Pack
+			for _, c := range b.Components() {
+				known.Add(c)
+			}
+		}
+	}
+	return known, nil
+}

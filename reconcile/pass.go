@@ -1,0 +1,352 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// pass makes the database equal to the files, or only says how it would.
+func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, string, error) {
+	if err := r.refresh(ctx); err != nil {
+		return nil, "", err
+	}
+	vanished := r.survey(j, now)
+	states := r.compare(j, vanished, now)
+	scope := map[string]bool{}
+	for ref := range states {
+		scope[ref] = true
+	}
+	for _, ref := range vanished {
+		scope[ref] = true
+	}
+	plan := diff(&Snapshot{Packs: states, Scope: scope}, scope, r.catalog, r.records)
+	outcome := outcomeUnchanged
+	var applied map[string]bool
+	var err error
+	switch writes := slices.ContainsFunc(plan.Packs, func(p PackPlan) bool { return p.writes }); {
+	case writes && (j.plan || r.opts.PlanOnly):
+		outcome = outcomePlanned
+	case writes:
+		outcome = outcomeApplied
+		applied, err = r.apply(ctx, j, plan)
+	}
+	r.settle(plan, states, applied)
+	if err != nil {
+		return nil, "", err
+	}
+	return r.report(plan), outcome, nil
+}
+
+// refresh loads what others, or a pass before, changed in the database. Whose rows changed is compared
+// again, whatever its files say.
+func (r *Reconciler) refresh(ctx context.Context) error {
+	next, err := r.opts.Store.Catalog(ctx, r.catalog)
+	if err != nil {
+		return err
+	}
+	before := r.catalog
+	r.catalog = next
+	changed := map[string]bool{}
+	for ref, row := range next.Packs {
+		if before == nil || before.Packs[ref] != row {
+			changed[ref] = true
+		}
+	}
+	if before == nil {
+		r.world, r.records = newWorld(next), map[string][]*store.Record{}
+	}
+	if len(changed) > 0 {
+		maps.Copy(r.records, recordsOf(next, changed))
+	}
+	for ref, p := range r.packs {
+		if p.row != next.Packs[ref] {
+			p.stale = true
+		}
+	}
+	return nil
+}
+
+// compare parses and checks what is stale, and what depends on that. What it gives is what the plan
+// is made from.
+func (r *Reconciler) compare(j *job, vanished []string, now time.Time) map[string]*PackState {
+	gone := map[string]bool{}
+	for _, ref := range vanished {
+		gone[ref] = true
+		r.world.forget(ref)
+		r.metrics.packErrors.DeleteLabelValues(ref)
+	}
+	seeds := r.dependents(gone)
+	for ref, p := range r.packs {
+		if p.stale {
+			seeds[ref] = true
+		}
+	}
+	// Why a pack was refused may lie in another, or in the machine.
+	if len(seeds) > 0 || j.now {
+		for ref, p := range r.packs {
+			if p.errors.HasErrors() {
+				seeds[ref] = true
+			}
+		}
+	}
+	if len(seeds) == 0 {
+		return nil
+	}
+	states := r.parse(seeds, now)
+	r.check(states, now)
+	changed := map[string]bool{}
+	for ref, s := range states {
+		if p := r.packs[ref]; p.offer != offerOf(s, r.world.set) {
+			changed[ref] = true
+		}
+	}
+	more := r.dependents(changed)
+	missing := false
+	for ref := range more {
+		missing = missing || states[ref] == nil
+	}
+	if missing {
+		maps.Copy(more, seeds)
+		states = r.parse(more, now)
+		r.check(states, now)
+	}
+	return states
+}
+
+// dependents are the packs that name components of the given ones, or of packs that do.
+func (r *Reconciler) dependents(of map[string]bool) map[string]bool {
+	found := map[string]bool{}
+	for len(of) > 0 {
+		next := map[string]bool{}
+		for ref, p := range r.packs {
+			if !found[ref] && slices.ContainsFunc(p.needs, func(need string) bool { return of[need] }) {
+				found[ref], next[ref] = true, true
+			}
+		}
+		of = next
+	}
+	return found
+}
+
+// parse reads the manifests of packs. One that changes meanwhile is left for a later pass.
+func (r *Reconciler) parse(refs map[string]bool, now time.Time) map[string]*PackState {
+	states := map[string]*PackState{}
+	for _, ref := range sortedKeys(refs) {
+		p := r.packs[ref]
+		state, err := stateOf(p.folder, p.content, r.records[ref])
+		if err != nil {
+			p.content = nil
+			r.scanner.forget(p.folder.key)
+			r.watcher.again(p.folder.key, r.opts.Quiet, now)
+			continue
+		}
+		if other := r.listing.twice[ref]; other != "" {
+			state.Bundle.Errors = append(state.Bundle.Errors, twiceWarning(p.folder.place, other))
+		}
+		states[ref] = state
+	}
+	return states
+}
+
+// stateOf parses one pack. records are what the database has of it.
+func stateOf(f *folder, content map[string][]byte, records []*store.Record) (*PackState, error) {
+	b, err := f.bundle(content)
+	if err != nil {
+		return nil, err
+	}
+	var known []manifest.Component
+	for _, r := range records {
+		known = append(known, r.Spec)
+	}
+	return &PackState{
+		Folder: f.ref, Directory: f.directory, Digest: f.digest, Tree: treeOf(f.files), Bundle: b,
+		FilesDigests: filesDigests(reachable(f.files), b.Components(), known),
+	}, nil
+}
+
+func (r *Reconciler) check(states map[string]*PackState, now time.Time) {
+	var bundles []*manifest.Bundle
+	var folders []*folder
+	for _, ref := range sortedKeys(states) {
+		bundles = append(bundles, states[ref].Bundle)
+		folders = append(folders, r.packs[ref].folder)
+	}
+	manifest.Check(bundles, manifest.CheckOptions{
+		InForce:     r.world.around(bundles),
+		Config:      r.opts.PackConfig,
+		Environment: newPreflight(r.opts.Interpreters, folders, now),
+		Version:     r.opts.Version,
+		Now:         now,
+	})
+}
+
+// offerOf is a digest of what other packs may name in this one: when it changes, they are checked again.
+func offerOf(s *PackState, world *manifest.Set) string {
+	pack := s.Bundle.Pack
+	if pack == nil {
+		pack = world.Packs[s.Folder]
+	}
+	h := sha256.New()
+	if pack != nil {
+		field(h, pack.Version)
+		if pack.Enabled {
+			field(h, "enabled")
+		}
+	}
+	offer := func(c manifest.Component) {
+		_, digest := normalForm(c)
+		field(h, string(c.Kind()), c.Head().Ref, digest)
+	}
+	for _, t := range s.Bundle.Triggers {
+		offer(t)
+	}
+	for _, a := range s.Bundle.Actions {
+		offer(a)
+	}
+	for _, b := range s.Bundle.Broken {
+		field(h, "broken", string(b.Kind), b.Ref, b.File)
+	}
+	if s.Bundle.Pack == nil {
+		field(h, "held")
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// needsOf are the other packs that a pack names.
+func needsOf(b *manifest.Bundle) []string {
+	needs := map[string]bool{}
+	name := func(ref string) {
+		if pack, _ := manifest.SplitRef(ref); pack != "" {
+			needs[pack] = true
+		}
+	}
+	if b.Pack != nil {
+		for _, d := range b.Pack.Dependencies {
+			needs[d.Ref] = true
+		}
+	}
+	for _, s := range b.Sensors {
+		for _, t := range s.TriggerTypes {
+			name(t)
+		}
+	}
+	for _, rule := range b.Rules {
+		name(rule.Trigger.Ref)
+		for _, a := range rule.Actions {
+			name(a.Ref)
+		}
+	}
+	delete(needs, b.Folder)
+	return sortedKeys(needs)
+}
+
+// settle remembers what the pass found of each pack. What is not in force yet stays stale.
+func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied map[string]bool) {
+	plans := map[string]*PackPlan{}
+	for i := range plan.Packs {
+		plans[plan.Packs[i].Ref] = &plan.Packs[i]
+	}
+	for ref, s := range states {
+		p, one := r.packs[ref], plans[ref]
+		r.tell(ref, p.errors, s.Bundle.Errors)
+		p.content, p.rest = nil, one
+		p.errors, p.needs = s.Bundle.Errors, needsOf(s.Bundle)
+		p.enabled = s.Bundle.Pack == nil || s.Bundle.Pack.Enabled
+		if one != nil && one.writes && !applied[ref] && !r.opts.PlanOnly {
+			p.stale = true // only planned, or the database did not take it
+			continue
+		}
+		if applied[ref] {
+			p.rest = one.rest()
+		}
+		p.stale, p.cause, p.since = false, "", time.Time{}
+		p.row = r.catalog.Packs[ref]
+		if r.opts.PlanOnly {
+			r.world.put(ref, s.Bundle.Pack, s.Bundle.Components())
+		} else {
+			r.world.recorded(ref, r.catalog, r.records[ref])
+		}
+		p.offer = offerOf(s, r.world.set)
+	}
+	r.count()
+}
+
+// rest is what is left of a plan that was applied: what it keeps, and why.
+func (p *PackPlan) rest() *PackPlan {
+	if !p.Errors.HasErrors() {
+		return nil
+	}
+	left := &PackPlan{Ref: p.Ref, Version: p.Version, Digest: p.Digest, Errors: p.Errors, Steps: []Step{}}
+	for _, s := range p.Steps {
+		if s.Op == StepKeep {
+			left.Steps = append(left.Steps, s)
+		}
+	}
+	return left
+}
+
+// tell logs the findings that are new.
+func (r *Reconciler) tell(ref string, before, now manifest.Errors) {
+	for _, e := range now {
+		if slices.ContainsFunc(before, func(old *manifest.Error) bool { return *old == *e }) {
+			continue
+		}
+		if e.Severity == manifest.SeverityError {
+			r.logger.Error("refused, the last good version stays", "pack", ref, "err", e.Error())
+		} else {
+			r.logger.Warn("accepted with a warning", "pack", ref, "err", e.Error())
+		}
+	}
+}
+
+// count tells Prometheus of the packs.
+func (r *Reconciler) count() {
+	states := map[string]int{packLoaded: 0, packBroken: 0, packDisabled: 0}
+	for ref, p := range r.packs {
+		errs := 0
+		for _, e := range p.errors {
+			if e.Severity == manifest.SeverityError {
+				errs++
+			}
+		}
+		r.metrics.packErrors.WithLabelValues(ref).Set(float64(errs))
+		switch {
+		case errs > 0:
+			states[packBroken]++
+		case !p.enabled || p.row != nil && p.row.DisabledBy != "":
+			states[packDisabled]++
+		default:
+			states[packLoaded]++
+		}
+	}
+	for state, n := range states {
+		r.metrics.packs.WithLabelValues(state).Set(float64(n))
+	}
+}
+
+// report tells what the pass found, with what earlier passes found and is still not in force.
+func (r *Reconciler) report(plan *Plan) *Report {
+	told := map[string]bool{}
+	for _, p := range plan.Packs {
+		told[p.Ref] = true
+	}
+	whole := &Plan{Packs: slices.Clone(plan.Packs)}
+	errs := manifest.Errors{}
+	for _, ref := range sortedKeys(r.packs) {
+		p := r.packs[ref]
+		errs = append(errs, p.errors...)
+		if p.rest != nil && !told[ref] {
+			whole.Packs = append(whole.Packs, *p.rest)
+		}
+	}
+	slices.SortFunc(whole.Packs, func(a, b PackPlan) int { return cmp.Compare(a.Ref, b.Ref) })
+	return &Report{Generation: r.catalog.Generation, Plan: whole, Errors: errs, Held: r.heldRefs()}
+}

@@ -1,0 +1,645 @@
+package reconcile
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+func TestFirstLoad(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	c := b.catalog()
+	row := c.Packs["one"]
+	if row == nil || !row.Enabled || row.Revision != 1 || row.Directory != b.dir {
+		t.Fatalf("pack row: %+v", row)
+	}
+	for _, kind := range manifest.ComponentKinds() {
+		if len(c.Records(kind)) != 1 {
+			t.Errorf("%d components of kind %s, want 1", len(c.Records(kind)), kind)
+		}
+		for ref, r := range c.Records(kind) {
+			if !r.Enabled || r.TreeDigest != row.TreeDigest {
+				t.Errorf("%s: enabled %v, tree %s, want the pack's %s", ref, r.Enabled, r.TreeDigest, row.TreeDigest)
+			}
+		}
+	}
+	history, err := b.store.Revisions(t.Context(), "one", 10)
+	b.do(err)
+	want := []string{"+ pack one", "+ trigger one.tick", "+ action one.act", "+ sensor one.sense", "+ rule one.rule"}
+	if diff := cmp.Diff(want, history[0].Changes); diff != "" || history[0].Cause != "start" {
+		t.Errorf("revision by %s (-want +have):\n%s", history[0].Cause, diff)
+	}
+	dir, err := b.revisions.Dir(t.Context(), row.RevisionID, row.TreeDigest)
+	b.do(err)
+	if text, err := os.ReadFile(filepath.Join(dir, "actions/act.sh")); err != nil || string(text) != "#!/bin/bash\necho one\n" {
+		t.Errorf("revision's script: %q, %v", text, err)
+	}
+}
+
+func TestNothingChangedWritesNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	before := b.catalog().Generation
+	b.do(os.Chtimes(b.path("one/pack.yaml"), time.Now(), time.Now()))
+	report := b.reload()
+	if !report.Plan.Empty() || report.Generation != before {
+		t.Errorf("plan %v, generation %d, want none and %d", steps(report.Plan), report.Generation, before)
+	}
+	b.stop()
+	b.start() // nor does a new daemon
+	if have := b.catalog().Generation; have != before {
+		t.Errorf("generation %d after a restart, want %d", have, before)
+	}
+	if n := len(b.applications()); n != 1 {
+		t.Errorf("%d applies, want 1", n)
+	}
+}
+
+func TestEditIsLive(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		edit func(b *bench)
+		most time.Duration
+	}{
+		"renamed into place": {func(b *bench) { b.replace("one/actions/act.sh", "#!/bin/bash\necho new\n") }, 150 * time.Millisecond},
+		"written in place":   {func(b *bench) { b.write("one/actions/act.sh", "#!/bin/bash\necho new\n") }, 500 * time.Millisecond},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.pack("one")
+			b.start()
+			old := b.catalog().Actions["one.act"]
+			sensor := b.catalog().Sensors["one.sense"]
+			began := time.Now()
+			test.edit(b)
+			b.await("the edit", func(c *store.Catalog) bool { return c.Actions["one.act"].FilesDigest != old.FilesDigest })
+			t.Logf("live after %s, goal %s", time.Since(began), test.most)
+			c := b.catalog()
+			if c.Sensors["one.sense"].FilesDigest != sensor.FilesDigest || c.Sensors["one.sense"].Digest != sensor.Digest {
+				t.Error("the sensor's restart key changed with an action's script")
+			}
+			if c.Sensors["one.sense"].TreeDigest != c.Packs["one"].TreeDigest {
+				t.Error("the sensor did not follow its pack to the new revision")
+			}
+			history, err := b.store.Revisions(t.Context(), "one", 1)
+			b.do(err)
+			if diff := cmp.Diff([]string{"~ action one.act"}, history[0].Changes); diff != "" || history[0].Cause != "edit" {
+				t.Errorf("revision by %q (-want +have):\n%s", history[0].Cause, diff)
+			}
+		})
+	}
+}
+
+func TestPackWrittenFileByFile(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.start()
+	b.write("new/actions/act.sh", "echo hello\n")
+	b.write("new/actions/act.yaml", "name: act\nentry_point: act.sh\n")
+	awaitCondition(t, "the notice", func() bool { return strings.Contains(b.log.String(), "has no pack.yaml") }, b.log.String)
+	b.write("new/pack.yaml", "ref: new\nlabel: New\nversion: 0.1.0\n")
+	b.await("the action", func(c *store.Catalog) bool { return c.Actions["new.act"] != nil })
+	b.write("new/triggers/t.yaml", "name: t\n")
+	b.await("the trigger", func(c *store.Catalog) bool { return c.Triggers["new.t"] != nil })
+	b.write("new/sensors/deep/er/s.sh", "echo '{}'\n")
+	b.write("new/sensors/s.yaml", "name: s\nrunner_type: shell\nentry_point: deep/er/s.sh\ntrigger_types: [new.t]\n")
+	b.await("the sensor", func(c *store.Catalog) bool { return c.Sensors["new.s"] != nil })
+	old := b.catalog().Sensors["new.s"].FilesDigest
+	b.write("new/sensors/deep/er/s.sh", "echo '{\"a\": 1}'\n")
+	b.await("the edit far below", func(c *store.Catalog) bool { return c.Sensors["new.s"].FilesDigest != old })
+	if n := strings.Count(b.log.String(), "has no pack.yaml"); n != 1 {
+		t.Errorf("%d notices, want 1", n)
+	}
+}
+
+func TestBrokenEditKeepsLastGood(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	good := b.catalog().Actions["one.act"]
+	b.write("one/actions/act.yaml", "name: act\nrunner_type: shell\nentry_point: [\n")
+	b.write("one/triggers/tick.yaml", "name: tick\nlabel: Tick\npayload_schema:\n  n: {type: integer}\n")
+	b.await("the error", func(c *store.Catalog) bool { return c.Packs["one"].Errors.HasErrors() })
+	c := b.catalog()
+	bad := c.Actions["one.act"]
+	if !bad.Enabled || bad.TreeDigest != good.TreeDigest || bad.Digest != good.Digest {
+		t.Errorf("the last good version did not stay: %+v", bad)
+	}
+	if c.Triggers["one.tick"].Spec.Head().Label != "Tick" || c.Triggers["one.tick"].TreeDigest == good.TreeDigest {
+		t.Error("its neighbour did not move on")
+	}
+	place := c.Packs["one"].Errors[0].Place
+	if place.File != "one/actions/act.yaml" || place.Line == 0 {
+		t.Errorf("the error is at %s", place)
+	}
+	report := b.reload()
+	if !strings.Contains(b.log.String(), "one/actions/act.yaml:") {
+		t.Errorf("the place is not in the log:\n%s", b.log)
+	}
+	if n := b.metric("attune_pack_errors", "one"); n == 0 {
+		t.Error("attune_pack_errors is 0")
+	}
+	if diff := cmp.Diff([]string{"! action one.act"}, steps(report.Plan)); diff != "" || !report.Errors.HasErrors() {
+		t.Errorf("reload says (-want +have):\n%s", diff)
+	}
+	b.write("one/actions/act.yaml", "name: act\nrunner_type: shell\nentry_point: act.sh\nlabel: Better\nparameters:\n  text: {type: string}\n")
+	b.await("the repair", func(c *store.Catalog) bool {
+		return len(c.Packs["one"].Errors) == 0 && c.Actions["one.act"].Spec.Head().Label == "Better"
+	})
+	awaitCondition(t, "the metric of no errors", func() bool { return b.metric("attune_pack_errors", "one") == 0 }, b.log.String)
+}
+
+func TestBrokenPackHoldsAll(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	before := b.catalog()
+	b.write("one/pack.yaml", "ref: one\nversion: [\n")
+	b.remove("one/rules/rule.yaml")
+	b.await("the error", func(c *store.Catalog) bool { return c.Packs["one"].Errors.HasErrors() })
+	c := b.catalog()
+	if !c.Rules["one.rule"].Enabled || c.Packs["one"].RevisionID != before.Packs["one"].RevisionID {
+		t.Error("the pack moved on although its manifest is refused")
+	}
+	b.write("one/pack.yaml", "ref: one\nlabel: One\nversion: 1.0.1\n")
+	b.await("the repair", func(c *store.Catalog) bool { return !c.Rules["one.rule"].Enabled && !c.Packs["one"].Errors.HasErrors() })
+}
+
+func TestNewBrokenPackIsTold(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.write("bad/pack.yaml", "ref: bad\nversion: nonsense\n")
+	b.start()
+	row := b.catalog().Packs["bad"]
+	if row == nil || !row.Errors.HasErrors() || row.Enabled {
+		t.Fatalf("row: %+v", row)
+	}
+	b.remove("bad")
+	b.await("its end", func(c *store.Catalog) bool { return len(c.Packs["bad"].Errors) == 0 && !c.Packs["bad"].Present })
+}
+
+func TestVanishAndComeBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.pack("two")
+	b.start()
+	id := b.catalog().Rules["one.rule"].ID
+	b.rename("one/rules/rule.yaml", "one/rules/rule.yaml~")
+	b.await("the rule's end", func(c *store.Catalog) bool { return !c.Rules["one.rule"].Enabled })
+	b.rename("one/rules/rule.yaml~", "one/rules/rule.yaml")
+	b.await("the rule", func(c *store.Catalog) bool { return c.Rules["one.rule"].Enabled && c.Rules["one.rule"].ID == id })
+
+	b.rename("one", "../away")
+	b.await("the pack's end", func(c *store.Catalog) bool {
+		return !c.Packs["one"].Enabled && !c.Sensors["one.sense"].Enabled && c.Packs["two"].Enabled
+	})
+	b.rename("../away", "one")
+	b.await("the pack", func(c *store.Catalog) bool {
+		return c.Packs["one"].Enabled && c.Sensors["one.sense"].Enabled && c.Rules["one.rule"].ID == id
+	})
+	b.write("one/sensors/sense.sh", "#!/bin/bash\nsleep 2000\n")
+	digest := b.catalog().Packs["one"].TreeDigest
+	b.await("an edit after the return", func(c *store.Catalog) bool { return c.Packs["one"].TreeDigest != digest })
+}
+
+func TestPackRenamed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.pack("other")
+	b.pack("third")
+	b.start()
+	b.rename("one", "two")
+	b.await("the error of the misnamed", func(c *store.Catalog) bool { return c.Packs["two"] != nil && c.Packs["two"].Errors.HasErrors() })
+	b.await("the end of the old", func(c *store.Catalog) bool { return !c.Packs["one"].Enabled })
+	b.pack("two") // in place, in the renamed folder
+	b.await("the new", func(c *store.Catalog) bool { return c.Packs["two"].Enabled && c.Sensors["two.sense"] != nil })
+	old := b.catalog().Sensors["two.sense"].FilesDigest
+	b.write("two/sensors/sense.sh", "#!/bin/bash\nsleep 2000\n")
+	b.await("an edit in a renamed folder", func(c *store.Catalog) bool { return c.Sensors["two.sense"].FilesDigest != old })
+}
+
+func TestPacksSwapped(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.pack("two")
+	b.pack("three")
+	b.start()
+	b.rename("one", "../x")
+	b.rename("two", "one")
+	b.rename("../x", "two")
+	b.await("both misnamed", func(c *store.Catalog) bool {
+		return c.Packs["one"].Errors.HasErrors() && c.Packs["two"].Errors.HasErrors()
+	})
+	for _, ref := range []string{"one", "two"} {
+		b.pack(ref)
+	}
+	b.await("both mended", func(c *store.Catalog) bool {
+		return !c.Packs["one"].Errors.HasErrors() && !c.Packs["two"].Errors.HasErrors()
+	})
+	old := b.catalog().Sensors["one.sense"].FilesDigest
+	b.write("one/sensors/sense.sh", "#!/bin/bash\nsleep 2000\n")
+	b.await("an edit after the swap", func(c *store.Catalog) bool { return c.Sensors["one.sense"].FilesDigest != old })
+}
+
+func TestManyVanishAtOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, ref := range []string{"a", "b", "c", "d", "e"} {
+		b.pack(ref)
+	}
+	b.start()
+	began := time.Now()
+	for _, ref := range []string{"b", "c", "d", "e"} {
+		b.rename(ref, "../"+ref)
+	}
+	awaitCondition(t, "the hold", func() bool { return b.metric("attune_reconcile_held_total", "") == 1 }, b.log.String)
+	report := b.reload()
+	if diff := cmp.Diff([]string{"b", "c", "d", "e"}, report.Held); diff != "" {
+		t.Errorf("held (-want +have):\n%s", diff)
+	}
+	for ref, row := range b.catalog().Packs {
+		if !row.Enabled {
+			t.Errorf("%s was disabled at once", ref)
+		}
+	}
+	b.await("the removal", func(c *store.Catalog) bool {
+		return !c.Packs["b"].Enabled && !c.Packs["e"].Enabled && c.Packs["a"].Enabled
+	})
+	if waited := time.Since(began); waited < removalHold {
+		t.Errorf("removed after %s, want at least %s", waited, removalHold)
+	}
+}
+
+func TestRootAway(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.pack("two")
+	b.start()
+	generation := b.catalog().Generation
+	b.do(os.Rename(b.dir, b.dir+".away"))
+	awaitCondition(t, "the problem", func() bool { return b.Status().SourceProblem != "" }, b.log.String)
+	if n := b.metric("attune_source_unavailable", ""); n != 1 {
+		t.Errorf("attune_source_unavailable is %v", n)
+	}
+	if report := b.reload(); !report.Plan.Empty() {
+		t.Errorf("a missing folder leads to %v", steps(report.Plan))
+	}
+	b.do(os.Rename(b.dir+".away", b.dir))
+	awaitCondition(t, "its end", func() bool { return b.Status().SourceProblem == "" }, b.log.String)
+	b.reload()
+	if have := b.catalog().Generation; have != generation {
+		t.Errorf("generation %d, want %d: nothing changed", have, generation)
+	}
+	b.write("one/README.md", "hello\n")
+	b.await("an edit after the return", func(c *store.Catalog) bool { return c.Packs["one"].Revision == 2 })
+}
+
+func TestStartWithoutRoot(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.do(os.Remove(b.dir))
+	b.start()
+	if b.Status().SourceProblem == "" {
+		t.Error("nobody says that the folder is missing")
+	}
+	b.do(os.Mkdir(b.dir, 0o755))
+	b.pack("one")
+	b.await("the pack", func(c *store.Catalog) bool { return c.Rules["one.rule"] != nil })
+}
+
+func TestRootThatOthersMayWrite(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.do(os.Chmod(b.dir, 0o777))
+	b.start()
+	if len(b.catalog().Packs) != 0 || !strings.Contains(b.Status().SourceProblem, "everybody may write") {
+		t.Errorf("loaded from a folder that everybody may write: %q", b.Status().SourceProblem)
+	}
+	b.do(os.Chmod(b.dir, 0o755))
+	b.await("the pack", func(c *store.Catalog) bool { return c.Packs["one"] != nil })
+	b.do(os.Chmod(b.path("one/actions"), 0o777))
+	b.await("the refusal", func(c *store.Catalog) bool { return c.Packs["one"].Errors.HasErrors() })
+	if !b.catalog().Packs["one"].Enabled {
+		t.Error("the last good version did not stay")
+	}
+}
+
+func TestTwoDirectories(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	own := newTree(t)
+	b.options = func(o *Options) { o.Directories = []string{b.dir, own.dir} }
+	b.pack("one")
+	b.pack("two")
+	b.start()
+	if have := b.catalog().Packs["one"].Directory; have != b.dir {
+		t.Fatalf("read from %s", have)
+	}
+	own.pack("one")
+	own.write("one/actions/act.sh", "echo mine\n")
+	b.await("the later folder's", func(c *store.Catalog) bool {
+		row := c.Packs["one"]
+		return row.Directory == own.dir && len(row.Errors) == 1 && row.Errors[0].Severity == manifest.SeverityWarning
+	})
+	own.do(os.Rename(own.dir, own.dir+".away"))
+	awaitCondition(t, "the problem", func() bool { return b.Status().SourceProblem != "" }, b.log.String)
+	b.reload()
+	if have := b.catalog().Packs["one"].Directory; have != own.dir {
+		t.Error("the pack of a folder that is away was replaced by another's")
+	}
+	own.do(os.Rename(own.dir+".away", own.dir))
+	awaitCondition(t, "its end", func() bool { return b.Status().SourceProblem == "" }, b.log.String)
+	own.remove("one")
+	b.await("the earlier folder's", func(c *store.Catalog) bool {
+		return c.Packs["one"].Directory == b.dir && len(c.Packs["one"].Errors) == 0
+	})
+}
+
+func TestAutoLoad(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.options = func(o *Options) { o.AutoLoad = []string{"on*"} }
+	b.pack("one")
+	b.pack("two")
+	b.start()
+	if c := b.catalog(); c.Packs["one"] == nil || c.Packs["two"] != nil {
+		t.Errorf("loaded: %v", sortedKeys(c.Packs))
+	}
+	b.stop()
+	b.options = func(o *Options) { o.AutoLoad = []string{"tw*"} }
+	b.start()
+	if c := b.catalog(); c.Packs["one"].Enabled || !c.Packs["two"].Enabled {
+		t.Error("a pack that is no longer to be loaded stays")
+	}
+}
+
+func TestReadmeOnly(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	b.write("one/README.md", "# One\n")
+	b.write("one/sensors/README.md", "# Sensors\n")
+	report := b.reload()
+	if diff := cmp.Diff([]string{"~ pack one (files)"}, steps(report.Plan)); diff != "" {
+		t.Errorf("plan (-want +have):\n%s", diff)
+	}
+	if have := report.Plan.Packs[0].Steps[0].Consequence; have != consequenceNone {
+		t.Errorf("consequence %q", have)
+	}
+}
+
+func TestDependents(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("base")
+	b.write("top/pack.yaml", "ref: top\nlabel: Top\nversion: 1.0.0\n")
+	b.write("top/rules/r.yaml", "name: r\ntrigger: {ref: base.tick}\naction: {ref: base.late}\n")
+	b.start()
+	if c := b.catalog(); c.Rules["top.r"] != nil || !c.Packs["top"].Errors.HasErrors() {
+		t.Fatal("a rule without its action was accepted")
+	}
+	b.write("base/actions/late.sh", "echo late\n")
+	b.write("base/actions/late.yaml", "name: late\nentry_point: late.sh\n")
+	b.await("the rule, without an edit of it", func(c *store.Catalog) bool {
+		return c.Rules["top.r"] != nil && !c.Packs["top"].Errors.HasErrors()
+	})
+	b.remove("base/actions/late.yaml")
+	b.await("the error of the rule", func(c *store.Catalog) bool { return c.Packs["top"].Errors.HasErrors() })
+	if !b.catalog().Rules["top.r"].Enabled {
+		t.Error("the rule did not stay as it was")
+	}
+}
+
+func TestOperatorsDisableOutlivesReload(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	storetest.Exec(t, b.url, "UPDATE attune.sensor SET disabled_at = now(), disabled_by = 'alice' WHERE ref = 'one.sense'")
+	b.write("one/sensors/sense.sh", "#!/bin/bash\nsleep 3000\n")
+	old := b.catalog().Packs["one"].TreeDigest
+	b.await("the edit", func(c *store.Catalog) bool { return c.Packs["one"].TreeDigest != old })
+	if r := b.catalog().Sensors["one.sense"]; r.Enabled || r.DisabledBy != "alice" {
+		t.Errorf("the sensor is in force again: %+v", r)
+	}
+}
+
+func TestPlanOnly(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.options = func(o *Options) { o.PlanOnly = true }
+	b.pack("one")
+	b.start()
+	plan, err := b.Plan(t.Context())
+	b.do(err)
+	want := []string{"+ pack one", "+ trigger one.tick", "+ action one.act", "+ sensor one.sense => starts", "+ rule one.rule"}
+	if diff := cmp.Diff(want, steps(plan)); diff != "" {
+		t.Errorf("plan (-want +have):\n%s", diff)
+	}
+	if len(b.catalog().Packs) != 0 || len(b.applications()) != 0 {
+		t.Error("a plan was applied")
+	}
+	b.write("one/README.md", "x\n")
+	plan, err = b.Plan(t.Context())
+	b.do(err)
+	if diff := cmp.Diff(want, steps(plan)); diff != "" {
+		t.Errorf("second plan (-want +have):\n%s", diff)
+	}
+	if b.Status().Mode != "plan" {
+		t.Errorf("mode %q", b.Status().Mode)
+	}
+}
+
+// TestPlanAppliesNothing asks for a plan between an edit and its window's end.
+func TestPlanAppliesNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = 3*time.Second, 3*time.Second }
+	b.pack("one")
+	b.start()
+	generation := b.catalog().Generation
+	b.write("one/actions/act.sh", "#!/bin/bash\necho planned\n")
+	plan, err := b.Plan(t.Context())
+	b.do(err)
+	if diff := cmp.Diff([]string{"~ action one.act (files)"}, steps(plan)); diff != "" {
+		t.Errorf("plan (-want +have):\n%s", diff)
+	}
+	if have := b.catalog().Generation; have != generation {
+		t.Error("the plan was applied")
+	}
+	b.await("the edit after its window", func(c *store.Catalog) bool { return c.Generation > generation })
+	plan, err = b.Plan(t.Context())
+	b.do(err)
+	if !plan.Empty() {
+		t.Errorf("still to do: %v", steps(plan))
+	}
+}
+
+func TestReloadServesMany(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	errs := make(chan error, 20)
+	for range cap(errs) {
+		go func() {
+			_, err := b.Reload(t.Context(), "somebody")
+			errs <- err
+		}()
+	}
+	for range cap(errs) {
+		b.do(<-errs)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.Reload(ctx, "nobody"); err == nil {
+		t.Error("a cancelled reload reports")
+	}
+	b.stop()
+	if _, err := b.Reload(t.Context(), "late"); err == nil {
+		t.Error("an ended reconciler reports")
+	}
+}
+
+func TestReloadIsTheCause(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Minute, time.Minute }
+	b.pack("one")
+	b.start()
+	b.write("one/actions/act.sh", "#!/bin/bash\necho by command\n")
+	b.reload()
+	history, err := b.store.Revisions(t.Context(), "one", 1)
+	b.do(err)
+	if history[0].Number != 2 || history[0].Cause != "command tester" {
+		t.Errorf("revision %d by %q", history[0].Number, history[0].Cause)
+	}
+}
+
+func TestEmptyManifestIsBeingWritten(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	text, err := os.ReadFile(b.path("one/rules/rule.yaml"))
+	b.do(err)
+	b.do(os.Truncate(b.path("one/rules/rule.yaml"), 0))
+	report := b.reload()
+	if !report.Plan.Empty() || len(report.Errors) > 0 {
+		t.Errorf("a truncated file was believed: %v %v", steps(report.Plan), texts(report.Errors))
+	}
+	b.write("one/rules/rule.yaml", string(text))
+	b.reload()
+	b.do(os.Truncate(b.path("one/rules/rule.yaml"), 0))
+	b.await("the error, in the end", func(c *store.Catalog) bool { return c.Packs["one"].Errors.HasErrors() })
+	if !b.catalog().Rules["one.rule"].Enabled {
+		t.Error("the rule went with its content")
+	}
+}
+
+func TestGitAtWork(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	generation := b.catalog().Generation
+	b.write(".git/index.lock", "")
+	b.write("one/actions/act.sh", "#!/bin/bash\necho checked out\n")
+	if report := b.reload(); !report.Plan.Empty() {
+		t.Errorf("planned while git is at work: %v", steps(report.Plan))
+	}
+	b.remove(".git/index.lock")
+	b.await("the end of the checkout", func(c *store.Catalog) bool { return c.Generation > generation })
+}
+
+func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	storetest.Exec(t, b.url, "ALTER TABLE attune.generation RENAME TO away")
+	b.write("one/actions/act.sh", "#!/bin/bash\necho meanwhile\n")
+	awaitCondition(t, "the failure", func() bool { return b.Status().Error != "" }, b.log.String)
+	if _, err := b.Reload(t.Context(), "tester"); err == nil {
+		t.Error("a reload without a database succeeded")
+	}
+	storetest.Exec(t, b.url, "ALTER TABLE attune.away RENAME TO generation")
+	b.await("the edit", func(c *store.Catalog) bool { return c.Packs["one"].Revision == 2 })
+	awaitCondition(t, "the status", func() bool { return b.Status().Error == "" }, b.log.String)
+}
+
+func TestStatusAndMetrics(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	s := b.Status()
+	if s.Mode != "apply" || s.WatchMode != watchInotify || s.LastScan.IsZero() || s.LastApply.IsZero() || s.Error != "" {
+		t.Errorf("status: %+v", s)
+	}
+	b.write("one/README.md", "x\n")
+	b.await("the edit", func(c *store.Catalog) bool { return c.Packs["one"].Revision == 2 })
+	awaitCondition(t, "the second pass", func() bool { return b.metric("attune_reconcile_total", outcomeApplied) == 2 }, b.log.String)
+	for name, label := range map[string]string{
+		"attune_reconcile_lag_seconds": "", "attune_packs": packLoaded, "attune_watch_mode": watchInotify,
+	} {
+		if have := b.metric(name, label); have != 1 {
+			t.Errorf("%s is %v, want 1", name, have)
+		}
+	}
+}
+
+// TestLostEvents edits what is not watched: the regular scan finds it.
+func TestLostEvents(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.options = func(o *Options) { o.Resync = 500 * time.Millisecond }
+	b.pack("one")
+	b.start()
+	b.watcher.mu.Lock()
+	clear(b.watcher.folders) // as if the kernel had told nobody
+	b.watcher.mu.Unlock()
+	b.write("one/actions/act.sh", "#!/bin/bash\necho lost\n")
+	b.await("the edit", func(c *store.Catalog) bool { return c.Packs["one"].Revision == 2 })
+	if b.metric("attune_resync_found_changes_total", "") != 1 {
+		t.Error("attune_resync_found_changes_total is not 1")
+	}
+}
+
+func TestPacksAreAppliedTogether(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, ref := range []string{"a", "b", "c"} {
+		b.pack(ref)
+	}
+	b.start()
+	have := b.applications()
+	if len(have) != 1 || !slices.Equal(have[0], []string{"a", "b", "c"}) {
+		t.Errorf("applied %v", have)
+	}
+}

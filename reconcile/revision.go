@@ -1,0 +1,416 @@
+package reconcile
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+const (
+	// unfinished begins the names of folders that are being made or removed.
+	unfinished = ".unfinished-"
+	// pruneGrace keeps a folder that somebody just asked for: a child may be about to start in it.
+	pruneGrace = 10 * time.Minute
+)
+
+var digestPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// Revisions holds the files of applied revisions in the state directory, each under its digest,
+// read-only: what children run from. It is safe for concurrent use; callers that want the same
+// revision share one making of it.
+type Revisions struct {
+	dir    string
+	store  *store.Store
+	logger *slog.Logger
+
+	mu sync.Mutex
+	// made are the folders that this process has made or verified, and when each was last asked for.
+	made map[string]time.Time
+	// making are those at work; the channel is closed at the end.
+	making map[string]chan struct{}
+	// copies has a place of each content that stands in a made folder, for reflinks.
+	copies map[string]string
+}
+
+// NewRevisions keeps revisions under dir (made with mode 0755, so that a child of another user can
+// read them). s may be nil where every revision is Put.
+func NewRevisions(dir string, s *store.Store, logger *slog.Logger) (*Revisions, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the revisions' folder: %v", err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make the revisions' folder: %v", err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask
+		return nil, fmt.Errorf("cannot open the revisions' folder to children: %v", err)
+	}
+	r := &Revisions{
+		dir: dir, store: s, logger: logger.With("component", "revisions"),
+		made: map[string]time.Time{}, making: map[string]chan struct{}{}, copies: map[string]string{},
+	}
+	// What a killed daemon left behind is nobody's.
+	left, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot look for unfinished revisions: %v", err)
+	}
+	for _, one := range left {
+		if err := removeTree(one); err != nil {
+			r.logger.Warn("cannot remove an unfinished revision", "err", err)
+		}
+	}
+	return r, nil
+}
+
+// Dir gives the folder of a revision's files, made from the database and verified at first need.
+func (r *Revisions) Dir(ctx context.Context, revisionID int64, digest string) (string, error) {
+	dir, err := r.ensure(ctx, digest, func() ([]store.TreeEntry, contentFunc, error) {
+		if r.store == nil {
+			return nil, nil, store.ErrNotFound
+		}
+		_, tree, err := r.store.RevisionTree(ctx, revisionID)
+		content := func(digest string) ([]byte, error) { return r.store.FileContent(ctx, digest) }
+		return tree, content, err
+	})
+	if err != nil {
+		return "", fmt.Errorf("cannot make the files of revision %d: %w", revisionID, err)
+	}
+	return dir, nil
+}
+
+// Put makes the folder of a revision that is about to be applied, from the packs folder's files, so
+// that the first start need not read the database.
+func (r *Revisions) Put(ctx context.Context, digest string, tree []store.TreeEntry, content func(digest string) ([]byte, error)) (string, error) {
+	dir, err := r.ensure(ctx, digest, func() ([]store.TreeEntry, contentFunc, error) { return tree, content, nil })
+	if err != nil {
+		return "", fmt.Errorf("cannot make the files of a revision: %w", err)
+	}
+	return dir, nil
+}
+
+type contentFunc = func(digest string) ([]byte, error)
+
+// ensure gives a revision's folder, making it where it is not there or not what its name says.
+func (r *Revisions) ensure(ctx context.Context, digest string, source func() ([]store.TreeEntry, contentFunc, error)) (string, error) {
+	if !digestPattern.MatchString(digest) {
+		return "", fmt.Errorf("%q is no digest", digest)
+	}
+	dir := filepath.Join(r.dir, digest)
+	for {
+		r.mu.Lock()
+		if _, ok := r.made[digest]; ok {
+			if _, err := os.Lstat(dir); err == nil {
+				r.made[digest] = time.Now()
+				r.mu.Unlock()
+				return dir, nil
+			}
+			delete(r.made, digest) // somebody removed it
+		}
+		busy := r.making[digest]
+		if busy == nil {
+			break
+		}
+		r.mu.Unlock()
+		select {
+		case <-busy: // look again: it may have failed for a reason of its caller's alone
+		case <-ctx.Done():
+			return "", ctx.Err()
+		}
+	}
+	done := make(chan struct{})
+	r.making[digest] = done
+	r.mu.Unlock()
+
+	tree, err := r.make(ctx, dir, digest, source)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.making, digest)
+	close(done)
+	if err != nil {
+		return "", err
+	}
+	r.made[digest] = time.Now()
+	for _, entry := range tree {
+		if entry.Digest != "" {
+			r.copies[entry.Digest] = filepath.Join(dir, entry.Path)
+		}
+	}
+	return dir, nil
+}
+
+func (r *Revisions) make(ctx context.Context, dir, digest string, source func() ([]store.TreeEntry, contentFunc, error)) ([]store.TreeEntry, error) {
+	there, err := readTree(dir)
+	if err == nil && treeDigest(there) == digest {
+		return there, nil
+	}
+	if err == nil {
+		r.logger.Warn("revision's files were changed and are made anew", "path", dir)
+		if err := r.discard(dir); err != nil {
+			return nil, err
+		}
+	}
+	tree, content, err := source()
+	if err != nil {
+		return nil, err
+	}
+	tree = slices.SortedFunc(slices.Values(tree), func(a, b store.TreeEntry) int { return cmp.Compare(a.Path, b.Path) })
+	if got := treeDigest(tree); got != digest {
+		return nil, fmt.Errorf("its list of files has digest %s, expected %s", got, digest)
+	}
+	temp, err := os.MkdirTemp(r.dir, unfinished+"*")
+	if err != nil {
+		return nil, plainPath(err)
+	}
+	if err := r.write(ctx, temp, tree, content); err != nil {
+		if err := removeTree(temp); err != nil {
+			r.logger.Warn("cannot remove an unfinished revision", "err", err)
+		}
+		return nil, err
+	}
+	// Nothing is synced: after a crash of the machine the digest tells what is not whole.
+	if err := os.Rename(temp, dir); err != nil {
+		return nil, errors.Join(plainPath(err), removeTree(temp))
+	}
+	return tree, nil
+}
+
+// write makes the files of a tree in an empty folder, and then everything read-only.
+func (r *Revisions) write(ctx context.Context, temp string, tree []store.TreeEntry, content contentFunc) error {
+	root, err := os.OpenRoot(temp)
+	if err != nil {
+		return plainPath(err)
+	}
+	defer root.Close()
+	dirs := map[string]bool{".": true}
+	for _, entry := range tree {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if !filepath.IsLocal(entry.Path) || entry.Path != path.Clean(entry.Path) {
+			return fmt.Errorf("%q is no path in a pack", entry.Path)
+		}
+		for dir := path.Dir(entry.Path); !dirs[dir]; dir = path.Dir(dir) {
+			dirs[dir] = true
+		}
+		if err := root.MkdirAll(path.Dir(entry.Path), 0o755); err != nil {
+			return plainPath(err)
+		}
+		if err := r.entry(root, entry, content); err != nil {
+			return fmt.Errorf("cannot write %s: %w", entry.Path, err)
+		}
+	}
+	// The deepest first: a folder without w bit takes no more changes from an ordinary user.
+	for _, dir := range slices.Backward(sortedKeys(dirs)) {
+		if err := root.Chmod(dir, 0o555); err != nil {
+			return plainPath(err)
+		}
+	}
+	return nil
+}
+
+func (r *Revisions) entry(root *os.Root, entry store.TreeEntry, content contentFunc) error {
+	if entry.Link != "" {
+		if !staysInside(entry.Path, entry.Link) {
+			return errEscapes
+		}
+		return root.Symlink(entry.Link, entry.Path)
+	}
+	f, err := root.OpenFile(entry.Path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	cloned, err := r.reflink(f, entry.Digest)
+	if err != nil {
+		return err
+	}
+	if !cloned {
+		data, err := content(entry.Digest)
+		if err != nil {
+			return err
+		}
+		if got := digestOf(data); got != entry.Digest {
+			return fmt.Errorf("its content has digest %s, expected %s", got, entry.Digest)
+		}
+		if _, err := f.Write(data); err != nil {
+			return err
+		}
+	}
+	mode := fs.FileMode(0o444)
+	if entry.Executable {
+		mode = 0o555
+	}
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	return f.Close() // a full disk or a quota may be told only here
+}
+
+// reflink shares the blocks of a file that another revision has, where the file system can. What it
+// gives is verified like anything else. A hard link would do on any, but then one child that gets
+// around the mode would rewrite the past.
+func (r *Revisions) reflink(f *os.File, digest string) (cloned bool, err error) {
+	r.mu.Lock()
+	from, ok := r.copies[digest]
+	r.mu.Unlock()
+	if !ok {
+		return false, nil
+	}
+	source, err := os.Open(from)
+	if err != nil {
+		return false, nil //nolint:nilerr // the content is asked for instead
+	}
+	defer source.Close()
+	if err := unix.IoctlFileClone(int(f.Fd()), int(source.Fd())); err != nil {
+		return false, nil //nolint:nilerr // most file systems cannot
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return false, err
+	}
+	if hex.EncodeToString(h.Sum(nil)) == digest {
+		return true, nil
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return false, err
+	}
+	return false, f.Truncate(0)
+}
+
+// readTree reads back what stands in a revision's folder, sorted by path.
+func readTree(dir string) ([]store.TreeEntry, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	var tree []store.TreeEntry
+	err = fs.WalkDir(root.FS(), ".", func(at string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		if entry.Type()&fs.ModeSymlink != 0 {
+			target, err := root.Readlink(at)
+			tree = append(tree, store.TreeEntry{Path: at, Link: target})
+			return err
+		}
+		read, err := readFile(root, at, false, maxPackBytes)
+		if err != nil {
+			return err
+		}
+		tree = append(tree, store.TreeEntry{
+			Path: at, Executable: read.mark.executable(), Digest: read.digest, Size: read.mark.size,
+		})
+		return nil
+	})
+	slices.SortFunc(tree, func(a, b store.TreeEntry) int { return cmp.Compare(a.Path, b.Path) })
+	return tree, err
+}
+
+// Prune removes the folders that keep does not name, but for those that were asked for just now.
+func (r *Revisions) Prune(keep map[string]bool) (removed int, err error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return 0, fmt.Errorf("cannot list the revisions' folder: %v", err)
+	}
+	var errs []error
+	for _, entry := range entries {
+		digest := entry.Name()
+		if !digestPattern.MatchString(digest) || keep[digest] {
+			continue
+		}
+		gone, err := r.prune(digest)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot remove revision %s: %w", digest, err))
+		}
+		if gone {
+			removed++
+		}
+	}
+	return removed, errors.Join(errs...)
+}
+
+// prune moves a folder away under the lock, so that nobody is given it while it is being removed.
+func (r *Revisions) prune(digest string) (bool, error) {
+	r.mu.Lock()
+	asked, made := r.made[digest]
+	if r.making[digest] != nil || made && time.Since(asked) < pruneGrace {
+		r.mu.Unlock()
+		return false, nil
+	}
+	delete(r.made, digest)
+	dir := filepath.Join(r.dir, digest)
+	for content, at := range r.copies {
+		if strings.HasPrefix(at, dir+"/") {
+			delete(r.copies, content)
+		}
+	}
+	away := filepath.Join(r.dir, unfinished+digest)
+	err := os.Rename(dir, away)
+	r.mu.Unlock()
+	if err != nil {
+		return false, plainPath(err)
+	}
+	return true, removeTree(away)
+}
+
+// discard removes a folder that is in nobody's use.
+func (r *Revisions) discard(dir string) error {
+	away := filepath.Join(r.dir, unfinished+filepath.Base(dir))
+	if err := os.Rename(dir, away); err != nil {
+		return plainPath(err)
+	}
+	return removeTree(away)
+}
+
+// removeTree removes a folder whose subfolders are read-only.
+func removeTree(dir string) error {
+	err := filepath.WalkDir(dir, func(at string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			return os.Chmod(at, 0o700)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return plainPath(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return plainPath(err)
+	}
+	return nil
+}
+
+// plainPath is a path error without its system call's name, which tells an operator nothing.
+func plainPath(err error) error {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return fmt.Errorf("%s: %w", p.Path, p.Err)
+	}
+	var l *os.LinkError
+	if errors.As(err, &l) {
+		return fmt.Errorf("%s: %w", l.New, l.Err)
+	}
+	return err
+}
