@@ -1,0 +1,61 @@
+package rule
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// The reasons for which an event is rejected, as the metric's label says them.
+const (
+	rejectUnknown  = "unknown_trigger"
+	rejectDisabled = "disabled_trigger"
+	rejectInvalid  = "invalid_payload"
+	rejectStore    = "store"
+	rejectClosed   = "closed"
+)
+
+type metrics struct {
+	events       *prometheus.CounterVec
+	duplicates   *prometheus.CounterVec
+	flagged      *prometheus.CounterVec
+	rejected     *prometheus.CounterVec
+	latency      prometheus.Histogram
+	enforcements *prometheus.CounterVec
+	retries      prometheus.Counter
+	rules        prometheus.Gauge
+}
+
+// newMetrics registers the metrics; a nil Registerer leaves them unregistered.
+func newMetrics(registerer prometheus.Registerer) *metrics {
+	m := &metrics{
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_events_total", Help: "Events stored, by trigger.",
+		}, []string{"trigger"}),
+		duplicates: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_events_duplicate_total", Help: "Events whose event_id was stored already, by trigger.",
+		}, []string{"trigger"}),
+		flagged: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_events_flagged_total", Help: "Events stored although their payload does not fit the trigger's schema, by trigger.",
+		}, []string{"trigger"}),
+		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_events_rejected_total", Help: "Events refused, by reason.",
+		}, []string{"reason"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "attune_event_latency_seconds", Help: "Time from taking an event to its commit.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 18), // 0.5 ms to 65 s
+		}),
+		enforcements: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_enforcements_total", Help: "Enforcements stored, by rule and status.",
+		}, []string{"rule", "status"}),
+		retries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "attune_event_commit_retries_total", Help: "Commits of events that failed and were tried again.",
+		}),
+		rules: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "attune_rules", Help: "Rules in force.",
+		}),
+	}
+	for _, reason := range []string{rejectUnknown, rejectDisabled, rejectInvalid, rejectStore, rejectClosed} {
+		m.rejected.WithLabelValues(reason)
+	}
+	if registerer != nil {
+		registerer.MustRegister(m.events, m.duplicates, m.flagged, m.rejected, m.latency, m.enforcements, m.retries, m.rules)
+	}
+	return m
+}

@@ -1,0 +1,93 @@
+package rule
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// The queue holds at most this much between those who hand over and the one who commits; a commit in
+// flight holds as much once more.
+const (
+	maxQueueEvents = 1000
+	maxQueueBytes  = 8 << 20
+)
+
+// minEventCost makes the one bound of the queue, which is in bytes, a bound on the number too.
+const minEventCost = maxQueueBytes / maxQueueEvents
+
+// ErrClosed says that the intake has ended: the event was not stored.
+var ErrClosed = errors.New("the intake of events has ended")
+
+// item is an event on its way to the database.
+type item struct {
+	event store.NewEvent
+	taken time.Time // when it was handed over
+	cost  int64
+	done  func(store.StoredEvent, error)
+	// failures counts the commits of this event alone that failed for no passing reason.
+	failures int
+}
+
+// queue is a bounded first-in first-out queue with one consumer.
+type queue struct {
+	room *semaphore.Weighted // its waiters are served in order
+
+	mu     sync.Mutex
+	items  []item
+	closed bool
+
+	filled chan struct{} // holds a token while there may be items
+}
+
+func newQueue() *queue {
+	return &queue{room: semaphore.NewWeighted(maxQueueBytes), filled: make(chan struct{}, 1)}
+}
+
+// put waits for room and appends.
+func (q *queue) put(ctx context.Context, it item) error {
+	size := len(it.event.Payload) + len(it.event.Cursor) + len(it.event.EventID)
+	// What is larger than the whole queue passes when the queue is empty.
+	it.cost = int64(min(max(size, minEventCost), maxQueueBytes))
+	if err := q.room.Acquire(ctx, it.cost); err != nil {
+		return err
+	}
+	q.mu.Lock()
+	if q.closed {
+		q.mu.Unlock()
+		q.room.Release(it.cost) // and so the next that waits learns it too
+		return ErrClosed
+	}
+	q.items = append(q.items, it)
+	q.mu.Unlock()
+	select {
+	case q.filled <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// take empties the queue into batch, which it may reuse, and makes room.
+func (q *queue) take(batch []item) []item {
+	q.mu.Lock()
+	batch, q.items = q.items, batch[:0]
+	q.mu.Unlock()
+	var cost int64
+	for i := range batch {
+		cost += batch[i].cost
+	}
+	q.room.Release(cost)
+	return batch
+}
+
+// close refuses whatever is put from now on.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+}

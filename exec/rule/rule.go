@@ -1,0 +1,361 @@
+package rule
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// MaxItems is how many elements a for_each may have: each becomes an execution in the event's own
+// transaction, which has to stay short.
+const MaxItems = 1000
+
+// maxEnvParameters is how many bytes of parameters an action with parameter_delivery env may get:
+// the kernel refuses a variable of 128 KiB, and the rest of the environment needs its part.
+const maxEnvParameters = 120 << 10
+
+// Index holds the enabled rules whose trigger is enabled, by the trigger instance that they ask for.
+// It belongs to one generation, never changes, and may be used by many.
+type Index struct {
+	catalog  *store.Catalog
+	triggers map[string]*triggerRules
+	rules    map[string]*entry
+	logger   *slog.Logger
+}
+
+// triggerRules are the rules of one trigger, by ref, and the same by instance.
+type triggerRules struct {
+	all       []*entry
+	instances map[string][]*entry
+	// decode says that some rule looks into the payload; where none does, it stays the bytes it is.
+	decode bool
+}
+
+// entry is a rule of an index. It is shared by the indexes of all generations in which nothing that
+// it was made from changed, and compiled when the first event asks for it: a daemon with thousands
+// of rules starts without compiling one.
+type entry struct {
+	rule     *manifest.Rule
+	trigger  *store.Record
+	digest   string // of the rule
+	actions  []*store.Record
+	instance string
+	dynamic  bool // reads the event: a condition, for_each or a template
+
+	compile sync.Once
+	program *manifest.CompiledRule
+	refused error // why it could not be compiled
+	// fixed is what every event of a rule that is not dynamic leads to.
+	fixed func() (store.Match, bool)
+}
+
+// NewIndex makes the index of a catalog. With previous (nil: none) it takes over the compiled form
+// of every rule that is what it was, together with its trigger and actions.
+func NewIndex(catalog *store.Catalog, previous *Index, logger *slog.Logger) *Index {
+	ix := &Index{
+		catalog:  catalog,
+		triggers: map[string]*triggerRules{},
+		rules:    make(map[string]*entry, len(catalog.Rules)),
+		logger:   logger,
+	}
+	entries := make([]*entry, 0, len(catalog.Rules))
+	for ref, record := range catalog.Rules {
+		e := ix.entry(record, previous)
+		if e == nil {
+			continue
+		}
+		ix.rules[ref] = e
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b *entry) int { return cmp.Compare(a.rule.Ref, b.rule.Ref) })
+	for _, e := range entries {
+		t := ix.triggers[e.trigger.Ref]
+		if t == nil {
+			t = &triggerRules{instances: map[string][]*entry{}}
+			ix.triggers[e.trigger.Ref] = t
+		}
+		t.all = append(t.all, e)
+		t.instances[e.instance] = append(t.instances[e.instance], e)
+		t.decode = t.decode || e.dynamic
+	}
+	return ix
+}
+
+// entry makes or takes over one rule; nil: it is not in force.
+func (ix *Index) entry(record *store.Record, previous *Index) *entry {
+	rule, ok := record.Spec.(*manifest.Rule)
+	if !ok || !record.Enabled {
+		return nil
+	}
+	trigger := ix.catalog.Triggers[rule.Trigger.Ref]
+	if trigger == nil || !trigger.Enabled {
+		return nil
+	}
+	spec, ok := trigger.Spec.(*manifest.Trigger)
+	if !ok {
+		return nil
+	}
+	if previous != nil {
+		if e := previous.rules[record.Ref]; e != nil && e.same(ix.catalog, record, trigger) {
+			return e
+		}
+	}
+	e := &entry{
+		rule:    rule,
+		trigger: trigger,
+		digest:  record.Digest,
+		actions: make([]*store.Record, len(rule.Actions)),
+		dynamic: dynamic(rule),
+	}
+	for i, use := range rule.Actions {
+		e.actions[i] = ix.catalog.Actions[use.Ref]
+	}
+	e.instance, _ = spec.Instance(rule.Trigger.Parameters)
+	return e
+}
+
+// same says whether the entry would be made anew from what the catalog has now.
+func (e *entry) same(catalog *store.Catalog, record, trigger *store.Record) bool {
+	if e.digest != record.Digest || e.trigger.Digest != trigger.Digest {
+		return false
+	}
+	for i, use := range e.rule.Actions {
+		was, is := e.actions[i], catalog.Actions[use.Ref]
+		if was == is {
+			continue
+		}
+		if was == nil || is == nil || was.Digest != is.Digest || was.Enabled != is.Enabled || was.Present != is.Present {
+			return false
+		}
+	}
+	return true
+}
+
+// dynamic says whether what a rule does depends on the event.
+func dynamic(rule *manifest.Rule) bool {
+	if rule.When != "" || rule.ForEach != "" {
+		return true
+	}
+	return slices.ContainsFunc(rule.Actions, func(use manifest.Use) bool { return hasTemplate(use.Parameters) })
+}
+
+func hasTemplate(value any) bool {
+	switch v := value.(type) {
+	case string:
+		return strings.Contains(v, "{{")
+	case []any:
+		return slices.ContainsFunc(v, hasTemplate)
+	case map[string]any:
+		for key, element := range v {
+			if strings.Contains(key, "{{") || hasTemplate(element) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Generation is that of the catalog it was made from.
+func (ix *Index) Generation() int64 { return ix.catalog.Generation }
+
+// Len is the number of rules in force.
+func (ix *Index) Len() int { return len(ix.rules) }
+
+// Match gives what the rules make of an event, in the order of their refs: one Match for each rule
+// that matched or failed. config gives a pack's configuration. now() in expressions is the time of
+// the event, so that evaluating again, later, tells the same.
+func (ix *Index) Match(event *store.Event, config func(pack string) map[string]any) []store.Match {
+	rules := ix.triggers[event.Trigger]
+	if rules == nil {
+		return nil
+	}
+	entries := rules.all
+	if event.Instance != "" {
+		entries = rules.instances[event.Instance]
+	}
+	if len(entries) == 0 {
+		return nil
+	}
+	env := manifest.Env{
+		EventID: event.ID,
+		Trigger: event.Trigger,
+		Time:    event.CreatedAt,
+		Now:     event.CreatedAt,
+	}
+	var unreadable error
+	if rules.decode {
+		env.Payload, unreadable = decodePayload(event.Payload)
+	}
+	var matches []store.Match
+	for _, e := range entries {
+		env.Rule, env.Config, env.Item = e.rule.Ref, nil, nil
+		if m, ok := ix.evaluate(e, &env, config, unreadable); ok {
+			matches = append(matches, m)
+		}
+	}
+	return matches
+}
+
+// evaluate contains whatever one rule does, a panic too, so that its neighbours never notice.
+func (ix *Index) evaluate(e *entry, env *manifest.Env, config func(pack string) map[string]any, unreadable error) (m store.Match, ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			ix.logger.Error("rule panicked", "rule", e.rule.Ref, "trigger", env.Trigger, "event_id", env.EventID,
+				"err", fmt.Sprint(p), "stack", string(debug.Stack()))
+			m, ok = failed(e.rule.Ref, fmt.Errorf("cannot evaluate the rule: internal error: %v", p)), true
+		}
+	}()
+	e.compile.Do(e.prepare)
+	switch {
+	case e.refused != nil:
+		return failed(e.rule.Ref, e.refused), true
+	case e.dynamic && unreadable != nil:
+		return failed(e.rule.Ref, unreadable), true
+	case !e.dynamic:
+		m, ok = e.fixed()
+		m.Executions = slices.Clone(m.Executions)
+		for i := range m.Executions {
+			m.Executions[i].EventID = env.EventID
+		}
+		return m, ok
+	default:
+		env.Config = config(e.rule.Pack)
+		return e.match(env)
+	}
+}
+
+// prepare compiles the rule. It runs once for each entry.
+func (e *entry) prepare() {
+	e.refused = fmt.Errorf("cannot compile the rule: internal error")
+	e.fixed = sync.OnceValues(func() (store.Match, bool) {
+		return e.match(&manifest.Env{Trigger: e.trigger.Ref, Rule: e.rule.Ref})
+	})
+	actions := make(map[string]*manifest.Action, len(e.actions))
+	for _, record := range e.actions {
+		if record == nil {
+			continue
+		}
+		if action, ok := record.Spec.(*manifest.Action); ok {
+			actions[record.Ref] = action
+		}
+	}
+	trigger, _ := e.trigger.Spec.(*manifest.Trigger)
+	program, findings := manifest.CompileRule(e.rule, trigger, actions)
+	e.program, e.refused = program, nil
+	for _, finding := range findings {
+		if finding.Severity == manifest.SeverityError {
+			e.refused = fmt.Errorf("cannot compile the rule: %v", finding)
+			return
+		}
+	}
+}
+
+// match evaluates the condition, and if it holds everything that follows.
+func (e *entry) match(env *manifest.Env) (store.Match, bool) {
+	holds, err := e.program.Match(env)
+	if err != nil {
+		return failed(e.rule.Ref, err), true
+	}
+	if !holds {
+		return store.Match{}, false
+	}
+	m := store.Match{Rule: e.rule.Ref, Status: store.EnforcementMatched}
+	items := []any{nil}
+	if e.rule.ForEach != "" {
+		if items, err = e.items(env); err != nil {
+			return failed(e.rule.Ref, err), true
+		}
+	}
+	for i := range e.program.Actions {
+		if err := e.queue(&m, i, items, env); err != nil {
+			return failed(e.rule.Ref, err), true
+		}
+	}
+	if len(m.Executions) == 0 && len(items) > 0 && len(e.program.Actions) > 0 {
+		m.Status, m.Error = store.EnforcementSkipped, strings.Join(m.Warnings, "; ")
+		m.Warnings = nil
+	}
+	return m, true
+}
+
+// items evaluates for_each.
+func (e *entry) items(env *manifest.Env) ([]any, error) {
+	items, err := e.program.ForEach(env)
+	if err != nil {
+		return nil, err
+	}
+	if len(items) > MaxItems {
+		return nil, fmt.Errorf("cannot run for_each: %d items, at most %d are allowed", len(items), MaxItems)
+	}
+	return items, nil
+}
+
+// queue adds the executions of the rule's action at this place: one for each item.
+func (e *entry) queue(m *store.Match, place int, items []any, env *manifest.Env) error {
+	compiled := &e.program.Actions[place]
+	record := e.actions[place]
+	switch {
+	case record == nil || !record.Present:
+		return fmt.Errorf("cannot run action %s: no such action", compiled.Ref)
+	case !record.Enabled:
+		// Somebody switched it off, which is an order and no mistake: what else the rule does goes on.
+		m.Warnings = append(m.Warnings, fmt.Sprintf("action %s is disabled", compiled.Ref))
+		return nil
+	}
+	action, ok := record.Spec.(*manifest.Action)
+	if !ok {
+		return fmt.Errorf("cannot run action %s: its record holds no action", compiled.Ref)
+	}
+	for n, item := range items {
+		env.Item = item
+		values, err := compiled.Evaluate(env)
+		if err == nil {
+			var parameters json.RawMessage
+			if parameters, err = fit(action, values); err == nil {
+				m.Warnings = append(m.Warnings, values.Warnings...)
+				m.Executions = append(m.Executions, store.NewExecution{
+					Action:      action.Ref,
+					Rule:        e.rule.Ref,
+					Trigger:     e.trigger.Ref,
+					EventID:     env.EventID,
+					Ordinal:     place,
+					Item:        n,
+					Parameters:  parameters,
+					Secrets:     values.Secrets,
+					Priority:    cmp.Or(e.rule.Priority, action.Priority),
+					RequestedBy: "rule",
+				})
+				continue
+			}
+		}
+		if e.rule.ForEach != "" {
+			return fmt.Errorf("cannot run action %s for item %d: %v", action.Ref, n, err)
+		}
+		return fmt.Errorf("cannot run action %s: %v", action.Ref, err)
+	}
+	return nil
+}
+
+func failed(rule string, err error) store.Match {
+	return store.Match{Rule: rule, Status: store.EnforcementError, Error: err.Error()}
+}
+
+// decodePayload reads a payload as expressions see it.
+func decodePayload(payload json.RawMessage) (map[string]any, error) {
+	if len(payload) == 0 {
+		return map[string]any{}, nil
+	}
+	var decoded map[string]any
+	if err := json.Unmarshal(payload, &decoded); err != nil {
+		return nil, fmt.Errorf("cannot read the event's payload: %v", err)
+	}
+	return decoded, nil
+}

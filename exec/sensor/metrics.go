@@ -1,0 +1,74 @@
+package sensor
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// What becomes of a line, as the metric's label says it.
+const (
+	lineEvent     = "event"
+	lineHeartbeat = "heartbeat"
+	lineCursor    = "cursor"
+	lineBad       = "bad"      // no event, and no control
+	lineTooLong   = "too_long" // beyond child.MaxLine
+	lineRefused   = "refused"  // an event that the Sink did not want
+	lineLost      = "lost"     // an event that the Sink did not take before the daemon ended
+)
+
+// Why a sensor was started again, as the metric's label says it.
+const (
+	restartExit     = "exit"
+	restartSignal   = "signal"
+	restartOOM      = "oom"
+	restartStart    = "start_failed"
+	restartWatchdog = "watchdog"
+	restartChanged  = "changed"
+	restartAsked    = "asked"
+)
+
+type metrics struct {
+	restarts *prometheus.CounterVec
+	lines    *prometheus.CounterVec
+}
+
+// newMetrics registers the metrics; a nil Registerer leaves them unregistered. What can be told from
+// the sensors themselves is asked of them when it is scraped: it is never out of date.
+func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
+	m := &metrics{
+		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_sensor_restarts_total", Help: "Starts of a sensor after its first, by reason.",
+		}, []string{"sensor", "reason"}),
+		lines: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_sensor_lines_total", Help: "Lines that sensors printed, by what became of them.",
+		}, []string{"sensor", "outcome"}),
+	}
+	if registerer != nil {
+		registerer.MustRegister(m.restarts, m.lines, &collector{
+			list:    list,
+			sensors: prometheus.NewDesc("attune_sensors", "Sensors, by state.", []string{"state"}, nil),
+			blocked: prometheus.NewDesc("attune_sensor_blocked_seconds_total", "Time that a sensor's events waited because nobody took them.", []string{"sensor"}, nil),
+		})
+	}
+	return m
+}
+
+type collector struct {
+	list             func() []Info
+	sensors, blocked *prometheus.Desc
+}
+
+// Describe is of prometheus.Collector.
+func (c *collector) Describe(to chan<- *prometheus.Desc) {
+	to <- c.sensors
+	to <- c.blocked
+}
+
+// Collect is of prometheus.Collector.
+func (c *collector) Collect(to chan<- prometheus.Metric) {
+	count := map[State]int{}
+	for _, info := range c.list() {
+		count[info.State]++
+		to <- prometheus.MustNewConstMetric(c.blocked, prometheus.CounterValue, info.BlockedSeconds, info.Ref)
+	}
+	for _, state := range states() {
+		to <- prometheus.MustNewConstMetric(c.sensors, prometheus.GaugeValue, float64(count[state]), string(state))
+	}
+}

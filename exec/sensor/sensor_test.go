@@ -1,0 +1,645 @@
+package sensor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// fakeLife is a process that ends when the test says so.
+type fakeLife struct {
+	key     string
+	pid     int
+	started time.Time
+	stopFor time.Duration // how long Stop takes
+	stopErr error
+
+	mu   sync.Mutex
+	told int
+	exit child.Exit
+	done chan struct{}
+}
+
+func (f *fakeLife) PID() int              { return f.pid }
+func (f *fakeLife) StartedAt() time.Time  { return f.started }
+func (f *fakeLife) Done() <-chan struct{} { return f.done }
+func (f *fakeLife) Exit() child.Exit      { <-f.done; return f.exit }
+
+func (f *fakeLife) Stop(time.Duration) error {
+	time.Sleep(f.stopFor)
+	if f.stopErr != nil {
+		return f.stopErr
+	}
+	f.end(child.Exit{Code: -1, Signal: "SIGTERM"})
+	return nil
+}
+
+func (f *fakeLife) Tell([]store.TriggerInstance) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.told++
+}
+
+func (f *fakeLife) end(exit child.Exit) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-f.done:
+	default:
+		exit.EndedAt = time.Now()
+		f.exit = exit
+		close(f.done)
+	}
+}
+
+// stage is a sensor with fake processes, inside a synctest bubble.
+type stage struct {
+	t      *testing.T
+	sensor *sensor
+	end    context.CancelFunc
+	ended  chan struct{}
+
+	mu      sync.Mutex
+	lives   []*fakeLife
+	starts  []time.Duration // since the beginning
+	begin   time.Time
+	failing error                 // of the next starts
+	each    func(*fakeLife)       // what a new process does
+	before  func(context.Context) // what happens during a start
+}
+
+// failOnPanic fails a test in which a panic was contained that it does not expect.
+type failOnPanic struct {
+	slog.Handler
+	t        *testing.T
+	expected *atomic.Int64
+}
+
+func (h *failOnPanic) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h *failOnPanic) WithAttrs([]slog.Attr) slog.Handler { return h }
+
+func (h *failOnPanic) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "sensor's supervision panicked" {
+		if h.expected != nil {
+			h.expected.Add(1)
+			return nil
+		}
+		r.Attrs(func(a slog.Attr) bool { h.t.Error(a.Value); return true })
+	}
+	return nil
+}
+
+func newStage(t *testing.T, slots chan struct{}) *stage {
+	s := &Supervisor{slots: slots, logger: slog.New(&failOnPanic{t: t, Handler: slog.DiscardHandler}), opts: Options{StopGrace: time.Second}}
+	s.metrics = newMetrics(nil, nil)
+	st := &stage{t: t, sensor: newSensor("p.s", s), ended: make(chan struct{}), begin: time.Now()}
+	st.sensor.back.random = func() float64 { return 0.5 }
+	st.sensor.launch = st.launch
+	ctx, cancel := context.WithCancel(t.Context())
+	st.end = cancel
+	go func() {
+		defer close(st.ended)
+		st.sensor.run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-st.ended
+	})
+	return st
+}
+
+func (s *stage) launch(ctx context.Context, _ *sensor, t *target) (life, error) {
+	if s.before != nil {
+		s.before(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.starts = append(s.starts, time.Since(s.begin))
+	if s.failing != nil {
+		return nil, s.failing
+	}
+	f := &fakeLife{key: t.key, pid: 100 + len(s.lives), started: time.Now(), done: make(chan struct{})}
+	s.lives = append(s.lives, f)
+	if s.each != nil {
+		s.each(f)
+	}
+	return f, nil
+}
+
+// last is the newest process.
+func (s *stage) last() *fakeLife {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lives[len(s.lives)-1]
+}
+
+func (s *stage) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.lives)
+}
+
+func (s *stage) expect(want State) {
+	s.t.Helper()
+	synctest.Wait()
+	if got := s.sensor.state(); got != want {
+		s.t.Fatalf("state %s, want %s", got, want)
+	}
+}
+
+// aim sets the target and lets everything settle.
+func (s *stage) aim(t *target) {
+	s.sensor.aim(t)
+	synctest.Wait()
+}
+
+func wanted(key string, change ...func(*manifest.Sensor)) *target {
+	spec := &manifest.Sensor{TriggerTypes: []string{"p.t"}}
+	for _, c := range change {
+		c(spec)
+	}
+	return &target{
+		record: &store.Record{Ref: "p.s", Pack: "p", Enabled: true, Present: true, TreeDigest: "tree"},
+		spec:   spec, want: hWanted, key: key, list: "list",
+	}
+}
+
+func unwanted() *target {
+	t := wanted("")
+	t.want, t.reason = hUnwanted, "disabled by alice"
+	return t
+}
+
+func unneeded() *target {
+	t := wanted("")
+	t.want, t.reason = hUnneeded, "no enabled rule wants its triggers"
+	return t
+}
+
+func crash(f *fakeLife) { go f.end(child.Exit{Code: 1}) }
+
+func TestACrashingSensorIsStartedForEver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		s.each = crash
+		s.aim(wanted("1"))
+		s.expect(StateBackoff)
+		time.Sleep(4 * time.Minute)
+		s.expect(StateBackoff)
+		var gaps []time.Duration
+		s.mu.Lock()
+		for i, at := range s.starts {
+			if i > 0 {
+				gaps = append(gaps, at-s.starts[i-1])
+			}
+		}
+		s.mu.Unlock()
+		want := []time.Duration{50 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 32 * time.Second, time.Minute, time.Minute}
+		if diff := cmp.Diff(want, gaps); diff != "" {
+			t.Error(diff)
+		}
+		info := s.sensor.info()
+		if info.LastExit != "exit 1" || info.Problem != "exit 1" || info.NextStart == nil || info.PID != 0 || info.Restarts != 9 {
+			t.Errorf("it shows %+v", info)
+		}
+
+		// A fix is taken at once, and forgets the failures.
+		s.mu.Lock()
+		s.each = nil
+		s.mu.Unlock()
+		s.aim(wanted("2"))
+		s.expect(StateRunning)
+		if info := s.sensor.info(); info.Problem != "" || info.PID == 0 || info.NextStart != nil {
+			t.Errorf("it shows %+v", info)
+		}
+		before := time.Now()
+		s.last().end(child.Exit{Code: 1})
+		s.expect(StateBackoff)
+		if wait := s.sensor.info().NextStart.Sub(before); wait != 50*time.Millisecond {
+			t.Errorf("the wait after the fix is %s", wait)
+		}
+	})
+}
+
+func TestHealthForgetsFailures(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		s.aim(wanted("1"))
+		for i, ran := range []time.Duration{0, 59 * time.Second, 61 * time.Second} {
+			time.Sleep(ran)
+			before := time.Now()
+			s.last().end(child.Exit{Code: -1, Signal: "SIGKILL"})
+			s.expect(StateBackoff)
+			want := []time.Duration{50 * time.Millisecond, time.Second, 50 * time.Millisecond}[i]
+			if wait := s.sensor.info().NextStart.Sub(before); wait != want {
+				t.Errorf("after %s: wait %s, want %s", ran, wait, want)
+			}
+			time.Sleep(want)
+			s.expect(StateRunning)
+		}
+	})
+}
+
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	poll := func(m *manifest.Sensor) { m.PollInterval = manifest.Duration(10 * time.Second) }
+	tests := []struct {
+		name   string
+		exit   child.Exit
+		change []func(*manifest.Sensor)
+		want   State
+		wait   time.Duration
+		shown  string
+	}{
+		{name: "0 of a sensor that should stay", want: StateBackoff, wait: 50 * time.Millisecond, shown: "exit 0"},
+		{name: "0 of a sensor that polls", change: []func(*manifest.Sensor){poll}, want: StateWaiting, wait: 10 * time.Second},
+		{name: "1 of a sensor that polls", exit: child.Exit{Code: 1}, change: []func(*manifest.Sensor){poll}, want: StateBackoff, wait: 50 * time.Millisecond, shown: "exit 1"},
+		{name: "memory", exit: child.Exit{Code: -1, Signal: "SIGKILL", OOM: true}, want: StateBackoff, wait: 50 * time.Millisecond, shown: "killed for memory"},
+		{name: "78", exit: child.Exit{Code: 78}, want: StateFailed, shown: "exit 78: waits for a change of its configuration"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage(t, make(chan struct{}, 1))
+				s.aim(wanted("1", test.change...))
+				s.last().end(test.exit)
+				s.expect(test.want)
+				info := s.sensor.info()
+				if info.Problem != test.shown {
+					t.Errorf("problem %q, want %q", info.Problem, test.shown)
+				}
+				if test.wait == 0 {
+					time.Sleep(24 * time.Hour)
+					s.expect(test.want)
+					s.aim(wanted("1", test.change...)) // the same again is no change
+					s.expect(test.want)
+					s.aim(wanted("2", test.change...))
+					s.expect(StateRunning)
+					return
+				}
+				time.Sleep(test.wait - time.Millisecond)
+				s.expect(test.want)
+				time.Sleep(time.Millisecond)
+				s.expect(StateRunning)
+			})
+		})
+	}
+}
+
+func TestOnlyAnotherKeyRestarts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		s.aim(wanted("1"))
+		first := s.last()
+		same := wanted("1")
+		same.record.RevisionID, same.record.TreeDigest = 7, "another"
+		s.aim(same)
+		s.expect(StateRunning)
+		if s.last() != first {
+			t.Fatal("restarted without need")
+		}
+		s.aim(wanted("2"))
+		s.expect(StateRunning)
+		if s.count() != 2 || s.last().key != "2" {
+			t.Fatalf("%d processes, the last with key %s", s.count(), s.last().key)
+		}
+		if info := s.sensor.info(); info.Restarts != 1 {
+			t.Errorf("%d restarts", info.Restarts)
+		}
+	})
+}
+
+func TestManyEditsDuringOneStopStartTheNewest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		s.each = func(f *fakeLife) { f.stopFor = 5 * time.Second }
+		s.aim(wanted("0"))
+		s.aim(wanted("1"))
+		s.expect(StateStopping)
+		for i := 2; i <= 20; i++ {
+			time.Sleep(100 * time.Millisecond)
+			s.aim(wanted(fmt.Sprint(i)))
+			s.expect(StateStopping)
+		}
+		if s.count() != 1 {
+			t.Fatal("started while the old one lives")
+		}
+		time.Sleep(10 * time.Second)
+		s.expect(StateRunning)
+		if s.count() != 2 || s.last().key != "20" {
+			t.Fatalf("%d processes, the last with key %s", s.count(), s.last().key)
+		}
+	})
+}
+
+// TestNothingRevivesWhatIsNotWanted takes a sensor away in every state that it can be in.
+func TestNothingRevivesWhatIsNotWanted(t *testing.T) {
+	t.Parallel()
+	poll := func(m *manifest.Sensor) { m.PollInterval = manifest.Duration(time.Second) }
+	states := map[State]func(*stage){
+		StateIdle:    func(s *stage) { s.aim(unneeded()) },
+		StateRunning: func(s *stage) { s.aim(wanted("1")) },
+		StateStarting: func(s *stage) {
+			s.before = func(context.Context) { time.Sleep(time.Second) }
+			s.aim(wanted("1"))
+		},
+		StateStopping: func(s *stage) {
+			s.each = func(f *fakeLife) { f.stopFor = time.Second }
+			s.aim(wanted("1"))
+			s.aim(wanted("2"))
+		},
+		StateBackoff: func(s *stage) {
+			s.each = crash
+			s.aim(wanted("1"))
+		},
+		StateWaiting: func(s *stage) {
+			s.aim(wanted("1", poll))
+			s.last().end(child.Exit{})
+		},
+		StateFailed: func(s *stage) {
+			s.aim(wanted("1"))
+			s.last().end(child.Exit{Code: 78})
+		},
+		StateUnkillable: func(s *stage) {
+			s.each = func(f *fakeLife) {
+				f.stopErr = child.ErrUnkillable
+				go func() { time.Sleep(2 * time.Second); f.end(child.Exit{Code: -1, Signal: "SIGKILL"}) }()
+			}
+			s.aim(wanted("1"))
+			s.aim(wanted("2"))
+		},
+	}
+	for state, reach := range states {
+		t.Run(string(state), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage(t, make(chan struct{}, 1))
+				reach(s)
+				s.expect(state)
+				s.aim(unwanted())
+				time.Sleep(time.Minute)
+				s.expect(StateStopped)
+				if info := s.sensor.info(); info.Problem != "disabled by alice" || info.PID != 0 || info.NextStart != nil {
+					t.Errorf("it shows %+v", info)
+				}
+				started := s.count()
+				time.Sleep(time.Hour)
+				s.expect(StateStopped)
+				if s.count() != started {
+					t.Fatal("a timer revived it")
+				}
+				s.mu.Lock()
+				s.each, s.before = nil, nil
+				s.mu.Unlock()
+				s.aim(wanted("3"))
+				s.expect(StateRunning)
+			})
+		})
+	}
+}
+
+func TestIdleUntilARuleWantsIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		s.aim(unneeded())
+		s.expect(StateIdle)
+		s.aim(wanted("1"))
+		s.expect(StateRunning)
+		s.aim(unneeded())
+		s.expect(StateIdle)
+		if info := s.sensor.info(); info.Problem != "no enabled rule wants its triggers" {
+			t.Errorf("problem %q", info.Problem)
+		}
+	})
+}
+
+func TestAskingForARestart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		s.aim(wanted("1"))
+		s.sensor.ask()
+		s.expect(StateRunning)
+		if s.count() != 2 {
+			t.Fatalf("%d processes after asking", s.count())
+		}
+		s.mu.Lock()
+		s.each = crash
+		s.mu.Unlock()
+		s.last().end(child.Exit{Code: 1})
+		time.Sleep(10 * time.Second)
+		s.expect(StateBackoff)
+		s.mu.Lock()
+		s.each = nil
+		s.mu.Unlock()
+		s.sensor.ask()
+		s.expect(StateRunning)
+		s.last().end(child.Exit{Code: 78})
+		s.expect(StateFailed)
+		s.sensor.ask()
+		s.expect(StateRunning)
+	})
+}
+
+func TestAStartThatFails(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		err   error
+		want  State
+		waits []time.Duration
+	}{
+		{"for a while", errors.New("cannot find it"), StateBackoff, []time.Duration{50 * time.Millisecond, time.Second, 2 * time.Second}},
+		{"because of others", fmt.Errorf("%w: the database", errAway), StateBackoff, []time.Duration{time.Second, time.Second, time.Second}},
+		{"until a change", fmt.Errorf("%w: bad entry point", errRefused), StateFailed, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage(t, make(chan struct{}, 1))
+				s.failing = test.err
+				s.aim(wanted("1"))
+				s.expect(test.want)
+				if info := s.sensor.info(); info.Problem != test.err.Error() {
+					t.Errorf("problem %q", info.Problem)
+				}
+				for _, wait := range test.waits {
+					if got := s.sensor.info().NextStart.Sub(time.Now()); got != wait {
+						t.Errorf("wait %s, want %s", got, wait)
+					}
+					time.Sleep(wait)
+					s.expect(test.want)
+				}
+				s.mu.Lock()
+				s.failing = nil
+				s.mu.Unlock()
+				s.aim(wanted("2"))
+				s.expect(StateRunning)
+			})
+		})
+	}
+}
+
+func TestWatchdog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		s.aim(wanted("1", func(m *manifest.Sensor) { m.Watchdog = manifest.Duration(30 * time.Second) }))
+		for range 10 { // signs of life keep it
+			time.Sleep(29 * time.Second)
+			s.sensor.stats.alive(time.Now())
+		}
+		s.expect(StateRunning)
+		s.sensor.stats.submitting(time.Now()) // held back by us: not its fault
+		time.Sleep(10 * time.Minute)
+		s.sensor.stats.submitted(time.Now())
+		s.expect(StateRunning)
+		if s.count() != 1 {
+			t.Fatalf("%d processes", s.count())
+		}
+		time.Sleep(40 * time.Second)
+		s.expect(StateRunning)
+		if s.count() != 2 {
+			t.Fatalf("%d processes after silence", s.count())
+		}
+		info := s.sensor.info()
+		if !strings.Contains(info.LastExit, "watchdog") || info.Restarts != 1 {
+			t.Errorf("it shows %+v", info)
+		}
+	})
+}
+
+func TestUpdatesAreToldOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		updates := func(m *manifest.Sensor) { m.Updates = true }
+		s.aim(wanted("1", updates))
+		s.aim(wanted("1", updates))
+		told := func() int {
+			f := s.last()
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.told
+		}
+		if told() != 0 {
+			t.Fatalf("told %d times without a change", told())
+		}
+		other := wanted("1", updates)
+		other.list = "another"
+		s.aim(other)
+		s.aim(other)
+		if told() != 1 || s.count() != 1 {
+			t.Fatalf("told %d times, %d processes", told(), s.count())
+		}
+	})
+}
+
+// TestAtMostFourChangeAtOnce changes many sensors at a time.
+func TestAtMostFourChangeAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		slots := make(chan struct{}, maxStarts)
+		var mu sync.Mutex
+		busy, most := 0, 0
+		change := func(by int) {
+			mu.Lock()
+			defer mu.Unlock()
+			busy += by
+			most = max(most, busy)
+		}
+		stages := make([]*stage, 50)
+		for i := range stages {
+			s := newStage(t, slots)
+			s.before = func(context.Context) { change(1); time.Sleep(50 * time.Millisecond); change(-1) }
+			s.each = func(f *fakeLife) { f.stopFor = 50 * time.Millisecond }
+			stages[i] = s
+		}
+		for _, key := range []string{"1", "2"} {
+			for _, s := range stages {
+				s.sensor.aim(wanted(key))
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			running := 0
+			for _, s := range stages {
+				if s.sensor.state() == StateRunning && s.last().key == key {
+					running++
+				}
+			}
+			if running != len(stages) {
+				t.Errorf("%d of %d run with key %s after a minute", running, len(stages), key)
+			}
+		}
+		if most != maxStarts {
+			t.Errorf("%d started at once, want %d", most, maxStarts)
+		}
+		if len(slots) != 0 {
+			t.Errorf("%d slots are still held", len(slots))
+		}
+	})
+}
+
+func TestAPanicOfTheSupervisionIsContained(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		var panics atomic.Int64
+		s.sensor.logger = slog.New(&failOnPanic{t: t, Handler: slog.DiscardHandler, expected: &panics})
+		s.before = func(context.Context) {
+			if panics.Load() == 0 {
+				panic("out of order")
+			}
+		}
+		s.aim(wanted("1"))
+		s.expect(StateBackoff)
+		if info := s.sensor.info(); info.Problem != "internal error, see the log" || panics.Load() != 1 {
+			t.Errorf("%d panics, it shows %+v", panics.Load(), info)
+		}
+		time.Sleep(time.Second)
+		s.expect(StateRunning)
+	})
+}
+
+func TestTheEndStopsEverything(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		slots := make(chan struct{}, 1)
+		running, waiting := newStage(t, slots), newStage(t, slots)
+		running.aim(wanted("1"))
+		waiting.each = crash
+		waiting.aim(wanted("1"))
+		for _, s := range []*stage{running, waiting} {
+			s.end()
+			<-s.ended
+			if s.sensor.state() != StateStopped {
+				t.Errorf("ended %s", s.sensor.state())
+			}
+		}
+		select {
+		case <-running.last().done:
+		default:
+			t.Error("a process still runs")
+		}
+	})
+}
