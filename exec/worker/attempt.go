@@ -1,0 +1,364 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// stopReason is why an attempt was stopped; the table is in the package's comment.
+type stopReason string
+
+const (
+	stopNot      stopReason = ""
+	stopTimeout  stopReason = "timeout"
+	stopCancel   stopReason = "cancel"
+	stopShutdown stopReason = "shutdown"
+	stopFence    stopReason = "fence"
+	stopUnheld   stopReason = "unheld"
+)
+
+// awayPause is how long an attempt whose files could not be fetched keeps its slot before it goes back
+// to the queue: a node that cannot prepare anything must not claim the same over and over.
+const awayPause = time.Second
+
+// errAway says that what an attempt needs is not there for now; it has nothing to do with the attempt.
+var errAway = errors.New("not available now")
+
+// attempt is one start of one execution on this node.
+type attempt struct {
+	pool  *Pool
+	claim store.Claimed
+	log   *slog.Logger
+
+	// ctx ends when the attempt is told to stop. It bounds everything but the child's life.
+	ctx    context.Context //nolint:containedctx // it is the attempt's own
+	cancel context.CancelFunc
+	// printing is closed when stdout and stderr are set for good; nil: it never got that far.
+	printing       chan struct{}
+	stdout, stderr *child.Capture
+
+	mu     sync.Mutex
+	reason stopReason
+	grace  time.Duration
+	proc   process
+	killed bool
+	over   bool
+}
+
+func newAttempt(p *Pool, c store.Claimed) *attempt {
+	a := &attempt{
+		pool: p, claim: c, printing: make(chan struct{}),
+		log: p.log.With("action", c.Action, "execution_id", c.ExecutionID, "attempt", c.Attempt),
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	return a
+}
+
+// live is the whole life of the attempt.
+func (a *attempt) live() {
+	defer a.pool.free()
+	outcome := a.survive()
+	a.end()
+	if outcome == nil {
+		a.pool.forget(a)
+		return
+	}
+	outcome.Token = a.claim.Token
+	a.pool.finisher.add(&ended{
+		Action: a.claim.Action, ExecutionID: a.claim.ExecutionID, Attempt: a.claim.Attempt,
+		Outcome: *outcome, attempt: a,
+	})
+}
+
+// survive keeps a mistake of ours to the one attempt that meets it.
+func (a *attempt) survive() (o *store.Outcome) {
+	defer func() {
+		if v := recover(); v != nil {
+			a.log.Error("attempt panicked", "err", v, "stack", string(debug.Stack()))
+			a.kill()
+			o = a.failed(fmt.Errorf("a mistake inside the daemon: %v", v))
+		}
+	}()
+	return a.run()
+}
+
+// end closes what others may look at.
+func (a *attempt) end() {
+	a.mu.Lock()
+	a.over = true
+	a.mu.Unlock()
+	a.cancel()
+	for _, capture := range []*child.Capture{a.stdout, a.stderr} {
+		if capture != nil {
+			capture.Close()
+		}
+	}
+	select {
+	case <-a.printing:
+	default:
+		close(a.printing)
+	}
+}
+
+// stop asks the attempt to end; only the first reason counts. A child gets grace between TERM and KILL.
+func (a *attempt) stop(reason stopReason, grace time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over || a.reason != stopNot {
+		return
+	}
+	a.reason, a.grace = reason, grace
+	a.cancel()
+}
+
+// kill ends the child at once, also one that is being stopped with more patience.
+func (a *attempt) kill() {
+	a.stop(stopFence, 0)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over || a.killed || a.proc == nil {
+		return
+	}
+	a.killed = true
+	proc := a.proc
+	a.pool.attempts.Go(func() {
+		if err := proc.Stop(0); err != nil {
+			a.log.Error("child cannot be killed", "err", err)
+		}
+	})
+}
+
+func (a *attempt) isOver() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.over
+}
+
+func (a *attempt) stopped() (stopReason, time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.reason, a.grace
+}
+
+// run gives the outcome to write; nil: there is none, for nothing began.
+func (a *attempt) run() *store.Outcome {
+	plan, err := a.prepare()
+	if plan != nil {
+		defer plan.clear()
+	}
+	if reason, _ := a.stopped(); reason != stopNot || errors.Is(err, errAway) || a.pool.isDraining() {
+		a.release(err)
+		return nil
+	}
+	if err != nil {
+		return a.failed(err)
+	}
+	held, err := a.pool.starter.begin(a.ctx, a.claim.Token)
+	switch reason, _ := a.stopped(); {
+	case reason != stopNot:
+		return a.neverRan()
+	case err != nil:
+		return a.failed(fmt.Errorf("cannot record that it begins: %w", err))
+	case !held:
+		a.log.Debug("not started, its token is void: it was cancelled, or its lease lapsed")
+		return nil
+	case a.pool.lease.age(a.pool.boottime()) >= fenceStop:
+		a.stop(stopFence, 0)
+		return a.neverRan()
+	}
+	proc, err := a.start(plan)
+	if err != nil {
+		if reason, _ := a.stopped(); reason != stopNot {
+			return a.neverRan()
+		}
+		return a.failed(err)
+	}
+	return a.watch(plan, proc)
+}
+
+// release gives back an attempt that did not begin.
+func (a *attempt) release(why error) {
+	reason, _ := a.stopped()
+	if reason == stopUnheld {
+		return // it is ours no more
+	}
+	if errors.Is(why, errAway) {
+		a.log.Warn("cannot prepare an attempt, it goes back to the queue", "err", why)
+		timer := time.NewTimer(awayPause)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-a.ctx.Done():
+		}
+	}
+	// What is not released by this is found to be nobody's by the renewals, or lapses.
+	if err := a.pool.queue.Release(context.Background(), []string{a.claim.Token}); err != nil {
+		a.log.Warn("cannot give an attempt back to the queue", "err", err)
+	}
+}
+
+// neverRan is for an attempt that was stopped when its start may have been recorded already: it goes
+// back to the queue, for nothing has happened.
+func (a *attempt) neverRan() *store.Outcome {
+	reason, _ := a.stopped()
+	if reason == stopUnheld {
+		return nil
+	}
+	now := time.Now()
+	o := &store.Outcome{Status: store.StatusCancelled, Error: "stopped before it began: " + string(reason)}
+	if reason != stopCancel {
+		o.RetryAt = &now
+	}
+	return o
+}
+
+// failed is for an attempt without a process.
+func (a *attempt) failed(err error) *store.Outcome {
+	o := &store.Outcome{Status: store.StatusFailed, Error: child.Sanitize([]byte(err.Error()))}
+	a.retry(o)
+	return o
+}
+
+// start starts the child.
+func (a *attempt) start(plan *plan) (process, error) {
+	a.stdout = child.NewCapture(a.pool.opts.OutputLimit, plan.mask)
+	a.stderr = child.NewCapture(a.pool.opts.OutputLimit, plan.mask)
+	close(a.printing)
+	plan.spec.Stdout, plan.spec.Stderr = a.stdout, a.stderr
+	proc, err := a.pool.start(a.ctx, plan.spec)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	a.proc = proc
+	a.mu.Unlock()
+	// The two clocks may differ; waiting less than nothing is no news.
+	a.pool.metrics.wait.Observe(max(time.Since(a.claim.QueuedAt), 0).Seconds())
+	return proc, nil
+}
+
+// watch waits for the child's end, or brings it about.
+func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
+	began := time.Now()
+	timer := time.NewTimer(plan.timeout)
+	defer timer.Stop()
+	select {
+	case <-proc.Done():
+	case <-timer.C:
+		a.stop(stopTimeout, a.pool.opts.StopGrace)
+	case <-a.ctx.Done():
+	}
+	reason, grace := a.stopped()
+	select {
+	case <-proc.Done():
+		reason = stopNot // it ended by itself, whoever wanted it to
+	default:
+		if err := proc.Stop(grace); err != nil {
+			a.log.Error("child cannot be stopped", "err", err)
+			a.closeStreams()
+			return a.conclude(plan, reason, child.Exit{Code: -1}, err)
+		}
+	}
+	exit := proc.Wait()
+	a.closeStreams()
+	a.pool.metrics.duration.WithLabelValues(a.claim.Action).Observe(time.Since(began).Seconds())
+	return a.conclude(plan, reason, exit, nil)
+}
+
+func (a *attempt) closeStreams() {
+	a.stdout.Close()
+	a.stderr.Close()
+}
+
+// conclude makes the outcome of an attempt whose child has ended, or cannot be ended.
+func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkillable error) *store.Outcome {
+	o := &store.Outcome{Signal: exit.Signal}
+	if exit.Code >= 0 {
+		o.ExitCode = &exit.Code
+	}
+	o.Stdout, o.Stderr = output(a.stdout), output(a.stderr)
+	switch reason {
+	case stopNot:
+		a.judge(plan, exit, o)
+	case stopTimeout:
+		o.Status, o.Error = store.StatusTimedOut, fmt.Sprintf("timed out after %v", plan.timeout)
+		o.Result = plan.result(a.stdout, nil)
+	case stopCancel:
+		o.Status, o.Error = store.StatusCancelled, "cancelled while it ran"
+	case stopShutdown:
+		now := time.Now()
+		o.Status, o.Error, o.RetryAt = store.StatusCancelled, "stopped, because the daemon was stopping", &now
+	case stopFence:
+		o.Status, o.Error = store.StatusFailed, fmt.Sprintf("stopped, because this node could not renew its lease for %v", fenceStop)
+	default:
+		o.Status, o.Error = store.StatusFailed, "stopped, because its lease was lost"
+	}
+	if unkillable != nil {
+		o.Error += ": " + unkillable.Error()
+	}
+	a.retry(o)
+	return o
+}
+
+// judge is for a child that ended by itself.
+func (a *attempt) judge(plan *plan, exit child.Exit, o *store.Outcome) {
+	o.Status = store.StatusFailed
+	if exit.Code != 0 {
+		o.Error = exit.String()
+		o.Result = plan.result(a.stdout, nil)
+		return
+	}
+	var problem error
+	o.Result = plan.result(a.stdout, &problem)
+	if problem != nil {
+		o.Error = child.Sanitize([]byte(problem.Error()))
+		return
+	}
+	if text := misfits(plan.action.OutputSchema, o.Result); text != "" {
+		o.Error = text
+		return
+	}
+	o.Status = store.StatusSucceeded
+	if exit.OutputIncomplete {
+		a.log.Info("a process that the action left behind kept its output open, it was cut off")
+	}
+}
+
+// retry lets another attempt follow where the action says so.
+func (a *attempt) retry(o *store.Outcome) {
+	action := a.action()
+	if action == nil || o.RetryAt != nil {
+		return
+	}
+	delay, again := retryAfter(action.Retry, a.claim.Attempt, o.Status, o.ExitCode)
+	if reason, _ := a.stopped(); reason == stopFence {
+		delay, again = retryLost(action, a.claim.Attempt)
+	}
+	if again {
+		at := time.Now().Add(delay)
+		o.RetryAt = &at
+	}
+}
+
+// action is what is to be run; nil: it is gone.
+func (a *attempt) action() *manifest.Action {
+	if a.claim.Record == nil {
+		return nil
+	}
+	action, _ := a.claim.Record.Spec.(*manifest.Action)
+	return action
+}
+
+func output(c *child.Capture) store.Output {
+	text, total, omitted := c.Text()
+	return store.Output{Text: text, Bytes: total, Omitted: omitted}
+}

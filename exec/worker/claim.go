@@ -1,0 +1,122 @@
+package worker
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+const (
+	// pollPeriod is the floor under notifications: what they miss is found within it.
+	pollPeriod = 2 * time.Second
+
+	// backlogFactor: with so many unwritten outcomes for each worker the database is in trouble, and
+	// more work would only make more of them.
+	backlogFactor = 4
+)
+
+// claimLoop claims until ctx ends: when told that something may be due, when a retry of ours is, and
+// each pollPeriod; and as long as claims come back full, whenever a slot is free.
+func (p *Pool) claimLoop(ctx context.Context) {
+	defer func() {
+		p.mu.Lock()
+		p.draining = true
+		p.mu.Unlock()
+	}()
+	notices, unsubscribe := p.subscribe(store.ChannelQueue)
+	defer unsubscribe()
+	select {
+	case <-ctx.Done():
+		return
+	case <-p.lease.first: // what is claimed must be renewed, so renewing comes first
+	}
+	poll := time.NewTimer(0)
+	defer poll.Stop()
+	due := time.NewTimer(0)
+	defer due.Stop()
+	failing := false
+	for look := true; ctx.Err() == nil; {
+		if free := p.freeSlots(); look && free > 0 {
+			claimed, err := p.claim(ctx, free)
+			look = err == nil && len(claimed) == free
+			if failed := err != nil; failed != failing {
+				failing = failed
+				if failed {
+					p.log.Warn("cannot claim executions, trying again", "err", err)
+				} else {
+					p.log.Info("claiming executions again")
+				}
+			}
+			continue
+		}
+		due.Reset(p.untilDue())
+		select {
+		case <-ctx.Done():
+		case <-notices:
+			// One look answers all notices that are there.
+			for range len(notices) {
+				<-notices
+			}
+			look = true
+		case <-poll.C:
+			// Nodes that were woken by one notice must not poll in step for ever.
+			poll.Reset(pollPeriod + rand.N(pollPeriod/10))
+			look = true
+		case <-due.C:
+			look = p.takeDue() || look
+		case <-p.wake:
+		}
+	}
+}
+
+// claim claims and takes in. A claim that was sent is waited for, also when ctx ends: the database
+// would hold what nobody knows of.
+func (p *Pool) claim(ctx context.Context, free int) ([]store.Claimed, error) {
+	claimed, err := p.queue.Claim(context.WithoutCancel(ctx), p.opts.Node, free)
+	if len(claimed) > 0 {
+		p.admit(claimed)
+	}
+	return claimed, err
+}
+
+// freeSlots tells how many attempts may be claimed now.
+func (p *Pool) freeSlots() int {
+	if p.lease.age(p.boottime()) >= fenceStop || p.finisher.backlog() > backlogFactor*p.opts.Workers {
+		return 0
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.opts.Workers - p.busy
+}
+
+// retryAt makes the claim loop look at that time. Of several only the earliest is kept: what comes
+// after it is found by polling.
+func (p *Pool) retryAt(at time.Time) {
+	p.mu.Lock()
+	if p.due.IsZero() || at.Before(p.due) {
+		p.due = at
+	}
+	p.mu.Unlock()
+	p.poke()
+}
+
+func (p *Pool) untilDue() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.due.IsZero() {
+		return pollPeriod
+	}
+	return time.Until(p.due)
+}
+
+func (p *Pool) takeDue() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.due.IsZero() || time.Now().Before(p.due) {
+		return false
+	}
+	p.due = time.Time{}
+	return true
+}

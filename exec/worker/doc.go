@@ -1,0 +1,46 @@
+// Package worker runs queued actions as processes.
+//
+// The life of an execution is in the database, and its node only holds a lease on it:
+//
+//	requested ── claim ──▶ running ── finish ──▶ succeeded, failed, timed_out, cancelled
+//	    ▲                     │ └──── reap ─────▶ lost
+//	    └── scheduled ◀───────┘ retry, release
+//
+// The life of an attempt is here:
+//
+//	claimed    a row with a token and a lease is ours; nothing has happened yet
+//	prepared   files of the revision, interpreter, parameters, secrets and folders are there
+//	started    the database has committed that it begins; from now on it counts as tried
+//	running    the child lives; it ends by itself, or is stopped (see below)
+//	ended      the child's tree is gone and its output is read; the slot is free again
+//	finished   the database has committed the outcome; it is forgotten here
+//
+// What stops a running attempt, the first one counts:
+//
+//	timeout    its time is up                            timed_out, retried if retry says so
+//	cancel     somebody asked                            cancelled
+//	shutdown   the drain is over, or was hurried         queued again at once
+//	fence      no lease was renewed for fenceStop        failed, retried if on_lost says so
+//	unheld     a renewal says that its token is void     its outcome is evidence only
+//
+// What it promises:
+//
+//   - An attempt starts at most once for its token, and only after the database has committed that it
+//     starts. An attempt that was claimed and not started goes back to the queue, and used no attempt.
+//   - Every write about an attempt carries its token, so who comes late changes nothing. Such writes are
+//     counted in attune_fenced_writes_total.
+//   - A node that cannot renew its leases stops its own children after fenceStop and kills them after
+//     fenceKill, before anybody else may start the same execution. Time is counted on CLOCK_BOOTTIME, from
+//     before a renewal was sent, so neither a suspended machine nor a slow answer makes it longer.
+//   - When a node dies, its keeper kills its children; the others see the lease lapse and end the
+//     attempts as lost. No attempt is renewed that no one here knows of.
+//   - An outcome that cannot be written is kept in memory and on disk until the database takes it. An
+//     unknown commit is sent again: finishing twice by one token is finishing once.
+//   - Nothing in the database is open or locked while a child runs.
+//   - While it drains, leases are renewed until the last attempt has finished.
+//
+// Starts and outcomes are committed in groups: what comes while one commit is under way goes with the
+// next. Nobody waits for a group to fill.
+//
+// Lock order: Pool.mu before attempt.mu; neither is held over a statement, a start or a stop.
+package worker

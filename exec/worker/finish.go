@@ -1,0 +1,207 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+const (
+	// finishRetry and finishRetryMost bound the pause before outcomes are sent again, doubling.
+	finishRetry     = 100 * time.Millisecond
+	finishRetryMost = 2 * time.Second
+
+	// finalFlush is how long the end waits for a database that does not take the last outcomes.
+	finalFlush = 10 * time.Second
+)
+
+// ended is an attempt that ended and whose outcome is to be written.
+type ended struct {
+	Action      string        `json:"action"`
+	ExecutionID int64         `json:"execution_id"`
+	Attempt     int           `json:"attempt"`
+	Outcome     store.Outcome `json:"outcome"`
+
+	attempt *attempt // nil: of a former run
+	spooled bool
+}
+
+// finisher writes outcomes, as many at once as have come together while the last ones were written.
+type finisher struct {
+	queue queue
+	log   *slog.Logger
+	spool spool
+	// settle is told each outcome that was written, and whether its token still held.
+	settle func(e *ended, accepted bool)
+
+	signal   chan struct{}
+	stopping chan struct{}
+	ctx      context.Context //nolint:containedctx // ends when nothing is tried any more
+	giveUp   context.CancelFunc
+
+	mu      sync.Mutex
+	pending []*ended
+}
+
+func (f *finisher) init(q queue, log *slog.Logger, s spool, settle func(*ended, bool)) {
+	f.queue, f.log, f.spool, f.settle = q, log, s, settle
+	f.signal = make(chan struct{}, 1)
+	f.stopping = make(chan struct{})
+	f.ctx, f.giveUp = context.WithCancel(context.Background())
+}
+
+// add hands over outcomes to be written; it does not wait.
+func (f *finisher) add(list ...*ended) {
+	f.mu.Lock()
+	f.pending = append(f.pending, list...)
+	f.mu.Unlock()
+	select {
+	case f.signal <- struct{}{}:
+	default:
+	}
+}
+
+// backlog is how many outcomes are not written yet, apart from those being written now.
+func (f *finisher) backlog() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.pending)
+}
+
+// recover takes up what a former run could not write. Where the tokens are void by now it becomes
+// evidence.
+func (f *finisher) recover() error {
+	left, err := f.spool.load(f.log)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		f.log.Info("writing outcomes that a former run left", "count", len(left))
+		f.add(left...)
+	}
+	return nil
+}
+
+// stop makes run return once all is written, or cannot be within finalFlush. Call the func when it has
+// returned.
+func (f *finisher) stop() (stopped func()) {
+	close(f.stopping)
+	limit := time.AfterFunc(finalFlush, f.giveUp)
+	return func() {
+		limit.Stop()
+		f.giveUp()
+	}
+}
+
+func (f *finisher) run() {
+	for {
+		batch := f.take()
+		if len(batch) > 0 {
+			if left := f.write(f.ctx, batch); len(left) > 0 {
+				f.keep(left)
+				f.log.Error("the database did not take the last outcomes, they are kept in the spool folder", "count", len(left))
+				return
+			}
+			continue
+		}
+		select {
+		case <-f.signal:
+		case <-f.stopping:
+			if f.backlog() == 0 {
+				return
+			}
+		}
+	}
+}
+
+func (f *finisher) take() []*ended {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	batch := f.pending
+	f.pending = nil
+	return batch
+}
+
+// write tries until the database answers, and gives what it did not take until ctx ended. What comes
+// meanwhile goes with the next try.
+func (f *finisher) write(ctx context.Context, batch []*ended) (left []*ended) {
+	wait, failing := finishRetry, ""
+	for {
+		outcomes := make([]store.Outcome, len(batch))
+		for i, e := range batch {
+			outcomes[i] = e.Outcome
+		}
+		// A commit whose answer is lost may have happened. Then the same outcome, sent again, is found
+		// to be written.
+		accepted, err := f.queue.Finish(ctx, outcomes)
+		if err == nil {
+			if failing != "" {
+				f.log.Info("outcomes are written again", "count", len(batch))
+			}
+			for i, e := range batch {
+				f.spool.remove(e, f.log)
+				f.settle(e, accepted[i])
+			}
+			return nil
+		}
+		f.keep(batch)
+		if failing != err.Error() && ctx.Err() == nil {
+			failing = err.Error()
+			f.log.Warn("cannot write outcomes, they are kept", "count", len(batch), "err", err)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return append(batch, f.take()...)
+		case <-timer.C:
+		}
+		wait = min(2*wait, finishRetryMost)
+		batch = append(batch, f.take()...)
+	}
+}
+
+// keep writes to disk what is not there yet, for the case that this daemon ends before the database is
+// back.
+func (f *finisher) keep(batch []*ended) {
+	for _, e := range batch {
+		if e.spooled {
+			continue
+		}
+		if err := f.spool.write(e); err != nil {
+			f.log.Error("cannot keep an outcome on disk, it is in memory only", "execution_id", e.ExecutionID, "err", err)
+			return
+		}
+		e.spooled = true
+	}
+}
+
+// FlushSpool writes the outcomes that a dead run left in a SpoolDir. It is for before
+// store.LoseNode of that run, which makes their tokens void.
+func FlushSpool(ctx context.Context, s *store.Store, dir string, logger *slog.Logger) error {
+	sp := spool{dir: dir}
+	left, err := sp.load(logger)
+	if err != nil {
+		return err
+	}
+	for batch := range slices.Chunk(left, 100) {
+		outcomes := make([]store.Outcome, len(batch))
+		for i, e := range batch {
+			outcomes[i] = e.Outcome
+		}
+		accepted, err := s.Finish(ctx, outcomes)
+		if err != nil {
+			return fmt.Errorf("cannot write the outcomes of a former run: %w", err)
+		}
+		for i, e := range batch {
+			logger.Info("wrote an outcome that a former run left", "component", "worker", "execution_id", e.ExecutionID, "attempt", e.Attempt, "accepted", accepted[i])
+			sp.remove(e, logger)
+		}
+	}
+	return nil
+}

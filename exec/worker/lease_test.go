@@ -1,0 +1,550 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// errAwayTest is a transient error to store.IsTransient.
+var errAwayTest = fmt.Errorf("the database is away: %w", context.DeadlineExceeded)
+
+// fakeQueue is a database of this test alone: it hands out each claim once and notes what it is told.
+type fakeQueue struct {
+	mu       sync.Mutex
+	away     bool
+	waiting  []store.Claimed
+	held     map[string]bool
+	cancel   map[string]bool
+	started  []string
+	released []string
+	outcomes []store.Outcome
+	renewals []time.Time
+	// lostClaim makes the next claim commit without an answer.
+	lostClaim bool
+}
+
+func (q *fakeQueue) set(f func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	f()
+}
+
+func (q *fakeQueue) Claim(_ context.Context, _ string, limit int) ([]store.Claimed, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.away {
+		return nil, errAwayTest
+	}
+	n := min(limit, len(q.waiting))
+	claimed := q.waiting[:n:n]
+	q.waiting = q.waiting[n:]
+	for _, c := range claimed {
+		q.held[c.Token] = true
+	}
+	if q.lostClaim && n > 0 {
+		q.lostClaim = false
+		return nil, errAwayTest
+	}
+	return claimed, nil
+}
+
+func (q *fakeQueue) Start(_ context.Context, tokens []string) (map[string]bool, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.away {
+		return nil, errAwayTest
+	}
+	held := map[string]bool{}
+	for _, token := range tokens {
+		held[token] = q.held[token]
+		q.started = append(q.started, token)
+	}
+	return held, nil
+}
+
+func (q *fakeQueue) Release(_ context.Context, tokens []string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.away {
+		return errAwayTest
+	}
+	for _, token := range tokens {
+		delete(q.held, token)
+	}
+	q.released = append(q.released, tokens...)
+	return nil
+}
+
+func (q *fakeQueue) Renew(context.Context, string) (*store.Renewal, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.away {
+		return nil, errAwayTest
+	}
+	q.renewals = append(q.renewals, time.Now())
+	r := &store.Renewal{}
+	for token := range q.held {
+		r.Held = append(r.Held, token)
+		if q.cancel[token] {
+			r.Cancel = append(r.Cancel, token)
+		}
+	}
+	return r, nil
+}
+
+func (q *fakeQueue) Finish(_ context.Context, outcomes []store.Outcome) ([]bool, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.away {
+		return nil, errAwayTest
+	}
+	accepted := make([]bool, len(outcomes))
+	for i, o := range outcomes {
+		accepted[i] = q.held[o.Token]
+		delete(q.held, o.Token)
+		q.outcomes = append(q.outcomes, o)
+	}
+	return accepted, nil
+}
+
+func (q *fakeQueue) Reap(context.Context) (requeued, lost []int64, err error) { return nil, nil, nil }
+
+func (q *fakeQueue) Execution(context.Context, int64) (*store.Execution, []store.Attempt, error) {
+	return nil, nil, store.ErrNotFound
+}
+
+// fakeProcess ends when it is told to, or by a signal that it obeys.
+type fakeProcess struct {
+	began    time.Time
+	stubborn bool
+
+	mu    sync.Mutex
+	done  chan struct{}
+	exit  child.Exit
+	stops []stopCall
+}
+
+// stopCall is a Stop: when after the start, and with which grace.
+type stopCall struct{ After, Grace time.Duration }
+
+func (f *fakeProcess) Done() <-chan struct{} { return f.done }
+
+func (f *fakeProcess) Wait() child.Exit {
+	<-f.done
+	return f.exit
+}
+
+func (f *fakeProcess) end(exit child.Exit) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	select {
+	case <-f.done:
+	default:
+		f.exit = exit
+		close(f.done)
+	}
+}
+
+func (f *fakeProcess) Stop(grace time.Duration) error {
+	f.mu.Lock()
+	f.stops = append(f.stops, stopCall{time.Since(f.began), grace})
+	f.mu.Unlock()
+	if grace > 0 && !f.stubborn {
+		f.end(child.Exit{Code: -1, Signal: "SIGTERM"})
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-f.done:
+	case <-timer.C:
+		f.end(child.Exit{Code: -1, Signal: "SIGKILL"})
+	}
+	return nil
+}
+
+func (f *fakeProcess) stopped() []stopCall {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.stops)
+}
+
+// stage is a pool in a bubble, with nothing real around it.
+type stage struct {
+	*Pool
+	queue *fakeQueue
+	begun time.Time
+
+	mu     sync.Mutex
+	procs  map[string]*fakeProcess // by execution
+	leases []time.Duration         // what the keeper was told
+}
+
+func (s *stage) Dir(context.Context, int64, string) (string, error) { return s.opts.DataDir, nil }
+
+// onStage runs f in a bubble with a pool whose children obey signals, or not.
+func onStage(t *testing.T, stubborn bool, f func(s *stage, leave func())) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "data", "actions"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "data", "actions", "a"), nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{
+			queue: &fakeQueue{held: map[string]bool{}, cancel: map[string]bool{}}, begun: time.Now(),
+			procs: map[string]*fakeProcess{},
+		}
+		opts := Options{
+			Node: "n", Listener: new(store.Store).NewListener(), Interpreters: new(child.Interpreters), Revisions: s, Workers: 2,
+			Timeout: time.Hour, StopGrace: 10 * time.Second, Drain: time.Minute, DataDir: filepath.Join(dir, "data"),
+			TempDir: filepath.Join(dir, "tmp"), SpoolDir: filepath.Join(dir, "spool"),
+		}
+		opts.fill()
+		s.Pool = newPool(opts, s.queue)
+		s.boottime = func() time.Duration { return time.Second + time.Since(s.begun) }
+		s.leaseUntil = func(d time.Duration) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.leases = append(s.leases, d)
+		}
+		s.start = func(_ context.Context, spec child.Spec) (process, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.procs[spec.Name] = &fakeProcess{began: time.Now(), stubborn: stubborn, done: make(chan struct{})}
+			return s.procs[spec.Name], nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }()
+		f(s, cancel)
+		s.Hurry()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// pass lets time pass.
+func pass(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // the bubble's time, which takes none
+	synctest.Wait()
+}
+
+func token(id int64) string { return fmt.Sprintf("00000000-0000-4000-8000-%012d", id) }
+
+// offer puts executions into the queue.
+func (s *stage) offer(ids ...int64) {
+	s.queue.set(func() {
+		for _, id := range ids {
+			action := &manifest.Action{Header: manifest.Header{Ref: "p.a", Pack: "p", Name: "a"}, OnLost: "retry"}
+			action.RunnerType, action.EntryPoint = manifest.RuntimeNative, "a"
+			s.queue.waiting = append(s.queue.waiting, store.Claimed{
+				ExecutionID: id, Token: token(id), Attempt: 1, Action: "p.a", QueuedAt: time.Now(), Record: &store.Record{Spec: action},
+			})
+		}
+	})
+}
+
+func (s *stage) proc(t *testing.T, id int64) *fakeProcess {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.procs[fmt.Sprintf("execution %d", id)]
+	if p == nil {
+		t.Fatalf("execution %d was not started", id)
+	}
+	return p
+}
+
+func (s *stage) setAway(away bool) { s.queue.set(func() { s.queue.away = away }) }
+
+func TestRenewsLeases(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, leave func()) {
+		s.offer(1)
+		pass(3 * time.Second)
+		s.proc(t, 1)
+		leave() // renewing goes on while it drains
+		pass(45 * time.Second)
+		s.proc(t, 1).end(child.Exit{})
+		pass(time.Second)
+		var at []float64
+		for _, renewal := range s.queue.renewals {
+			at = append(at, renewal.Sub(s.begun).Seconds())
+		}
+		if diff := cmp.Diff([]float64{0, 10, 20, 30, 40}, at); diff != "" {
+			t.Errorf("renewals (-want +got):\n%s", diff)
+		}
+		// The keeper counts from before the statement was sent.
+		if want := time.Second + 10*time.Second + store.LeaseDuration; s.leases[1] != want {
+			t.Errorf("keeper was told %v, want %v", s.leases[1], want)
+		}
+		if len(s.queue.outcomes) != 1 || s.queue.outcomes[0].Status != store.StatusSucceeded {
+			t.Errorf("outcomes: %+v", s.queue.outcomes)
+		}
+	})
+}
+
+func TestFencesItself(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.offer(1)
+		pass(3 * time.Second)
+		s.setAway(true)
+		s.offer(2)
+		pass(fenceStop - 3*time.Second - guardPeriod)
+		if stops := s.proc(t, 1).stopped(); len(stops) > 0 {
+			t.Fatalf("stopped too early: %v", stops)
+		}
+		pass(2 * guardPeriod)
+		stops := s.proc(t, 1).stopped()
+		if len(stops) != 1 || stops[0].Grace > fenceKill-fenceStop || stops[0].Grace <= 0 {
+			t.Fatalf("stops: %v", stops)
+		}
+		// The outcome waits in the spool, and nothing new is claimed.
+		pass(time.Minute)
+		if files, _ := os.ReadDir(s.opts.SpoolDir); len(files) != 1 {
+			t.Errorf("%d files in the spool", len(files))
+		}
+		s.setAway(false)
+		pass(5 * time.Second)
+		if files, _ := os.ReadDir(s.opts.SpoolDir); len(files) != 0 {
+			t.Errorf("%d files are left in the spool", len(files))
+		}
+		if len(s.queue.outcomes) != 1 {
+			t.Fatalf("outcomes: %+v", s.queue.outcomes)
+		}
+		o := s.queue.outcomes[0]
+		if o.Status != store.StatusFailed || o.Error != "stopped, because this node could not renew its lease for 18s" || o.RetryAt == nil {
+			t.Errorf("outcome: %+v", o)
+		}
+		if got := testutil.ToFloat64(s.metrics.selfFence); got != 1 {
+			t.Errorf("attune_self_fence_total is %v", got)
+		}
+		s.proc(t, 2) // with the lease back, it goes on
+	})
+}
+
+func TestFenceKillsTheStubborn(t *testing.T) {
+	t.Parallel()
+	onStage(t, true, func(s *stage, _ func()) {
+		s.offer(1, 2)
+		pass(3 * time.Second)
+		// One of them is being stopped already, with all the patience there is.
+		s.opts.StopGrace = time.Hour
+		s.held[token(2)].stop(stopTimeout, time.Hour)
+		s.setAway(true)
+		began := s.proc(t, 1).began
+		renewed := s.begun
+		pass(fenceKill)
+		for _, id := range []int64{1, 2} {
+			p := s.proc(t, id)
+			select {
+			case <-p.done:
+			default:
+				t.Fatalf("%d is still there %v after the last renewal", id, time.Since(renewed))
+			}
+			for _, stop := range p.stopped() {
+				if at := began.Add(stop.After).Add(stop.Grace).Sub(renewed); id == 1 && at > fenceKill {
+					t.Errorf("%d would have lived until %v after the last renewal", id, at)
+				}
+			}
+		}
+		s.setAway(false)
+		pass(5 * time.Second)
+	})
+}
+
+// A suspended machine wakes up: the wall clock and Go's timers have not moved, CLOCK_BOOTTIME has.
+func TestFencesAfterSuspension(t *testing.T) {
+	t.Parallel()
+	onStage(t, true, func(s *stage, _ func()) {
+		s.offer(1)
+		pass(3 * time.Second)
+		s.setAway(true) // or the renewal might come first
+		s.lease.mu.Lock()
+		s.lease.renewed -= time.Hour
+		s.lease.mu.Unlock()
+		pass(guardPeriod)
+		select {
+		case <-s.proc(t, 1).done:
+		default:
+			t.Error("it is still there")
+		}
+		s.setAway(false)
+		pass(5 * time.Second)
+	})
+}
+
+func TestVoidTokenIsKilled(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.offer(1, 2)
+		pass(3 * time.Second)
+		s.queue.set(func() { delete(s.queue.held, token(1)) })
+		pass(renewPeriod)
+		if stops := s.proc(t, 1).stopped(); len(stops) != 1 || stops[0].Grace != 0 {
+			t.Errorf("stops: %v", stops)
+		}
+		if stops := s.proc(t, 2).stopped(); len(stops) != 0 {
+			t.Errorf("the other one was stopped: %v", stops)
+		}
+		if got := testutil.ToFloat64(s.metrics.fenced); got != 1 {
+			t.Errorf("attune_fenced_writes_total is %v", got)
+		}
+	})
+}
+
+func TestCancelledByRenewal(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.offer(1)
+		pass(3 * time.Second)
+		s.queue.set(func() { s.queue.cancel[token(1)] = true })
+		pass(renewPeriod)
+		if stops := s.proc(t, 1).stopped(); len(stops) != 1 || stops[0].Grace != s.opts.StopGrace {
+			t.Errorf("stops: %v", stops)
+		}
+		if len(s.queue.outcomes) != 1 || s.queue.outcomes[0].Status != store.StatusCancelled || s.queue.outcomes[0].RetryAt != nil {
+			t.Errorf("outcomes: %+v", s.queue.outcomes)
+		}
+	})
+}
+
+// A claim was committed and its answer lost: nobody knows of it, and its lease is renewed with the rest.
+func TestOrphanedClaimIsReleased(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.queue.set(func() { s.queue.lostClaim = true })
+		s.offer(1)
+		pass(orphanAfter)
+		if len(s.queue.released) != 0 {
+			t.Fatal("released too early")
+		}
+		pass(2 * renewPeriod)
+		if diff := cmp.Diff([]string{token(1)}, s.queue.released); diff != "" {
+			t.Errorf("released (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestStartIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		calls := 0
+		s.starter.queue = startsLater{s.queue, func() error {
+			if calls++; calls < 3 {
+				return errAwayTest
+			}
+			return nil
+		}}
+		s.offer(1)
+		pass(3 * time.Second)
+		s.proc(t, 1)
+		if calls != 3 {
+			t.Errorf("%d calls", calls)
+		}
+	})
+}
+
+// startsLater fails to start as f says, after the start was committed.
+type startsLater struct {
+	*fakeQueue
+	f func() error
+}
+
+func (q startsLater) Start(ctx context.Context, tokens []string) (map[string]bool, error) {
+	held, err := q.fakeQueue.Start(ctx, tokens)
+	return held, errors.Join(err, q.f())
+}
+
+// While a start is being committed the lease is lost: nothing is started, and it goes back.
+func TestFencedWhileStarting(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.starter.queue = startsLater{s.queue, func() error { return errAwayTest }}
+		s.offer(1)
+		pass(3 * time.Second)
+		s.setAway(true)
+		pass(fenceStop)
+		s.setAway(false)
+		pass(5 * time.Second)
+		if len(s.procs) != 0 {
+			t.Error("it was started")
+		}
+		if len(s.queue.outcomes) != 1 || s.queue.outcomes[0].RetryAt == nil || s.queue.outcomes[0].Error != "stopped before it began: fence" {
+			t.Errorf("outcomes: %+v", s.queue.outcomes)
+		}
+	})
+}
+
+func TestClaimsAtMostFreeSlots(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.offer(1, 2, 3, 4, 5)
+		pass(3 * time.Second)
+		if got := s.Stats(); got != (Stats{Workers: 2, Busy: 2}) || len(s.procs) != 2 {
+			t.Errorf("%+v with %d processes", got, len(s.procs))
+		}
+		// A slot is filled as soon as it is free, without a notice or a poll.
+		s.proc(t, 1).end(child.Exit{})
+		pass(0)
+		s.proc(t, 3)
+		for _, id := range []int64{2, 3} {
+			s.proc(t, id).end(child.Exit{})
+		}
+		pass(0)
+		s.proc(t, 4).end(child.Exit{})
+		s.proc(t, 5).end(child.Exit{})
+		pass(time.Second)
+		if got := s.Stats(); got.Busy != 0 || len(s.queue.outcomes) != 5 {
+			t.Errorf("%+v, %d outcomes", got, len(s.queue.outcomes))
+		}
+	})
+}
+
+// Outcomes that cannot be written survive the end of the pool.
+func TestEndsWithoutDatabase(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, leave func()) {
+		s.offer(1, 2)
+		pass(3 * time.Second)
+		s.setAway(true)
+		s.proc(t, 1).end(child.Exit{Code: 0})
+		pass(time.Second)
+		began := time.Now()
+		leave()
+		s.Hurry()
+		pass(time.Minute)
+		_ = began
+		left, err := s.finisher.spool.load(s.log)
+		if err != nil || len(left) != 2 {
+			t.Fatalf("%d outcomes are kept: %v", len(left), err)
+		}
+		status := map[int64]store.Status{}
+		for _, e := range left {
+			status[e.ExecutionID] = e.Outcome.Status
+		}
+		want := map[int64]store.Status{1: store.StatusSucceeded, 2: store.StatusCancelled}
+		if diff := cmp.Diff(want, status); diff != "" {
+			t.Errorf("kept (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -1,0 +1,52 @@
+package worker
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	executions *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+	wait       prometheus.Histogram
+	workers    *prometheus.GaugeVec
+	fenced     prometheus.Counter
+	selfFence  prometheus.Counter
+	total      int
+}
+
+// newMetrics registers the metrics; a nil Registerer leaves them unregistered.
+func newMetrics(registerer prometheus.Registerer, workers int) *metrics {
+	m := &metrics{
+		total: workers,
+		executions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_executions_total", Help: "Executions that ended, by action and status.",
+		}, []string{"action", "status"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "attune_execution_duration_seconds", Help: "How long the processes of actions ran.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 4, 10), // 5 ms to 22 min
+		}, []string{"action"}),
+		wait: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "attune_execution_wait_seconds", Help: "Time from when an execution was due to the start of its process.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 10), // 1 ms to 4 min
+		}),
+		workers: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "attune_workers", Help: "Slots for running actions, by state.",
+		}, []string{"state"}),
+		fenced: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "attune_fenced_writes_total", Help: "Outcomes that came after their lease was lost, and changed nothing.",
+		}),
+		selfFence: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "attune_self_fence_total", Help: "How often this node stopped its own attempts because it could not renew their leases.",
+		}),
+	}
+	m.setBusy(0)
+	if registerer != nil {
+		registerer.MustRegister(m.executions, m.duration, m.wait, m.workers, m.fenced, m.selfFence)
+	}
+	return m
+}
+
+func (m *metrics) setBusy(busy int) {
+	m.workers.WithLabelValues("busy").Set(float64(busy))
+	m.workers.WithLabelValues("idle").Set(float64(m.total - busy))
+}

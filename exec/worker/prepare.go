@@ -1,0 +1,312 @@
+package worker
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// tempPrefix tells the folders of attempts from those of sensors, which are in the same folder.
+const tempPrefix = "exec-"
+
+// errGone is what people read who removed a pack while executions of it waited.
+var errGone = errors.New("action no longer exists, or is disabled")
+
+// plan is an attempt that is ready to start.
+type plan struct {
+	action  *manifest.Action
+	pack    string
+	dir     string // the revision's pack folder
+	data    string // the pack's own folder
+	temp    string // the attempt's own folder
+	owner   *child.User
+	mask    *child.Mask
+	timeout time.Duration
+	spec    child.Spec
+}
+
+// clear removes what the attempt left.
+func (p *plan) clear() {
+	if p.temp != "" {
+		os.RemoveAll(p.temp)
+	}
+}
+
+func (p *plan) resultFile() string { return filepath.Join(p.temp, "result") }
+
+// result finds the result; problem, where wanted, is told why there is none although there should be.
+func (p *plan) result(stdout *child.Capture, problem *error) json.RawMessage {
+	raw, whole := stdout.Raw()
+	_, written, _ := stdout.Text()
+	from := printed{stdout: raw, whole: whole, written: written}
+	from.file, from.fileErr = readResultFile(p.resultFile())
+	from.file = p.mask.Bytes(from.file)
+	result, err := readResult(p.action.OutputFormat, from)
+	if problem != nil {
+		*problem = err
+	}
+	return result
+}
+
+// prepare does all that can be done before the start is recorded. The plan, where there is one, is to
+// be cleared also after an error.
+func (a *attempt) prepare() (*plan, error) {
+	action := a.action()
+	if action == nil {
+		return nil, errGone
+	}
+	p := &plan{action: action, pack: packOf(a.claim.Action)}
+	p.timeout = a.timeout(action, p.pack)
+	parameters, err := a.parameters(p)
+	if err != nil {
+		return nil, err
+	}
+	delivery, err := deliver(action, parameters, secretNames(action.Parameters, a.claim.Secrets))
+	if err != nil {
+		return nil, err
+	}
+	if err := a.gather(p); err != nil {
+		return nil, err
+	}
+	if err := a.folders(p); err != nil {
+		return p, err
+	}
+	return p, a.lay(p, delivery)
+}
+
+// timeout is the execution's own, else the action's, else the daemon's, but never more than the pack
+// may take.
+func (a *attempt) timeout(action *manifest.Action, pack string) time.Duration {
+	timeout := a.claim.Timeout
+	if timeout <= 0 {
+		timeout = time.Duration(action.Timeout)
+	}
+	if timeout <= 0 {
+		timeout = a.pool.opts.Timeout
+	}
+	if most := a.pool.opts.MaxTimeout(pack); most > 0 {
+		timeout = min(timeout, most)
+	}
+	return timeout
+}
+
+// parameters gives the parameters with defaults and secrets, checked against the schema of now: it may
+// have changed since they were queued.
+func (a *attempt) parameters(p *plan) (map[string]any, error) {
+	var given map[string]any
+	if len(a.claim.Parameters) > 0 {
+		decoder := json.NewDecoder(bytes.NewReader(a.claim.Parameters))
+		decoder.UseNumber()
+		if err := decoder.Decode(&given); err != nil {
+			return nil, fmt.Errorf("cannot read its parameters: %v", err)
+		}
+	}
+	schema := p.action.Parameters
+	if errs := schema.ValidateUnresolved(given, a.claim.Secrets); len(errs) > 0 {
+		texts := make([]string, len(errs))
+		for i, e := range errs {
+			texts[i] = dotted(e.Pointer) + ": " + e.Message
+		}
+		return nil, fmt.Errorf("cannot use its parameters: %s", strings.Join(texts, "; "))
+	}
+	parameters := schema.ApplyDefaults(given)
+	values, err := fillSecrets(parameters, a.claim.Secrets, a.pool.opts.Secret)
+	if err != nil {
+		return nil, err
+	}
+	p.mask = child.NewMask(append(values, secretTexts(schema, parameters)...))
+	return parameters, nil
+}
+
+// gather finds everything that the child is made of.
+func (a *attempt) gather(p *plan) (err error) {
+	record := a.claim.Record
+	if p.dir, err = a.pool.opts.Revisions.Dir(a.ctx, record.RevisionID, record.TreeDigest); err != nil {
+		if store.IsTransient(err) || a.ctx.Err() != nil {
+			return fmt.Errorf("%w: its files: %w", errAway, err)
+		}
+		return fmt.Errorf("cannot make the files of its revision: %w", err)
+	}
+	script, err := entryPoint(p.dir, p.action.EntryPoint)
+	if err != nil {
+		return err
+	}
+	satisfies, err := versionCheck(p.action.RuntimeVersion)
+	if err != nil {
+		return err
+	}
+	path, args, err := a.pool.opts.Interpreters.Command(p.action.RunnerType, p.action.Interpreter, satisfies, script)
+	if err != nil {
+		return err
+	}
+	if p.action.RunAs != "" {
+		if p.owner, err = child.LookupUser(p.action.RunAs); err != nil {
+			return err
+		}
+	}
+	p.spec = child.Spec{
+		Name: "execution " + strconv.FormatInt(a.claim.ExecutionID, 10),
+		Path: path, Args: args, Dir: p.dir, User: p.owner, Detach: p.action.Detach,
+	}
+	if l := p.action.Limits; l != nil {
+		p.spec.Limits = child.Limits{
+			Memory: l.Memory, FileSize: l.FileSize, OpenFiles: l.OpenFiles, Pids: l.Pids, CPU: l.CPU,
+		}
+	}
+	return nil
+}
+
+// entryPoint gives the real path of an action's script, which neither ".." nor a link may lead out of
+// the pack.
+func entryPoint(dir, name string) (string, error) {
+	if !filepath.IsLocal(name) {
+		return "", fmt.Errorf("cannot use entry_point %q: it is not inside actions/", name)
+	}
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", fmt.Errorf("cannot find the pack's folder: %v", err)
+	}
+	script, err := filepath.EvalSymlinks(filepath.Join(root, "actions", name))
+	if err != nil {
+		return "", fmt.Errorf("cannot find entry_point %q: %v", name, err)
+	}
+	if !strings.HasPrefix(script, root+string(filepath.Separator)) {
+		return "", fmt.Errorf("cannot use entry_point %q: it leads out of the pack", name)
+	}
+	return script, nil
+}
+
+// versionCheck makes the test of a runtime_version; nil: any version will do.
+func versionCheck(versions string) (func(string) bool, error) {
+	if versions == "" {
+		return nil, nil
+	}
+	constraint, err := semver.NewConstraint(versions)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use runtime_version %q: %v", versions, err)
+	}
+	return func(version string) bool {
+		v, err := semver.NewVersion(version)
+		return err == nil && constraint.Check(v)
+	}, nil
+}
+
+// folders makes the pack's data folder and a folder for this attempt alone.
+func (a *attempt) folders(p *plan) (err error) {
+	p.data = filepath.Join(a.pool.opts.DataDir, p.pack)
+	if err := os.Mkdir(p.data, 0o700); err == nil {
+		err = give(p.data, p.owner)
+		if err != nil {
+			return err
+		}
+	} else if !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("cannot make the pack's data folder: %v", err)
+	}
+	name := fmt.Sprintf("%s%d-", tempPrefix, a.claim.ExecutionID)
+	if p.temp, err = os.MkdirTemp(a.pool.opts.TempDir, name); err != nil {
+		return fmt.Errorf("cannot make a folder for temporary files: %v", err)
+	}
+	return give(p.temp, p.owner)
+}
+
+// give makes a file or folder the user's that the child runs as.
+func give(path string, owner *child.User) error {
+	if owner == nil || int(owner.UID) == os.Geteuid() {
+		return nil
+	}
+	if err := os.Chown(path, int(owner.UID), int(owner.GID)); err != nil {
+		return fmt.Errorf("cannot give %s to user %s: %v", filepath.Base(path), owner.Name, err)
+	}
+	return nil
+}
+
+// lay puts the parameters and the environment where the child finds them.
+func (a *attempt) lay(p *plan, d *delivery) error {
+	variables := map[string]string{}
+	if d.file != nil {
+		file := filepath.Join(p.temp, "parameters")
+		if err := os.WriteFile(file, d.file, 0o400); err != nil {
+			return fmt.Errorf("cannot write the parameter file: %v", err)
+		}
+		if err := give(file, p.owner); err != nil {
+			return err
+		}
+		variables["ATTUNE_PARAMETER_FILE"] = file
+	}
+	if d.stdin != nil {
+		p.spec.Stdin = bytes.NewReader(d.stdin)
+	}
+	for name, value := range d.env {
+		variables[name] = value
+	}
+	variables["ATTUNE_PARAMETER_DELIVERY"] = d.kind
+	variables["ATTUNE_PARAMETER_FORMAT"] = d.format
+	env, err := a.environment(p, variables)
+	if err != nil {
+		return err
+	}
+	p.spec.Env = env
+	return nil
+}
+
+// environment is complete but for what exec/child adds. What the manifest names comes before what is
+// ours, so that ours holds.
+func (a *attempt) environment(p *plan, variables map[string]string) ([]string, error) {
+	env := child.NewEnv(p.data, p.temp)
+	var errs []error
+	set := func(name, value string) { errs = append(errs, env.Set(name, value)) }
+	setIf := func(name, value string) {
+		if value != "" {
+			set(name, value)
+		}
+	}
+	lib := filepath.Join(p.dir, "lib")
+	switch p.action.RunnerType {
+	case manifest.RuntimePython:
+		set("PYTHONPATH", lib)
+		// Who follows an execution sees a line when it is printed, not 8 KiB later.
+		set("PYTHONUNBUFFERED", "1")
+	case manifest.RuntimeNode:
+		set("NODE_PATH", lib)
+	}
+	for name, value := range p.action.Env {
+		set(name, value)
+	}
+	for key, value := range a.pool.opts.PackConfig(p.pack) {
+		if value != nil {
+			set("ATTUNE_PACK_CONFIG_"+child.Key(key), plainText(value))
+		}
+	}
+	for name, value := range variables {
+		set(name, value)
+	}
+	id := strconv.FormatInt(a.claim.ExecutionID, 10)
+	set("ATTUNE_EXECUTION_ID", id)
+	set("ATTUNE_EXEC_ID", id)
+	set("ATTUNE_ATTEMPT", strconv.Itoa(a.claim.Attempt))
+	set("ATTUNE_ACTION", a.claim.Action)
+	setIf("ATTUNE_RULE", a.claim.Rule)
+	setIf("ATTUNE_TRIGGER", a.claim.Trigger)
+	if a.claim.EventID != 0 {
+		set("ATTUNE_EVENT_ID", strconv.FormatInt(a.claim.EventID, 10))
+	}
+	set("ATTUNE_PACK_REF", p.pack)
+	set("ATTUNE_PACK_DIR", p.dir)
+	set("ATTUNE_DATA_DIR", p.data)
+	set("ATTUNE_RESULT_FILE", p.resultFile())
+	setIf("ATTUNE_LOG_LEVEL", a.pool.opts.LogLevel)
+	setIf("ATTUNE_BINARY", a.pool.opts.Binary)
+	return env.List(), errors.Join(errs...)
+}
