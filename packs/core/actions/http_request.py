@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""core.http_request: makes one HTTP request and prints what came as JSON.
+
+Exit 0 for a 2xx answer, 1 for any other and for none. Addresses are checked after name resolution
+and for each redirect, where the connection is made, so that no name can point elsewhere meanwhile.
+"""
+
+import ipaddress
+import json
+import os
+import socket
+import sys
+import threading
+import time
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+# The body stands in the result twice, as text and parsed; both must fit what is kept of a result.
+BODY_LIMIT = 256 * 1024
+
+# Where clouds keep credentials for whoever asks: never reached unless http_allow says so.
+LINK_LOCAL = [ipaddress.ip_network(n) for n in ("169.254.0.0/16", "fe80::/10")]
+
+
+class BadInput(Exception):
+    """A parameter that cannot be used; its text is for the person who gave it."""
+
+
+class Blocked(OSError):
+    """An address that http_deny or the link-local rule forbids."""
+
+
+def networks(name):
+    """Reads a list of CIDR networks from the pack's configuration."""
+    text = os.environ.get("ATTUNE_PACK_CONFIG_" + name, "") or "[]"
+    try:
+        return [ipaddress.ip_network(n, strict=False) for n in json.loads(text)]
+    except (ValueError, TypeError) as err:
+        raise BadInput(f"{name.lower()} must be a list of networks such as 10.0.0.0/8: {err}")
+
+
+def check_address(address, allow, deny):
+    """Raises Blocked for an address that must not be reached."""
+    ip = ipaddress.ip_address(address.split("%", 1)[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    if mapped is not None:
+        ip = mapped
+    if any(ip in n for n in allow if n.version == ip.version):
+        return
+    for n in LINK_LOCAL:
+        if n.version == ip.version and ip in n:
+            raise Blocked(f"{ip} is link-local, which is never reached unless http_allow names it")
+    for n in deny:
+        if n.version == ip.version and ip in n:
+            raise Blocked(f"{ip} is in {n}, which http_deny names")
+
+
+def guard(allow, deny):
+    """Makes every connection of urllib3 go through check_address."""
+    from urllib3.util import connection
+
+    def create_connection(address, timeout=None, source_address=None, socket_options=None):
+        host, port = address
+        last = None
+        for family, kind, proto, _, target in socket.getaddrinfo(
+            host.strip("[]"), port, 0, socket.SOCK_STREAM
+        ):
+            sock = None
+            try:
+                check_address(target[0], allow, deny)
+                sock = socket.socket(family, kind, proto)
+                for option in socket_options or []:
+                    sock.setsockopt(*option)
+                if isinstance(timeout, (int, float)):
+                    sock.settimeout(timeout)
+                if source_address:
+                    sock.bind(source_address)
+                sock.connect(target)
+                return sock
+            except OSError as err:
+                last = err
+                if sock is not None:
+                    sock.close()
+        raise last or OSError(f"{host} has no address")
+
+    connection.create_connection = create_connection
+
+
+def request_arguments(params):
+    """Turns the parameters into what requests wants."""
+    url = params.get("url") or ""
+    if not isinstance(url, str) or not url.lower().startswith(("http://", "https://")):
+        raise BadInput(f'url must begin with http:// or https://, not "{url}"')
+    method = params.get("method") or "GET"
+    if method not in METHODS:
+        raise BadInput(f'method must be one of {", ".join(METHODS)}, not "{method}"')
+    if params.get("body") is not None and params.get("json_body") is not None:
+        raise BadInput("body and json_body cannot be given together")
+    headers = {str(k): str(v) for k, v in (params.get("headers") or {}).items()}
+    auth = None
+    auth_type = params.get("auth_type") or "none"
+    if auth_type == "basic":
+        if params.get("auth_username") is None or params.get("auth_password") is None:
+            raise BadInput("auth_type basic wants auth_username and auth_password")
+        auth = (params["auth_username"].encode(), params["auth_password"].encode())
+    elif auth_type == "bearer":
+        if not params.get("auth_token"):
+            raise BadInput("auth_type bearer wants auth_token")
+        headers["Authorization"] = "Bearer " + params["auth_token"]
+    elif auth_type != "none":
+        raise BadInput(f'auth_type must be none, basic or bearer, not "{auth_type}"')
+    body = params.get("body")
+    arguments = {
+        "method": method,
+        "url": url,
+        "headers": headers,
+        "params": params.get("query_params") or None,
+        "data": body.encode() if isinstance(body, str) else None,
+        "auth": auth,
+        "verify": params.get("verify_ssl", True),
+        "allow_redirects": params.get("follow_redirects", True),
+        "stream": True,
+    }
+    if params.get("json_body") is not None:
+        arguments["json"] = params["json_body"]
+    return arguments
+
+
+def read_body(response):
+    """Reads the body up to the limit, which also bounds what a compressed one may grow to."""
+    body = bytearray()
+    for chunk in response.iter_content(16 * 1024):
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            return bytes(body[:BODY_LIMIT]), True
+    return bytes(body), False
+
+
+def answer(response, started):
+    """Makes the result of an answer."""
+    body, truncated = read_body(response)
+    text = body.decode(response.encoding or "utf-8", "replace")
+    parsed = None
+    if not truncated:
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            pass
+    result = {
+        "status_code": response.status_code,
+        "headers": dict(response.headers),
+        "body": text,
+        "json": parsed,
+        "elapsed_ms": int((time.monotonic() - started) * 1000),
+        "url": response.url,
+        "success": 200 <= response.status_code < 300,
+    }
+    if truncated:
+        result["body_truncated"] = True
+    return result
+
+
+def no_answer(url, error, started):
+    """Makes the result when nothing answered."""
+    return {
+        "status_code": 0,
+        "headers": {},
+        "body": None,
+        "json": None,
+        "elapsed_ms": int((time.monotonic() - started) * 1000),
+        "url": url,
+        "success": False,
+        "error": error,
+    }
+
+
+def finish(result):
+    """Prints the result and ends the process."""
+    # ensure_ascii keeps a lone surrogate from a server out of the output.
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
+    # Not sys.exit: a request that overran its time may still hold a thread.
+    os._exit(0 if result["success"] else 1)
+
+
+def debug(text):
+    """Tells on stderr what happens, where the pack's configuration asks for it."""
+    if os.environ.get("ATTUNE_PACK_CONFIG_ENABLE_DEBUG_LOGGING") == "true":
+        print(text, file=sys.stderr)
+
+
+def main():
+    try:
+        params = json.load(sys.stdin)
+        if not isinstance(params, dict):
+            raise BadInput("the parameters must be one JSON object on stdin")
+        arguments = request_arguments(params)
+        timeout = float(params.get("timeout") or 30)
+        allow, deny = networks("HTTP_ALLOW"), networks("HTTP_DENY")
+    except (ValueError, TypeError) as err:
+        raise BadInput(f"the parameters must be one JSON object on stdin: {err}")
+
+    try:
+        import requests
+    except ImportError:
+        raise BadInput("the Python package requests is missing; install python3-requests")
+
+    guard(allow, deny)
+    if not arguments["verify"]:
+        import urllib3
+
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+
+    session = requests.Session()
+    session.trust_env = False  # no proxy, no .netrc: only what the parameters say
+    session.max_redirects = int(params.get("max_redirects", 10))
+    started = time.monotonic()
+
+    # requests' own timeout is for each read; a server that drips bytes would hold it for ever.
+    def expire():
+        finish(no_answer(arguments["url"], f"no answer within {timeout:g} seconds", started))
+
+    timer = threading.Timer(timeout, expire)
+    timer.daemon = True
+    timer.start()
+    debug(f'{arguments["method"]} {arguments["url"]}')
+    try:
+        result = answer(session.request(timeout=timeout, **arguments), started)
+    except requests.exceptions.TooManyRedirects:
+        result = no_answer(
+            arguments["url"], f"more than {session.max_redirects} redirects", started
+        )
+    except requests.exceptions.Timeout:
+        result = no_answer(arguments["url"], f"no answer within {timeout:g} seconds", started)
+    except (requests.exceptions.RequestException, OSError, ValueError) as err:
+        result = no_answer(arguments["url"], reason(err), started)
+    timer.cancel()
+    debug(f'{result["status_code"]} after {result["elapsed_ms"]} ms')
+    finish(result)
+
+
+def reason(err):
+    """Finds the innermost cause, which says most in fewest words."""
+    seen = err
+    while True:
+        inner = getattr(seen, "reason", None) or seen.__cause__ or seen.__context__
+        if inner is None and seen.args and isinstance(seen.args[0], Exception):
+            inner = seen.args[0]
+        if not isinstance(inner, Exception) or inner is seen:
+            return str(seen) or type(seen).__name__
+        seen = inner
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BadInput as err:
+        print(f"ERROR: {err}", file=sys.stderr)
+        sys.exit(1)
