@@ -1,0 +1,423 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/attune-io/attune/exec/worker"
+)
+
+const (
+	// dialTimeout bounds the connecting alone: a daemon on this machine answers at once, and one
+	// that does not within it is as good as none.
+	dialTimeout = 5 * time.Second
+
+	// maxErrorBody bounds what is read of an answer that is an error.
+	maxErrorBody = 1 << 20
+)
+
+// Client talks to one daemon, with a method for each route. It is safe for concurrent use.
+//
+// Errors: ErrNoDaemon (by errors.Is) where nobody answers, *Error (by errors.As) where the daemon
+// refuses, and the context's error where the caller gave up.
+type Client struct {
+	http *http.Client
+	base string // without a slash at its end
+	name string // for errors: the URL, or the sockets
+}
+
+// NewClient makes a client for a URL: http://…, https://… or unix:///path/of/socket. Nothing is
+// connected yet.
+func NewClient(rawURL string) (*Client, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read URL of the daemon: %v", err)
+	}
+	switch {
+	case u.Scheme == "unix" && u.Path != "":
+		return NewSocketClient([]string{u.Path})
+	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
+		base := strings.TrimRight(u.Scheme+"://"+u.Host+u.Path, "/")
+		dialer := &net.Dialer{Timeout: dialTimeout}
+		return newClient(base, base, dialer.DialContext), nil
+	default:
+		return nil, fmt.Errorf("cannot use %q as URL of the daemon: expected http://host:port, https://host:port or unix:///path", rawURL)
+	}
+}
+
+// NewSocketClient makes a client for the first of the sockets that accepts a connection; each
+// request looks anew, so a client outlives a daemon's restart.
+func NewSocketClient(paths []string) (*Client, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("cannot talk to the daemon: no socket is named")
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		dialer := &net.Dialer{Timeout: dialTimeout}
+		var denied error
+		for _, path := range paths {
+			conn, err := dialer.DialContext(ctx, "unix", path)
+			if err == nil {
+				return conn, nil
+			}
+			if errors.Is(err, fs.ErrPermission) && denied == nil {
+				denied = fmt.Errorf("no permission for socket %s: join the group that owns it, or use the daemon's user", path)
+			}
+		}
+		if denied != nil {
+			return nil, denied
+		}
+		return nil, syscall.ECONNREFUSED
+	}
+	return newClient("http://attune", "socket "+strings.Join(paths, ", "), dial), nil
+}
+
+func newClient(base, name string, dial func(context.Context, string, string) (net.Conn, error)) *Client {
+	return &Client{
+		base: base,
+		name: name,
+		http: &http.Client{
+			Transport: &http.Transport{DialContext: dial, TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: dialTimeout},
+			// An answer that points elsewhere is not from a daemon.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Healthy asks whether the daemon lives.
+func (c *Client) Healthy(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+pathHealthy, nil)
+	if err != nil {
+		return fmt.Errorf("cannot make the request: %v", err)
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return c.unreachable(ctx, err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return c.refusal(response)
+	}
+	return nil
+}
+
+// Status tells how the daemon is doing.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	return get[Status](ctx, c, "/status", nil)
+}
+
+// Packs lists packs by ref: those in force, or all.
+func (c *Client) Packs(ctx context.Context, f ComponentFilter) ([]Pack, error) {
+	return list[Pack](ctx, c, "/packs", f.query())
+}
+
+// Pack gives one pack.
+func (c *Client) Pack(ctx context.Context, ref string) (*PackDetail, error) {
+	return get[PackDetail](ctx, c, "/packs/"+url.PathEscape(ref), nil)
+}
+
+// Plan tells what an apply would do now; with pack only of that one.
+func (c *Client) Plan(ctx context.Context, pack string) (*Plan, error) {
+	return get[Plan](ctx, c, "/plan", values("pack", pack))
+}
+
+// Reload scans all packs and applies what changed; with pack the report is of that one only.
+func (c *Client) Reload(ctx context.Context, pack string) (*Report, error) {
+	return post[Report](ctx, c, "/reload", values("pack", pack), nil)
+}
+
+// History lists a pack's revisions, newest first; limit 0 is 100.
+func (c *Client) History(ctx context.Context, pack string, limit int) ([]Revision, error) {
+	return list[Revision](ctx, c, "/packs/"+url.PathEscape(pack)+"/revisions", values("limit", number(limit)))
+}
+
+// Actions lists actions by ref.
+func (c *Client) Actions(ctx context.Context, f ComponentFilter) ([]Action, error) {
+	return list[Action](ctx, c, "/actions", f.query())
+}
+
+// Action gives one action with the schema of its parameters.
+func (c *Client) Action(ctx context.Context, ref string) (*Action, error) {
+	return get[Action](ctx, c, "/actions/"+url.PathEscape(ref), nil)
+}
+
+// Triggers lists triggers by ref.
+func (c *Client) Triggers(ctx context.Context, f ComponentFilter) ([]Trigger, error) {
+	return list[Trigger](ctx, c, "/triggers", f.query())
+}
+
+// Trigger gives one trigger with its instances.
+func (c *Client) Trigger(ctx context.Context, ref string) (*Trigger, error) {
+	return get[Trigger](ctx, c, "/triggers/"+url.PathEscape(ref), nil)
+}
+
+// Fire stores an event of a trigger and tells what followed.
+func (c *Client) Fire(ctx context.Context, trigger string, fire Fire) (*Fired, error) {
+	return post[Fired](ctx, c, "/triggers/"+url.PathEscape(trigger)+"/fire", nil, fire)
+}
+
+// Sensors lists sensors by ref.
+func (c *Client) Sensors(ctx context.Context, f ComponentFilter) ([]Sensor, error) {
+	return list[Sensor](ctx, c, "/sensors", f.query())
+}
+
+// Sensor gives one sensor with the last lines of its stderr.
+func (c *Client) Sensor(ctx context.Context, ref string) (*Sensor, error) {
+	return get[Sensor](ctx, c, "/sensors/"+url.PathEscape(ref), nil)
+}
+
+// RestartSensor restarts a sensor now, whatever its backoff.
+func (c *Client) RestartSensor(ctx context.Context, ref string) (*Sensor, error) {
+	return post[Sensor](ctx, c, "/sensors/"+url.PathEscape(ref)+"/restart", nil, nil)
+}
+
+// SensorLogs gives the last lines of a sensor's stderr to each, and with follow those that come until
+// ctx ends or each fails, whose error it then gives.
+func (c *Client) SensorLogs(ctx context.Context, ref string, follow bool, each func(line string) error) error {
+	return lines(ctx, c, "/sensors/"+url.PathEscape(ref)+"/logs", values("follow", truth(follow)), func(l *LogLine) error {
+		return each(l.Text)
+	})
+}
+
+// Rules lists rules by ref.
+func (c *Client) Rules(ctx context.Context, f ComponentFilter) ([]Rule, error) {
+	return list[Rule](ctx, c, "/rules", f.query())
+}
+
+// Rule gives one rule.
+func (c *Client) Rule(ctx context.Context, ref string) (*Rule, error) {
+	return get[Rule](ctx, c, "/rules/"+url.PathEscape(ref), nil)
+}
+
+// Events lists events, newest first.
+func (c *Client) Events(ctx context.Context, f EventFilter) ([]Event, error) {
+	return list[Event](ctx, c, "/events", values("trigger", f.Trigger, "source", f.Source, "since", f.Since,
+		"before", number(f.Before), "limit", number(f.Limit)))
+}
+
+// Event gives one event with its enforcements.
+func (c *Client) Event(ctx context.Context, id int64) (*EventDetail, error) {
+	return get[EventDetail](ctx, c, "/events/"+strconv.FormatInt(id, 10), nil)
+}
+
+// Executions lists executions, newest first.
+func (c *Client) Executions(ctx context.Context, f ExecutionFilter) ([]Execution, error) {
+	query := values("action", f.Action, "rule", f.Rule, "pack", f.Pack, "event", number(f.EventID),
+		"since", f.Since, "before", number(f.Before), "limit", number(f.Limit))
+	for _, status := range f.Status {
+		query.Add("status", string(status))
+	}
+	return list[Execution](ctx, c, "/executions", query)
+}
+
+// Execution gives one execution with outputs, result and attempts.
+func (c *Client) Execution(ctx context.Context, id int64) (*ExecutionDetail, error) {
+	return get[ExecutionDetail](ctx, c, "/executions/"+strconv.FormatInt(id, 10), nil)
+}
+
+// Execute queues an action and gives the execution as queued.
+func (c *Client) Execute(ctx context.Context, n NewExecution) (*ExecutionDetail, error) {
+	return post[ExecutionDetail](ctx, c, "/executions", nil, n)
+}
+
+// Cancel cancels a waiting execution, or has a running one stopped.
+func (c *Client) Cancel(ctx context.Context, id int64) (*Cancelled, error) {
+	return post[Cancelled](ctx, c, "/executions/"+strconv.FormatInt(id, 10)+"/cancel", nil, nil)
+}
+
+// Output gives the output of an execution to each, what is there and with follow what comes, and
+// returns the execution as it then is: final with follow.
+func (c *Client) Output(ctx context.Context, id int64, follow bool, each func(worker.Chunk) error) (*ExecutionDetail, error) {
+	var last *ExecutionDetail
+	err := lines(ctx, c, "/executions/"+strconv.FormatInt(id, 10)+"/output", values("follow", truth(follow)), func(l *OutputLine) error {
+		switch {
+		case l.Error != nil:
+			return l.Error
+		case l.Execution != nil:
+			last = l.Execution
+			return nil
+		case l.Text == "":
+			return nil
+		}
+		return each(worker.Chunk{Stream: l.Stream, Text: l.Text})
+	})
+	if err == nil && last == nil {
+		err = fmt.Errorf("cannot follow execution %d: the daemon ended the stream: %w", id, ErrNoDaemon)
+	}
+	return last, err
+}
+
+// query are the filter's query parameters.
+func (f ComponentFilter) query() url.Values {
+	return values("all", truth(f.All), "pack", f.Pack, "type", f.Type, "state", f.State,
+		"trigger", f.Trigger, "action", f.Action)
+}
+
+// values makes query parameters of name, value, name, value…, without the empty ones.
+func values(pairs ...string) url.Values {
+	query := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			query.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return query
+}
+
+func number[N int | int64](n N) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatInt(int64(n), 10)
+}
+
+func truth(b bool) string {
+	if !b {
+		return ""
+	}
+	return "true"
+}
+
+func get[T any](ctx context.Context, c *Client, path string, query url.Values) (*T, error) {
+	return fetch[T](ctx, c, http.MethodGet, path, query, nil)
+}
+
+func post[T any](ctx context.Context, c *Client, path string, query url.Values, body any) (*T, error) {
+	return fetch[T](ctx, c, http.MethodPost, path, query, body)
+}
+
+func list[T any](ctx context.Context, c *Client, path string, query url.Values) ([]T, error) {
+	items, err := get[[]T](ctx, c, path, query)
+	if err != nil {
+		return nil, err
+	}
+	return *items, nil
+}
+
+func fetch[T any](ctx context.Context, c *Client, method, path string, query url.Values, body any) (*T, error) {
+	response, err := c.do(ctx, method, path, query, body)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	decoder := json.NewDecoder(response.Body)
+	// Numbers of parameters and payloads stay as they were written.
+	decoder.UseNumber()
+	value := new(T)
+	if err := decoder.Decode(value); err != nil {
+		return nil, c.broken(ctx, err)
+	}
+	return value, nil
+}
+
+// lines reads an answer of JSON lines.
+func lines[T any](ctx context.Context, c *Client, path string, query url.Values, each func(*T) error) error {
+	response, err := c.do(ctx, http.MethodGet, path, query, nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	decoder := json.NewDecoder(bufio.NewReader(response.Body))
+	decoder.UseNumber()
+	for {
+		value := new(T)
+		switch err := decoder.Decode(value); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return c.broken(ctx, err)
+		}
+		if err := each(value); err != nil {
+			return err
+		}
+	}
+}
+
+// do sends a request and gives the answer, if it is a good one.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values, body any) (*http.Response, error) {
+	target := c.base + prefix + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	var reader io.Reader
+	if body != nil {
+		encoded, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("cannot encode the request: %v", err)
+		}
+		reader = bytes.NewReader(encoded)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, target, reader)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the request: %v", err)
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, c.unreachable(ctx, err)
+	}
+	if response.StatusCode >= http.StatusOK && response.StatusCode < http.StatusMultipleChoices {
+		return response, nil
+	}
+	defer response.Body.Close()
+	return nil, c.refusal(response)
+}
+
+// unreachable is the error of a request that nobody took.
+func (c *Client) unreachable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot reach a daemon at %s: %w", c.name, ErrNoDaemon)
+	}
+	return fmt.Errorf("cannot reach a daemon at %s: %v: %w", c.name, err, ErrNoDaemon)
+}
+
+// broken is the error of an answer that ended early or made no sense.
+func (c *Client) broken(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("cannot read the answer of the daemon at %s: %v", c.name, err)
+}
+
+// refusal turns an answer other than 2xx into an error.
+func (c *Client) refusal(response *http.Response) error {
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
+	if err != nil {
+		return fmt.Errorf("cannot read the answer of the daemon at %s: %v", c.name, err)
+	}
+	problem := new(Error)
+	if json.Unmarshal(text, problem) == nil && problem.Code != "" {
+		return problem
+	}
+	return fmt.Errorf("cannot use the answer of %s: found HTTP status %s, expected an Attune daemon", c.name, response.Status)
+}
+
+// IsNotFound says whether the daemon knows no such thing.
+func IsNotFound(err error) bool {
+	var problem *Error
+	return errors.As(err, &problem) && problem.Code == CodeNotFound
+}

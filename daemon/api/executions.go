@@ -1,0 +1,230 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+func (s *Server) listExecutions(ctx context.Context, q *struct {
+	Since  string   `query:"since" doc:"90s, 1h or 7d before now, or an RFC 3339 time"`
+	Before int64    `query:"before" minimum:"0" doc:"Ids below this one: the last of the page before"`
+	Limit  int      `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+	Action string   `query:"action"`
+	Rule   string   `query:"rule"`
+	Pack   string   `query:"pack"`
+	Status []string `query:"status,explode"`
+	Event  int64    `query:"event" minimum:"0"`
+}) ([]Execution, error) {
+	filter := store.ExecutionFilter{
+		Action: q.Action, Rule: q.Rule, Pack: q.Pack, EventID: q.Event, Before: q.Before, Limit: q.Limit,
+	}
+	var err error
+	if filter.Since, err = parseSince(q.Since, time.Now()); err != nil {
+		return nil, err
+	}
+	for _, status := range q.Status {
+		if !slices.Contains(allStatuses, store.Status(status)) {
+			return nil, unknownStatus(status)
+		}
+		filter.Status = append(filter.Status, store.Status(status))
+	}
+	executions, err := s.opts.Store.ListExecutions(ctx, filter)
+	if err != nil {
+		return nil, err
+	}
+	catalog, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range executions {
+		executions[i].Parameters = masked(catalog, &executions[i])
+	}
+	return orEmpty(executions), nil
+}
+
+var allStatuses = []store.Status{
+	store.StatusRequested, store.StatusScheduled, store.StatusRunning, store.StatusSucceeded,
+	store.StatusFailed, store.StatusTimedOut, store.StatusCancelled, store.StatusLost,
+}
+
+func unknownStatus(status string) *Error {
+	names := make([]string, len(allStatuses))
+	for i, known := range allStatuses {
+		names[i] = string(known)
+	}
+	hint := "expected one of " + strings.Join(names, ", ")
+	if near := manifest.Nearest(status, names); near != "" {
+		hint = "did you mean " + near + "?"
+	}
+	return newError(CodeInvalidRequest, fmt.Sprintf("cannot use status: found %q", status), hint)
+}
+
+func (s *Server) showExecution(ctx context.Context, in *byID) (*ExecutionDetail, error) {
+	return s.executionDetail(ctx, in.ID)
+}
+
+func (s *Server) executionDetail(ctx context.Context, id int64) (*ExecutionDetail, error) {
+	execution, attempts, err := s.opts.Store.Execution(ctx, id)
+	if err != nil {
+		return nil, numbered("execution", id, err)
+	}
+	catalog, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	detail := &ExecutionDetail{Execution: *execution, Attempts: orEmpty(attempts)}
+	detail.Parameters = masked(catalog, execution)
+	return detail, nil
+}
+
+// numbered says that there is no such number; other errors pass.
+func numbered(kind string, id int64, err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return newError(CodeNotFound, fmt.Sprintf("%s %d is not known", kind, id),
+			"it never was, or retention has removed it; see `attune "+kind+" list`")
+	}
+	return err
+}
+
+// executionBody is NewExecution as it comes in.
+type executionBody struct {
+	Action         string            `json:"action_ref" minLength:"1" doc:"The action to run"`
+	Parameters     json.RawMessage   `json:"parameters,omitempty" doc:"An object that fits the action's schema. Defaults to {}."`
+	Secrets        map[string]string `json:"secrets,omitempty" doc:"JSON pointer into the parameters to name of the secret that belongs there"`
+	Priority       *int              `json:"priority,omitempty" minimum:"-1000" maximum:"1000" doc:"Higher goes first. Defaults to the action's."`
+	DueAt          *time.Time        `json:"due_at,omitempty" doc:"When to start it. Defaults to now."`
+	TimeoutSeconds float64           `json:"timeout_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Defaults to the action's."`
+}
+
+func (s *Server) createExecution(ctx context.Context, in *struct{ Body executionBody }) (*ExecutionDetail, error) {
+	catalog, r, err := s.find(ctx, manifest.KindAction, in.Body.Action)
+	if err != nil {
+		return nil, err
+	}
+	if !r.Enabled {
+		return nil, disabled(catalog, r)
+	}
+	spec := r.Spec.(*manifest.Action)
+	n := store.NewExecution{
+		Action: r.Ref, Secrets: in.Body.Secrets, Priority: spec.Priority, DueAt: in.Body.DueAt,
+		Timeout: time.Duration(in.Body.TimeoutSeconds * float64(time.Second)), RequestedBy: caller(ctx),
+	}
+	if in.Body.Priority != nil {
+		n.Priority = *in.Body.Priority
+	}
+	if n.Parameters, err = parametersFor(spec, in.Body.Parameters, in.Body.Secrets); err != nil {
+		return nil, err
+	}
+	ids, err := s.opts.Store.Enqueue(ctx, []store.NewExecution{n})
+	if err != nil {
+		return nil, fmt.Errorf("cannot queue action %s: %w", r.Ref, err)
+	}
+	s.log.Info("execution requested", "execution_id", ids[0], "action", r.Ref, "by", n.RequestedBy)
+	return s.executionDetail(ctx, ids[0])
+}
+
+// parametersFor fills in the defaults and checks what an action is given.
+func parametersFor(spec *manifest.Action, given json.RawMessage, secrets map[string]string) (json.RawMessage, error) {
+	parameters := map[string]any{}
+	if len(given) > 0 && string(given) != "null" {
+		value, err := decode(given)
+		if err != nil {
+			return nil, newError(CodeInvalidParameters, fmt.Sprintf("cannot read the parameters for action %s: %v", spec.Ref, err), "")
+		}
+		object, ok := value.(map[string]any)
+		if !ok {
+			return nil, newError(CodeInvalidParameters, fmt.Sprintf("cannot use the parameters for action %s: expected a JSON object", spec.Ref), "")
+		}
+		parameters = object
+	}
+	parameters = orObject(spec.Parameters.ApplyDefaults(parameters))
+	if misfits := spec.Parameters.ValidateUnresolved(parameters, secrets); len(misfits) > 0 {
+		return nil, newError(CodeInvalidParameters, fmt.Sprintf("the parameters do not fit action %s", spec.Ref),
+			"see `attune action show "+spec.Ref+"`", details(misfits)...)
+	}
+	encoded, err := json.Marshal(parameters)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode the parameters: %v", err)
+	}
+	return encoded, nil
+}
+
+func (s *Server) cancelExecution(ctx context.Context, in *byID) (*Cancelled, error) {
+	status, err := s.opts.Store.Cancel(ctx, in.ID, caller(ctx))
+	if err != nil {
+		return nil, numbered("execution", in.ID, err)
+	}
+	if status.Final() {
+		return nil, newError(CodeConflict, fmt.Sprintf("cannot cancel execution %d: it has ended (%s)", in.ID, status), "")
+	}
+	s.log.Info("execution cancel asked for", "execution_id", in.ID, "by", caller(ctx))
+	return &Cancelled{ID: in.ID, Status: status}, nil
+}
+
+// mask stands for a value that is not to be seen.
+const mask = "***"
+
+// masked gives the parameters without the values of those that the action's schema calls secret. An
+// action that is gone has no schema any more: then what was stored is shown.
+func masked(catalog *store.Catalog, e *store.Execution) json.RawMessage {
+	r := catalog.Actions[e.Action]
+	if r == nil || len(e.Parameters) == 0 {
+		return e.Parameters
+	}
+	pointers := r.Spec.(*manifest.Action).Parameters.Secrets()
+	if len(pointers) == 0 {
+		return e.Parameters
+	}
+	value, err := decode(e.Parameters)
+	if err != nil {
+		return json.RawMessage(`"` + mask + `"`)
+	}
+	for _, pointer := range pointers {
+		maskAt(value, strings.Split(strings.TrimPrefix(pointer, "/"), "/"))
+	}
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		return json.RawMessage(`"` + mask + `"`)
+	}
+	return encoded
+}
+
+// maskAt masks what stands at a pointer's parts; "*" is every element or property.
+func maskAt(value any, parts []string) {
+	if len(parts) == 0 {
+		return
+	}
+	name := strings.NewReplacer("~1", "/", "~0", "~").Replace(parts[0])
+	switch v := value.(type) {
+	case map[string]any:
+		for key := range v {
+			if key != name && parts[0] != "*" {
+				continue
+			}
+			if len(parts) == 1 {
+				v[key] = mask
+			} else {
+				maskAt(v[key], parts[1:])
+			}
+		}
+	case []any:
+		for i := range v {
+			if parts[0] != "*" {
+				continue
+			}
+			if len(parts) == 1 {
+				v[i] = mask
+			} else {
+				maskAt(v[i], parts[1:])
+			}
+		}
+	}
+}

@@ -1,0 +1,184 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/attune-io/attune/reconcile"
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+func (s *Server) listPacks(ctx context.Context, q *struct {
+	All bool `query:"all" doc:"The disabled and the vanished too"`
+}) ([]Pack, error) {
+	catalog, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return packs(catalog, q.All), nil
+}
+
+// packs lists the packs by ref: those in force, or all.
+func packs(catalog *store.Catalog, all bool) []Pack {
+	counts := countByPack(catalog)
+	list := []Pack{}
+	for _, ref := range slices.Sorted(maps.Keys(catalog.Packs)) {
+		if row := catalog.Packs[ref]; row.Enabled || all {
+			list = append(list, pack(row, counts[ref]))
+		}
+	}
+	return list
+}
+
+func pack(row *store.PackRow, counts ComponentCounts) Pack {
+	p := Pack{
+		Ref: row.Ref, Enabled: row.Enabled, Present: row.Present, DisabledBy: optional(row.DisabledBy),
+		DisabledAt: row.DisabledAt, Directory: row.Directory, Revision: row.Revision, Digest: row.TreeDigest,
+		Errors: orEmpty(row.Errors), Components: counts, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt,
+	}
+	// A pack whose first pack.yaml was refused has none.
+	if m := row.Manifest; m != nil {
+		p.Label, p.Description, p.Version, p.System = m.Label, m.Description, m.Version, m.System
+	}
+	return p
+}
+
+// countByPack counts the components in force.
+func countByPack(catalog *store.Catalog) map[string]ComponentCounts {
+	counts := map[string]ComponentCounts{}
+	for _, kind := range manifest.ComponentKinds() {
+		for _, r := range catalog.Records(kind) {
+			if !r.Enabled {
+				continue
+			}
+			c := counts[r.Pack]
+			switch kind {
+			case manifest.KindAction:
+				c.Actions++
+			case manifest.KindTrigger:
+				c.Triggers++
+			case manifest.KindSensor:
+				c.Sensors++
+			case manifest.KindRule:
+				c.Rules++
+			default:
+				panic("api: unknown component kind " + string(kind))
+			}
+			counts[r.Pack] = c
+		}
+	}
+	return counts
+}
+
+func (s *Server) findPack(ctx context.Context, ref string) (*store.Catalog, *store.PackRow, error) {
+	catalog, err := s.catalog(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if row, ok := catalog.Packs[ref]; ok {
+		return catalog, row, nil
+	}
+	return nil, nil, unknown("pack", ref, slices.Collect(maps.Keys(catalog.Packs)))
+}
+
+func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
+	catalog, row, err := s.findPack(ctx, in.Ref)
+	if err != nil {
+		return nil, err
+	}
+	detail := &PackDetail{Pack: pack(row, countByPack(catalog)[row.Ref])}
+	if row.Manifest != nil {
+		if detail.Manifest, err = normalForm(row.Manifest); err != nil {
+			return nil, err
+		}
+	}
+	states := func(kind manifest.Kind) []ComponentState {
+		list := []ComponentState{}
+		for _, r := range selected(catalog, kind, &componentQuery{All: true, Pack: row.Ref}) {
+			list = append(list, ComponentState{
+				Ref: r.Ref, Label: r.Spec.Head().Label, Enabled: r.Enabled, Present: r.Present, Held: held(row, r),
+			})
+		}
+		return list
+	}
+	detail.Actions = states(manifest.KindAction)
+	detail.Triggers = states(manifest.KindTrigger)
+	detail.Sensors = states(manifest.KindSensor)
+	detail.Rules = states(manifest.KindRule)
+	return detail, nil
+}
+
+func (s *Server) listRevisions(ctx context.Context, in *struct {
+	Ref   string `path:"ref"`
+	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
+}) ([]Revision, error) {
+	if _, _, err := s.findPack(ctx, in.Ref); err != nil {
+		return nil, err
+	}
+	revisions, err := s.opts.Store.Revisions(ctx, in.Ref, in.Limit)
+	return orEmpty(revisions), err
+}
+
+// onePack is the input of what can be asked of all packs or of one.
+type onePack struct {
+	Pack string `query:"pack" doc:"Report on this pack only"`
+}
+
+func (s *Server) plan(ctx context.Context, in *onePack) (*Plan, error) {
+	plan, err := s.opts.Reconciler.Plan(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot plan: %w", err)
+	}
+	return s.planOf(ctx, plan, in.Pack)
+}
+
+func (s *Server) reload(ctx context.Context, in *onePack) (*Report, error) {
+	report, err := s.opts.Reconciler.Reload(ctx, caller(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("cannot reload: %w", err)
+	}
+	// Whoever asks next is to see what this reload did.
+	if _, err := s.opts.Catalogs.Catalog(ctx, report.Generation); err != nil {
+		return nil, err
+	}
+	narrowed := *report
+	if narrowed.Plan, err = s.planOf(ctx, report.Plan, in.Pack); err != nil {
+		return nil, err
+	}
+	if in.Pack != "" {
+		narrowed.Errors = nil
+		for _, e := range report.Errors {
+			if e.Ref == in.Pack || packOf(e) == in.Pack {
+				narrowed.Errors = append(narrowed.Errors, e)
+			}
+		}
+	}
+	narrowed.Errors = orEmpty(narrowed.Errors)
+	return &narrowed, nil
+}
+
+// planOf narrows a plan to one pack, which has to be known: by the files or by the database.
+func (s *Server) planOf(ctx context.Context, plan *reconcile.Plan, ref string) (*Plan, error) {
+	narrowed := &Plan{Packs: []reconcile.PackPlan{}}
+	if plan != nil {
+		for _, p := range plan.Packs {
+			if ref == "" || p.Ref == ref {
+				narrowed.Packs = append(narrowed.Packs, p)
+			}
+		}
+	}
+	if ref != "" && len(narrowed.Packs) == 0 {
+		if _, _, err := s.findPack(ctx, ref); err != nil {
+			return nil, err
+		}
+	}
+	return narrowed, nil
+}
+
+// Summary gives the packs in force, and how many components are.
+func Summary(catalog *store.Catalog) ([]Pack, ComponentCounts) {
+	return packs(catalog, false), inForce(catalog)
+}

@@ -1,0 +1,155 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"reflect"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+// The paths outside of the API of programs.
+const (
+	pathMetrics = "/metrics"
+	pathHealthy = "/-/healthy"
+	pathReady   = "/-/ready"
+)
+
+// prefix is where the API of programs lives.
+const prefix = "/api/v1"
+
+// handler is everything that the daemon serves.
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathHealthy, s.healthy)
+	mux.HandleFunc("GET "+pathReady, s.ready)
+	if s.opts.Gatherer != nil {
+		mux.Handle("GET "+pathMetrics, promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{
+			ErrorLog: promLog{s.log}, ErrorHandling: promhttp.ContinueOnError,
+		}))
+	}
+	s.routes(humago.NewWithPrefix(mux, prefix, s.document()))
+	return s.wrap(mux)
+}
+
+// routes is the API as one table.
+func (s *Server) routes(api huma.API) {
+	get, post := http.MethodGet, http.MethodPost
+
+	route(api, get, "/status", "status", "How the daemon is doing", s.status)
+
+	route(api, get, "/packs", "list-packs", "List packs", s.listPacks)
+	route(api, get, "/packs/{ref}", "show-pack", "Show a pack", s.showPack)
+	route(api, get, "/packs/{ref}/revisions", "list-revisions", "List a pack's revisions, newest first", s.listRevisions)
+	route(api, get, "/plan", "plan", "What an apply would do now", s.plan)
+	route(api, post, "/reload", "reload", "Scan all packs now and apply what changed", s.reload)
+
+	route(api, get, "/actions", "list-actions", "List actions", s.listActions)
+	route(api, get, "/actions/{ref}", "show-action", "Show an action and the schema of its parameters", s.showAction)
+
+	route(api, get, "/triggers", "list-triggers", "List triggers", s.listTriggers)
+	route(api, get, "/triggers/{ref}", "show-trigger", "Show a trigger and its instances", s.showTrigger)
+	route(api, post, "/triggers/{ref}/fire", "fire-trigger", "Store an event of a trigger", s.fireTrigger)
+
+	route(api, get, "/sensors", "list-sensors", "List sensors and their processes", s.listSensors)
+	route(api, get, "/sensors/{ref}", "show-sensor", "Show a sensor and the last lines of its stderr", s.showSensor)
+	route(api, post, "/sensors/{ref}/restart", "restart-sensor", "Restart a sensor now", s.restartSensor)
+	routeLines(api, "/sensors/{ref}/logs", "sensor-logs", "The last lines of a sensor's stderr, and what comes", LogLine{}, s.sensorLogs)
+
+	route(api, get, "/rules", "list-rules", "List rules", s.listRules)
+	route(api, get, "/rules/{ref}", "show-rule", "Show a rule", s.showRule)
+
+	route(api, get, "/events", "list-events", "List events, newest first", s.listEvents)
+	route(api, get, "/events/{id}", "show-event", "Show an event and what followed", s.showEvent)
+
+	route(api, get, "/executions", "list-executions", "List executions, newest first", s.listExecutions)
+	route(api, post, "/executions", "create-execution", "Queue an action", s.createExecution)
+	route(api, get, "/executions/{id}", "show-execution", "Show an execution, its outputs and its result", s.showExecution)
+	route(api, post, "/executions/{id}/cancel", "cancel-execution", "Cancel an execution", s.cancelExecution)
+	routeLines(api, "/executions/{id}/output", "execution-output", "An execution's output as it comes, and the execution at its end", OutputLine{}, s.executionOutput)
+}
+
+// document configures the OpenAPI document, which is served beside the routes that it is made of.
+func (s *Server) document() huma.Config {
+	config := huma.DefaultConfig("Attune", s.opts.Info.Version)
+	schemas := huma.NewMapRegistry("#/components/schemas/", schemaName)
+	schemas.RegisterTypeAlias(reflect.TypeFor[manifest.Schema](), reflect.TypeFor[map[string]any]())
+	// What huma refuses itself goes out as our Error as well: see toProblem.
+	schemas.RegisterTypeAlias(reflect.TypeFor[huma.ErrorModel](), reflect.TypeFor[Error]())
+	config.Components.Schemas = schemas
+	config.Servers = []*huma.Server{{URL: prefix}}
+	config.Info.Description = "Over the unix socket; TCP serves health and metrics only."
+	config.OpenAPIPath = "/openapi"
+	config.DocsPath = ""
+	config.SchemasPath = ""
+	config.RejectUnknownQueryParameters = true
+	// Without these hooks answers stay what they are: no $schema key is added to them.
+	config.CreateHooks = nil
+	config.Transformers = []huma.Transformer{toProblem}
+	return config
+}
+
+// schemaName names the types in the document: two packages have an Error.
+func schemaName(t reflect.Type, hint string) string {
+	if t == reflect.TypeFor[manifest.Error]() || t == reflect.TypeFor[*manifest.Error]() {
+		return "Finding"
+	}
+	return huma.DefaultSchemaNamer(t, hint)
+}
+
+// answer is what a handler gives back.
+type answer[T any] struct{ Body T }
+
+// none is the input of a route that takes none.
+type none struct{}
+
+// byRef is the input of a route on one named thing.
+type byRef struct {
+	Ref string `path:"ref" doc:"The ref: pack, or pack.name"`
+}
+
+// byID is the input of a route on one numbered thing.
+type byID struct {
+	ID int64 `path:"id" minimum:"1"`
+}
+
+// route adds a route whose answer is JSON. The handler's errors are *Error, or they are internal.
+func route[I, O any](api huma.API, method, path, id, summary string, handle func(context.Context, *I) (O, error)) {
+	huma.Register(api, operation(method, path, id, summary), func(ctx context.Context, input *I) (*answer[O], error) {
+		body, err := handle(ctx, input)
+		if err != nil {
+			return nil, problemOf(ctx, err)
+		}
+		return &answer[O]{Body: body}, nil
+	})
+}
+
+// routeLines adds a route whose answer is JSON lines, each of the type of line. The handler's errors are
+// of the time before the first line.
+func routeLines[I, L any](api huma.API, path, id, summary string, line L, handle func(context.Context, *I) (func(*lineWriter), error)) {
+	op := operation(http.MethodGet, path, id, summary)
+	op.Responses = map[string]*huma.Response{"200": {
+		Description: "JSON lines",
+		Content: map[string]*huma.MediaType{linesType: {
+			Schema: api.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(line), true, ""),
+		}},
+	}}
+	huma.Register(api, op, func(ctx context.Context, input *I) (*huma.StreamResponse, error) {
+		write, err := handle(ctx, input)
+		if err != nil {
+			return nil, problemOf(ctx, err)
+		}
+		return &huma.StreamResponse{Body: func(hctx huma.Context) {
+			_, w := humago.Unwrap(hctx)
+			write(newLineWriter(w))
+		}}, nil
+	})
+}
+
+func operation(method, path, id, summary string) huma.Operation {
+	return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary}
+}

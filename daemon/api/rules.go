@@ -1,0 +1,57 @@
+package api
+
+import (
+	"context"
+	"slices"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+func (s *Server) listRules(ctx context.Context, q *componentQuery) ([]Rule, error) {
+	catalog, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := []Rule{}
+	for _, record := range selected(catalog, manifest.KindRule, q) {
+		r := rule(catalog, record)
+		runs := func(a RuleAction) bool { return a.Action == q.Action }
+		if (q.Trigger == "" || q.Trigger == r.Trigger) && (q.Action == "" || slices.ContainsFunc(r.Actions, runs)) {
+			list = append(list, r)
+		}
+	}
+	return list, nil
+}
+
+func (s *Server) showRule(ctx context.Context, in *byRef) (*Rule, error) {
+	catalog, record, err := s.find(ctx, manifest.KindRule, in.Ref)
+	if err != nil {
+		return nil, err
+	}
+	r := rule(catalog, record)
+	r.Manifest, err = normalForm(record.Spec)
+	return &r, err
+}
+
+func rule(catalog *store.Catalog, record *store.Record) Rule {
+	spec := record.Spec.(*manifest.Rule)
+	r := Rule{
+		Component: component(catalog, record), Trigger: spec.Trigger.Ref, TriggerParameters: orObject(spec.Trigger.Parameters),
+		When: spec.When, ForEach: spec.ForEach, Priority: spec.Priority, Actions: []RuleAction{},
+	}
+	for _, use := range spec.Actions {
+		r.Actions = append(r.Actions, RuleAction{Action: use.Ref, Parameters: orObject(use.Parameters)})
+	}
+	if len(r.Actions) > 0 {
+		r.Action = r.Actions[0].Action
+	}
+	return r
+}
+
+func orObject(m map[string]any) map[string]any {
+	if m == nil {
+		return map[string]any{}
+	}
+	return m
+}

@@ -1,0 +1,657 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/attune-io/attune/exec/sensor"
+	"github.com/attune-io/attune/exec/worker"
+	"github.com/attune-io/attune/reconcile"
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// fakes stand for the parts that need no database to be tested through HTTP.
+type fakes struct {
+	mu       sync.Mutex
+	catalog  *store.Catalog
+	panics   bool
+	unready  []string
+	restarts []string
+	lines    chan string
+	logCtx   context.Context
+}
+
+func (f *fakes) Catalog(context.Context, int64) (*store.Catalog, error) {
+	if f.panics {
+		panic("secret of the daemon")
+	}
+	return f.catalog, nil
+}
+
+func (f *fakes) List() []sensor.Info {
+	return []sensor.Info{{Ref: "core.timer", State: sensor.StateRunning, PID: 42, Stderr: []string{"x"}}}
+}
+
+func (f *fakes) Logs(ctx context.Context, ref string, follow bool) (<-chan string, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.logCtx = ctx
+	return f.lines, ref == "core.timer"
+}
+
+func (f *fakes) Restart(ref string) bool {
+	f.restarts = append(f.restarts, ref)
+	return ref == "core.timer"
+}
+
+func (f *fakes) Follow(context.Context, int64) (<-chan worker.Chunk, bool) { return nil, false }
+func (f *fakes) Stats() worker.Stats                                       { return worker.Stats{Workers: 4} }
+
+func (f *fakes) Plan(context.Context) (*reconcile.Plan, error) { return &reconcile.Plan{}, nil }
+func (f *fakes) Status() reconcile.Status                      { return reconcile.Status{Mode: "apply"} }
+
+func (f *fakes) Reload(context.Context, string) (*reconcile.Report, error) {
+	return &reconcile.Report{Generation: 3, Errors: manifest.Errors{
+		{Place: manifest.Place{File: "core/pack.yaml"}, Severity: manifest.SeverityError, Message: "m"},
+		{Place: manifest.Place{File: "net/pack.yaml"}, Severity: manifest.SeverityError, Message: "m"},
+	}}, nil
+}
+
+func (f *fakes) Subscribe(string) (<-chan string, func()) { return nil, func() {} }
+
+func record(spec manifest.Component, enabled bool) *store.Record {
+	head := spec.Head()
+	return &store.Record{
+		Kind: spec.Kind(), Ref: head.Ref, Pack: head.Pack, File: spec.Kind().Folder() + "/" + head.Name + ".yaml",
+		Enabled: enabled, Present: true, ManifestEnabled: enabled, Spec: spec, TreeDigest: "d1",
+	}
+}
+
+func head(ref string) manifest.Header {
+	pack, name, _ := strings.Cut(ref, ".")
+	return manifest.Header{Ref: ref, Pack: pack, Name: name, Label: "The " + name, Enabled: true}
+}
+
+func testCatalog() *store.Catalog {
+	return &store.Catalog{
+		Generation: 3,
+		Packs: map[string]*store.PackRow{
+			"core": {Ref: "core", Enabled: true, Present: true, Revision: 2, TreeDigest: "d1",
+				Manifest: &manifest.Pack{Ref: "core", Version: "1.0.0", Enabled: true},
+				Errors: manifest.Errors{{Place: manifest.Place{File: "core/actions/echo.yaml", Line: 2, Col: 1},
+					Severity: manifest.SeverityError, Ref: "core.echo", Kind: manifest.KindAction, Message: "broken"}}},
+			"gone": {Ref: "gone"},
+		},
+		Actions: map[string]*store.Record{
+			"core.echo": record(&manifest.Action{Header: head("core.echo")}, true),
+			"core.off":  record(&manifest.Action{Header: head("core.off")}, false),
+		},
+		Triggers: map[string]*store.Record{"core.tick": record(&manifest.Trigger{Header: head("core.tick"), Type: "interval"}, true)},
+		Sensors:  map[string]*store.Record{"core.timer": record(&manifest.Sensor{Header: head("core.timer"), TriggerTypes: []string{"core.tick"}}, true)},
+		Rules: map[string]*store.Record{"core.r": record(&manifest.Rule{Header: head("core.r"),
+			Trigger: manifest.Use{Ref: "core.tick"}, Actions: []manifest.Use{{Ref: "core.echo"}}}, true)},
+	}
+}
+
+// bundle is a server that runs, and clients for both its doors.
+type bundle struct {
+	*fakes
+	server *Server
+	client *Client
+	logged *bytes.Buffer
+	stop   func()
+}
+
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	f := &fakes{catalog: testCatalog(), lines: make(chan string, 10)}
+	logged := &syncBuffer{}
+	server, err := New(Options{
+		Socket: filepath.Join(shortDir(t), "a.sock"), Listen: ":0", Info: Info{Version: "test"},
+		Catalogs: f, Sensors: f, Workers: f, Reconciler: f, Notices: f,
+		Unready: func(context.Context) []string { return f.unready }, Degraded: func() []string { return nil },
+		Gatherer: prometheus.NewRegistry(), Logger: slog.New(slog.NewTextHandler(logged, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx) }()
+	client, err := NewSocketClient([]string{filepath.Join(t.TempDir(), "none.sock"), server.Socket()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("the server ended with %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		client.Close()
+		stop()
+	})
+	return &bundle{fakes: f, server: server, client: client, logged: &logged.Buffer, stop: stop}
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+// overTCP sends a request to the TCP door.
+func (b *bundle) overTCP(t *testing.T, method, path string, header map[string]string) (int, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, b.server.URL()+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range header {
+		if name == "Host" {
+			request.Host = value
+			continue
+		}
+		request.Header.Set(name, value)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func TestTCPServesHealthAndMetricsOnly(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	if !strings.HasPrefix(b.server.URL(), "http://127.0.0.1:") {
+		t.Fatalf("a bare port listens on %s", b.server.URL())
+	}
+	tests := []struct {
+		method, path string
+		header       map[string]string
+		status       int
+		body         string
+	}{
+		{"GET", "/-/healthy", nil, 200, "alive"},
+		{"GET", "/-/ready", nil, 200, "ready"},
+		{"HEAD", "/-/healthy", nil, 200, ""},
+		{"GET", "/metrics", nil, 200, ""},
+		{"GET", "/metrics", map[string]string{"Host": "localhost:9753"}, 200, ""},
+		{"GET", "/metrics", map[string]string{"Host": "[::1]:9753"}, 200, ""},
+		{"GET", "/metrics", map[string]string{"Host": "rebound.example.com"}, 403, "cannot serve host"},
+		{"GET", "/metrics", map[string]string{"Host": "127.0.0.1.example.com"}, 403, "cannot serve host"},
+		{"POST", "/-/healthy", map[string]string{"Origin": "http://example.com"}, 403, "from another site"},
+		{"POST", "/-/healthy", nil, 405, "method_not_allowed"},
+		{"GET", "/api/v1/packs", nil, 403, "curl --unix-socket " + b.server.Socket() + " http://attune/api/v1/packs"},
+		{"POST", "/api/v1/reload", nil, 403, "only health and metrics"},
+		{"GET", "/api/v1/openapi.json", nil, 403, "forbidden"},
+		{"GET", "/", nil, 403, "forbidden"},
+		{"GET", "//metrics", nil, 403, "forbidden"},
+		{"GET", "/-/healthy/../../api/v1/packs", nil, 403, "forbidden"},
+	}
+	for _, test := range tests {
+		status, body := b.overTCP(t, test.method, test.path, test.header)
+		if status != test.status || !strings.Contains(body, test.body) {
+			t.Errorf("%s %s %v: found %d %s, want %d %s", test.method, test.path, test.header, status, body, test.status, test.body)
+		}
+	}
+}
+
+func TestReadyTellsItsReasons(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.unready = []string{"the first scan is not applied", "the database does not answer"}
+	status, body := b.overTCP(t, "GET", "/-/ready", nil)
+	if status != 503 || body != "not ready\nthe first scan is not applied\nthe database does not answer\n" {
+		t.Errorf("found %d %q", status, body)
+	}
+	if status, _ := b.overTCP(t, "GET", "/-/healthy", nil); status != 200 {
+		t.Errorf("alive: found %d", status)
+	}
+}
+
+func TestErrorsAreProblemDocuments(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	tests := []struct {
+		name string
+		ask  func(context.Context) error
+		want Error
+	}{
+		{"unknown action", func(ctx context.Context) error { _, err := b.client.Action(ctx, "core.ecko"); return err },
+			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "action core.ecko is not known", Hint: "did you mean core.echo?"}},
+		{"action without its pack", func(ctx context.Context) error { _, err := b.client.Action(ctx, "echo"); return err },
+			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "action echo is not known", Hint: "did you mean core.echo?"}},
+		{"unknown pack", func(ctx context.Context) error { _, err := b.client.Pack(ctx, "zzz/../../x"); return err },
+			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "pack zzz/../../x is not known"}},
+		{"unknown rule", func(ctx context.Context) error { _, err := b.client.Rule(ctx, "core.x"); return err },
+			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "rule core.x is not known", Hint: "did you mean core.r?"}},
+		{"disabled action", func(ctx context.Context) error {
+			_, err := b.client.Execute(ctx, NewExecution{Action: "core.off"})
+			return err
+		},
+			Error{Title: "Conflict", Status: 409, Code: CodeDisabled, Detail: "action core.off is disabled: its manifest says enabled: false", Hint: "edit core/actions/off.yaml"}},
+		{"parameters of an action that takes none", func(ctx context.Context) error {
+			_, err := b.client.Execute(ctx, NewExecution{Action: "core.echo", Parameters: map[string]any{"a": 1}})
+			return err
+		}, Error{Title: "Unprocessable Entity", Status: 422, Code: CodeInvalidParameters, Detail: "the parameters do not fit action core.echo",
+			Hint: "see `attune action show core.echo`", Errors: []ErrorDetail{{Pointer: "/a"}}}},
+		{"payload that is no object", func(ctx context.Context) error {
+			_, err := b.client.Fire(ctx, "core.tick", Fire{Payload: json.RawMessage(`[1]`)})
+			return err
+		}, Error{Title: "Unprocessable Entity", Status: 422, Code: CodeInvalidParameters, Detail: "cannot use the payload for trigger core.tick: expected a JSON object"}},
+		{"unknown status", func(ctx context.Context) error {
+			_, err := b.client.Executions(ctx, ExecutionFilter{Status: []store.Status{"faild"}})
+			return err
+		}, Error{Title: "Bad Request", Status: 400, Code: CodeInvalidRequest, Detail: `cannot use status: found "faild"`, Hint: "did you mean failed?"}},
+		{"bad since", func(ctx context.Context) error {
+			_, err := b.client.Events(ctx, EventFilter{Since: "soon"})
+			return err
+		},
+			Error{Title: "Bad Request", Status: 400, Code: CodeInvalidRequest, Detail: `cannot use since: found "soon"`}},
+		{"limit out of range", func(ctx context.Context) error {
+			_, err := b.client.Events(ctx, EventFilter{Limit: 100000})
+			return err
+		},
+			Error{Title: "Unprocessable Entity", Status: 422, Code: CodeInvalidRequest, Detail: "cannot take the request: validation failed",
+				Errors: []ErrorDetail{{Pointer: "limit", Message: "expected number <= 1000"}}}},
+	}
+	for _, test := range tests {
+		err := test.ask(t.Context())
+		var got *Error
+		if !errors.As(err, &got) {
+			t.Errorf("%s: found %v, want a problem", test.name, err)
+			continue
+		}
+		if got.RequestID == "" {
+			t.Errorf("%s: there is no request id", test.name)
+		}
+		got.RequestID = ""
+		if test.name == "bad since" {
+			got.Hint = ""
+		}
+		if test.name == "parameters of an action that takes none" && len(got.Errors) == 1 {
+			got.Errors[0].Message = ""
+		}
+		if diff := cmp.Diff(test.want, *got); diff != "" {
+			t.Errorf("%s: (-want +got)\n%s", test.name, diff)
+		}
+	}
+}
+
+// raw sends a request over the socket as it stands.
+func (b *bundle) raw(t *testing.T, method, path, body string) (*http.Response, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, "http://attune"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := b.client.http.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(text)
+}
+
+func TestBadRequests(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	tests := []struct {
+		method, path, body string
+		status             int
+		code               Code
+	}{
+		{"GET", "/api/v1/nope", "", 404, CodeNotFound},
+		{"GET", "/api/v2/packs", "", 404, CodeNotFound},
+		{"DELETE", "/api/v1/packs", "", 405, CodeMethod},
+		{"GET", "/api/v1/reload", "", 405, CodeMethod},
+		{"GET", "/api/v1/packs?al=true", "", 422, CodeInvalidRequest},
+		{"GET", "/api/v1/packs?all=maybe", "", 422, CodeInvalidRequest},
+		{"GET", "/api/v1/executions/x", "", 422, CodeInvalidRequest},
+		{"GET", "/api/v1/executions/0", "", 422, CodeInvalidRequest},
+		{"GET", "/api/v1/events/99999999999999999999", "", 422, CodeInvalidRequest},
+		{"POST", "/api/v1/executions", "", 400, CodeInvalidRequest},
+		{"POST", "/api/v1/executions", "{", 400, CodeInvalidRequest},
+		{"POST", "/api/v1/executions", "[]", 422, CodeInvalidRequest},
+		{"POST", "/api/v1/executions", "{}", 422, CodeInvalidRequest},
+		{"POST", "/api/v1/executions", `{"action_ref": 1}`, 422, CodeInvalidRequest},
+		{"POST", "/api/v1/executions", `{"action_ref": "core.echo", "param": {}}`, 422, CodeInvalidRequest},
+		{"POST", "/api/v1/executions", `{"action_ref": "core.echo", "parameters": "x"}`, 422, CodeInvalidParameters},
+		{"POST", "/api/v1/executions", `{"action_ref": "` + strings.Repeat("x", maxBody) + `"}`, 413, CodeTooLarge},
+	}
+	for _, test := range tests {
+		response, body := b.raw(t, test.method, test.path, test.body)
+		var problem Error
+		err := json.Unmarshal([]byte(body), &problem)
+		if err != nil || response.StatusCode != test.status || problem.Status != test.status || problem.Code != test.code ||
+			problem.Detail == "" || problem.RequestID == "" || response.Header.Get(requestHeader) != problem.RequestID {
+			t.Errorf("%s %s %.60s: found %d %s (%v), want %d %s", test.method, test.path, test.body, response.StatusCode, body, err, test.status, test.code)
+		}
+		if got := response.Header.Get("Content-Type"); got != problemType {
+			t.Errorf("%s %s: found content type %s", test.method, test.path, got)
+		}
+	}
+}
+
+func TestPanicIsAnAnswerWithTheRequestsID(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.panics = true
+	_, err := b.client.Actions(t.Context(), ComponentFilter{})
+	var problem *Error
+	if !errors.As(err, &problem) || problem.Status != 500 || problem.Code != CodeInternal || strings.Contains(err.Error(), "secret") {
+		t.Fatalf("found %#v", err)
+	}
+	b.stop()
+	log := b.logged.String()
+	if !strings.Contains(log, "request_id="+problem.RequestID) || !strings.Contains(log, "secret of the daemon") {
+		t.Errorf("the log does not have it under the id %s: %s", problem.RequestID, log)
+	}
+}
+
+func TestListsAndShows(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ctx := t.Context()
+	refs := func(what string, list any, err error, want ...string) {
+		t.Helper()
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			return
+		}
+		encoded, err := json.Marshal(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var items []struct{ Ref string }
+		if err := json.Unmarshal(encoded, &items); err != nil {
+			t.Fatal(err)
+		}
+		got := []string{}
+		for _, item := range items {
+			got = append(got, item.Ref)
+		}
+		if diff := cmp.Diff(append([]string{}, want...), got); diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
+	}
+	packs, err := b.client.Packs(ctx, ComponentFilter{})
+	refs("packs", packs, err, "core")
+	packs, err = b.client.Packs(ctx, ComponentFilter{All: true})
+	refs("all packs", packs, err, "core", "gone")
+	actions, err := b.client.Actions(ctx, ComponentFilter{})
+	refs("actions", actions, err, "core.echo")
+	actions, err = b.client.Actions(ctx, ComponentFilter{All: true, Pack: "core"})
+	refs("all actions", actions, err, "core.echo", "core.off")
+	actions, err = b.client.Actions(ctx, ComponentFilter{Pack: "nope"})
+	refs("actions of no pack", actions, err)
+	triggers, err := b.client.Triggers(ctx, ComponentFilter{Type: "interval"})
+	refs("triggers", triggers, err, "core.tick")
+	triggers, err = b.client.Triggers(ctx, ComponentFilter{Type: "cron"})
+	refs("cron triggers", triggers, err)
+	sensors, err := b.client.Sensors(ctx, ComponentFilter{State: "running", Trigger: "core.tick"})
+	refs("sensors", sensors, err, "core.timer")
+	sensors, err = b.client.Sensors(ctx, ComponentFilter{State: "backoff"})
+	refs("sensors in backoff", sensors, err)
+	rules, err := b.client.Rules(ctx, ComponentFilter{Trigger: "core.tick", Action: "core.echo"})
+	refs("rules", rules, err, "core.r")
+	rules, err = b.client.Rules(ctx, ComponentFilter{Action: "core.noop"})
+	refs("rules of another action", rules, err)
+
+	if response, body := b.raw(t, "GET", "/api/v1/actions?pack=nope", ""); body != "[]\n" || response.Header.Get("Content-Type") != "application/json" {
+		t.Errorf("an empty list is %q", body)
+	}
+
+	a, err := b.client.Action(ctx, "core.echo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !a.Held || len(a.Errors) != 1 || a.Errors[0].Line != 2 || len(a.Manifest) == 0 || a.Label != "The echo" {
+		t.Errorf("found %+v, want a held action with its error and its manifest", a)
+	}
+	p, err := b.client.Pack(ctx, "core")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []ComponentState{{Ref: "core.echo", Label: "The echo", Enabled: true, Present: true, Held: true}, {Ref: "core.off", Label: "The off", Present: true}}
+	if diff := cmp.Diff(want, p.Actions); diff != "" {
+		t.Error(diff)
+	}
+	if want := (ComponentCounts{1, 1, 1, 1}); p.Components != want {
+		t.Errorf("found %+v, want %+v", p.Components, want)
+	}
+	s, err := b.client.Sensor(ctx, "core.timer")
+	if err != nil || s.PID == nil || *s.PID != 42 || s.State != "running" || len(s.Stderr) != 1 {
+		t.Errorf("found %+v, %v", s, err)
+	}
+	if _, err := b.client.RestartSensor(ctx, "core.timer"); err != nil || len(b.restarts) != 1 {
+		t.Errorf("restart: %v, %v", err, b.restarts)
+	}
+	r, err := b.client.Rule(ctx, "core.r")
+	if err != nil || r.Trigger != "core.tick" || r.Action != "core.echo" {
+		t.Errorf("found %+v, %v", r, err)
+	}
+	plan, err := b.client.Plan(ctx, "")
+	if err != nil || plan.Packs == nil {
+		t.Errorf("found %+v, %v", plan, err)
+	}
+	report, err := b.client.Reload(ctx, "core")
+	if err != nil || len(report.Errors) != 1 || report.Errors[0].File != "core/pack.yaml" {
+		t.Errorf("found %+v, %v; want the errors of core alone", report, err)
+	}
+	if _, err := b.client.Reload(ctx, "cor"); !IsNotFound(err) {
+		t.Errorf("found %v for an unknown pack", err)
+	}
+}
+
+func TestSensorLogsAreStreamed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.lines <- "one"
+	b.lines <- "two <&>"
+	var got []string
+	enough := errors.New("enough")
+	err := b.client.SensorLogs(t.Context(), "core.timer", true, func(line string) error {
+		got = append(got, line)
+		if len(got) == 2 {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) {
+		t.Fatalf("found %v", err)
+	}
+	if diff := cmp.Diff([]string{"one", "two <&>"}, got); diff != "" {
+		t.Error(diff)
+	}
+	b.mu.Lock()
+	ctx := b.logCtx
+	b.mu.Unlock()
+	if ctx == nil {
+		t.Fatal("the supervisor was not asked")
+	}
+	<-ctx.Done() // the supervisor is told that nobody listens any more
+}
+
+func TestStreamsEndWhenTheServerStops(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.lines <- "one"
+	first := make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- b.client.SensorLogs(context.Background(), "core.timer", true, func(string) error {
+			close(first)
+			return nil
+		})
+	}()
+	select {
+	case <-first:
+	case err := <-done:
+		t.Fatalf("the stream ended before its first line: %v", err)
+	}
+	began := time.Now()
+	b.stop()
+	if err := <-done; err != nil {
+		t.Errorf("the stream ended with %v", err)
+	}
+	if took := time.Since(began); took > shutdownTimeout {
+		t.Errorf("stopping took %s with a stream open", took)
+	}
+	if _, err := b.client.Status(t.Context()); !errors.Is(err, ErrNoDaemon) {
+		t.Errorf("found %v after the stop, want ErrNoDaemon", err)
+	}
+}
+
+func TestClientTellsWhatIsThere(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"":                      "expected http://host:port",
+		"localhost:9753":        "expected http://host:port",
+		"ftp://x":               "expected http://host:port",
+		"unix://":               "expected http://host:port",
+		"http://127.0.0.1:%zz/": "cannot read URL",
+	} {
+		if _, err := NewClient(url); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: found %v, want %s", url, err, want)
+		}
+	}
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case prefix + "/packs":
+			fmt.Fprint(w, "<html>")
+		case prefix + "/actions":
+			http.Redirect(w, r, "http://example.com", http.StatusFound)
+		default:
+			http.Error(w, "no", http.StatusBadGateway)
+		}
+	}))
+	defer other.Close()
+	client, err := NewClient(other.URL + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.Packs(t.Context(), ComponentFilter{}); err == nil || !strings.HasPrefix(err.Error(), "cannot read the answer of the daemon at "+other.URL) {
+		t.Errorf("found %v", err)
+	}
+	if _, err := client.Actions(t.Context(), ComponentFilter{}); err == nil || !strings.Contains(err.Error(), "302 Found, expected an Attune daemon") {
+		t.Errorf("found %v", err)
+	}
+	if _, err := client.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "502 Bad Gateway, expected an Attune daemon") {
+		t.Errorf("found %v", err)
+	}
+	gone, err := NewSocketClient([]string{"/nonexistent/a.sock", "/nonexistent/b.sock"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = gone.Status(t.Context())
+	if want := "cannot reach a daemon at socket /nonexistent/a.sock, /nonexistent/b.sock: no daemon answers"; !errors.Is(err, ErrNoDaemon) || err.Error() != want {
+		t.Errorf("found %v, want %s", err, want)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := gone.Status(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("found %v for a caller that gave up", err)
+	}
+}
+
+func TestOpenAPIDescribesEveryRoute(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	response, body := b.raw(t, "GET", prefix+"/openapi.json", "")
+	var document struct {
+		OpenAPI string
+		Paths   map[string]map[string]struct {
+			OperationID string
+			Responses   map[string]any
+		}
+	}
+	if err := json.Unmarshal([]byte(body), &document); err != nil || response.StatusCode != 200 {
+		t.Fatalf("found %d, %v", response.StatusCode, err)
+	}
+	if !strings.HasPrefix(document.OpenAPI, "3.1") {
+		t.Errorf("found version %s", document.OpenAPI)
+	}
+	operations := 0
+	for path, methods := range document.Paths {
+		for method, operation := range methods {
+			operations++
+			if operation.OperationID == "" || operation.Responses["200"] == nil || operation.Responses["default"] == nil {
+				t.Errorf("%s %s: found %+v, want an id, a good answer and an error", method, path, operation)
+			}
+		}
+	}
+	if operations != 24 {
+		t.Errorf("found %d operations, want 24", operations)
+	}
+}
+
+func TestSince(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"": {}, "90s": now.Add(-90 * time.Second), "7d": now.AddDate(0, 0, -7), "1h30m": now.Add(-90 * time.Minute),
+		"2026-01-02T03:04:05Z": time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	} {
+		if got, err := parseSince(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q: found %s, %v; want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"7", "-1h", "-1d", "d", "1w", "yesterday", "99999999d", "2026-01-02"} {
+		if got, err := parseSince(text, now); err == nil {
+			t.Errorf("%q: accepted as %s", text, got)
+		}
+	}
+}
+
+func TestSecretParametersAreMasked(t *testing.T) {
+	t.Parallel()
+	value := map[string]any{
+		"user": "u", "password": "p", "list": []any{"a", map[string]any{"key": "k", "id": 1}}, "map": map[string]any{"x": "1", "y": "2"}, "a/b": "s",
+	}
+	for _, pointer := range []string{"/password", "/list/*/key", "/map/*", "/a~1b", "/absent/x", "/user/deeper"} {
+		maskAt(value, strings.Split(strings.TrimPrefix(pointer, "/"), "/"))
+	}
+	want := map[string]any{
+		"user": "u", "password": mask, "list": []any{"a", map[string]any{"key": mask, "id": 1}}, "map": map[string]any{"x": mask, "y": mask}, "a/b": mask,
+	}
+	if diff := cmp.Diff(want, value); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,179 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// sourceAPI is the source of events that people and programs fire.
+const sourceAPI = "api"
+
+func (s *Server) listTriggers(ctx context.Context, q *componentQuery) ([]Trigger, error) {
+	catalog, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rules := rulesByTrigger(catalog)
+	list := []Trigger{}
+	for _, r := range selected(catalog, manifest.KindTrigger, q) {
+		if t := trigger(catalog, r, rules); q.Type == "" || q.Type == t.Type {
+			list = append(list, t)
+		}
+	}
+	return list, nil
+}
+
+func (s *Server) showTrigger(ctx context.Context, in *byRef) (*Trigger, error) {
+	catalog, r, err := s.find(ctx, manifest.KindTrigger, in.Ref)
+	if err != nil {
+		return nil, err
+	}
+	t := trigger(catalog, r, rulesByTrigger(catalog))
+	if t.Manifest, err = normalForm(r.Spec); err != nil {
+		return nil, err
+	}
+	instances, err := s.opts.Store.TriggerInstances(ctx, []string{r.Ref})
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range instances {
+		t.Instances = append(t.Instances, TriggerInstance{
+			ID: i.ID, Parameters: i.Parameters, Rules: orEmpty(i.Rules), AnchorAt: i.AnchorAt, LastDue: i.LastDue,
+		})
+	}
+	return &t, nil
+}
+
+func trigger(catalog *store.Catalog, r *store.Record, rules map[string][]string) Trigger {
+	spec := r.Spec.(*manifest.Trigger)
+	return Trigger{
+		Component: component(catalog, r), Type: spec.Type, ParametersSchema: spec.ParametersSchema,
+		PayloadSchema: spec.PayloadSchema, Rules: orEmpty(rules[r.Ref]),
+	}
+}
+
+// rulesByTrigger lists the rules in force by their trigger, each list by ref.
+func rulesByTrigger(catalog *store.Catalog) map[string][]string {
+	rules := map[string][]string{}
+	for _, ref := range slices.Sorted(maps.Keys(catalog.Rules)) {
+		if r := catalog.Rules[ref]; r.Enabled {
+			on := r.Spec.(*manifest.Rule).Trigger.Ref
+			rules[on] = append(rules[on], ref)
+		}
+	}
+	return rules
+}
+
+// fireBody is Fire as it comes in.
+type fireBody struct {
+	Payload  json.RawMessage `json:"payload,omitempty" doc:"The event's payload, an object. Defaults to {}."`
+	Instance string          `json:"instance,omitempty" doc:"The trigger instance that it is meant for. Defaults to all."`
+	EventID  string          `json:"event_id,omitempty" maxLength:"255" doc:"Makes a repetition harmless."`
+}
+
+func (s *Server) fireTrigger(ctx context.Context, in *struct {
+	Ref  string `path:"ref"`
+	Body fireBody
+}) (*Fired, error) {
+	catalog, r, err := s.find(ctx, manifest.KindTrigger, in.Ref)
+	if err != nil {
+		return nil, err
+	}
+	if !r.Enabled {
+		return nil, disabled(catalog, r)
+	}
+	event := store.NewEvent{Trigger: r.Ref, Instance: in.Body.Instance, Source: sourceAPI, EventID: in.Body.EventID}
+	if event.Payload, event.Problem, err = payloadFor(r.Spec.(*manifest.Trigger), in.Body.Payload); err != nil {
+		return nil, err
+	}
+	if event.Instance != "" {
+		if err := s.knownInstance(ctx, r.Ref, event.Instance); err != nil {
+			return nil, err
+		}
+	}
+	stored, err := s.opts.Events.Submit(ctx, event)
+	if err != nil {
+		return nil, fmt.Errorf("cannot fire trigger %s: %w", r.Ref, err)
+	}
+	detail, err := s.eventDetail(ctx, stored.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &Fired{EventDetail: *detail, Duplicate: stored.Duplicate, Executions: orEmpty(stored.Executions)}, nil
+}
+
+// payloadFor checks a payload against the trigger. A misfit refuses the event only where the trigger
+// says so; else it is kept with the event, as for a sensor's.
+func payloadFor(t *manifest.Trigger, payload json.RawMessage) (json.RawMessage, string, error) {
+	if len(bytes.TrimSpace(payload)) == 0 || string(payload) == "null" {
+		payload = json.RawMessage("{}")
+	}
+	value, err := decode(payload)
+	if err != nil {
+		return nil, "", newError(CodeInvalidParameters, fmt.Sprintf("cannot read the payload for trigger %s: %v", t.Ref, err), "")
+	}
+	if _, ok := value.(map[string]any); !ok {
+		return nil, "", newError(CodeInvalidParameters, fmt.Sprintf("cannot use the payload for trigger %s: expected a JSON object", t.Ref), "")
+	}
+	misfits := t.PayloadSchema.Validate(value)
+	switch {
+	case len(misfits) == 0:
+		return payload, "", nil
+	case t.OnInvalid == "refuse":
+		return nil, "", newError(CodeInvalidParameters, fmt.Sprintf("the payload does not fit trigger %s", t.Ref),
+			"see `attune trigger show "+t.Ref+"`", details(misfits)...)
+	}
+	var told []string
+	for _, m := range misfits {
+		told = append(told, strings.TrimPrefix(m.Pointer+": "+m.Message, ": "))
+	}
+	return payload, strings.Join(told, "; "), nil
+}
+
+// knownInstance refuses an instance that no rule asks for: the event would match nothing, and nobody
+// would know why.
+func (s *Server) knownInstance(ctx context.Context, trigger, instance string) error {
+	instances, err := s.opts.Store.TriggerInstances(ctx, []string{trigger})
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, i := range instances {
+		if i.ID == instance {
+			return nil
+		}
+		ids = append(ids, i.ID)
+	}
+	return unknown("trigger instance", instance, ids)
+}
+
+// decode reads JSON as schemas want it: numbers keep their digits.
+func decode(text json.RawMessage) (any, error) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	var value any
+	if err := decoder.Decode(&value); err != nil {
+		return nil, err
+	}
+	if decoder.More() {
+		return nil, errors.New("found more than one value")
+	}
+	return value, nil
+}
+
+func details(misfits []manifest.SchemaError) []ErrorDetail {
+	list := make([]ErrorDetail, len(misfits))
+	for i, m := range misfits {
+		list[i] = ErrorDetail{Pointer: m.Pointer, Message: m.Message}
+	}
+	return list
+}

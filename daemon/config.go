@@ -1,0 +1,557 @@
+package daemon
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+// Config is attune.toml. Every key is optional, can be given as ATTUNE_<SECTION>_<KEY> too, and, for
+// some, as a flag; the file attune.toml in the root of the repository says what each is for.
+type Config struct {
+	Packs     PacksConfig     `toml:"packs"`
+	Database  DatabaseConfig  `toml:"database"`
+	State     StateConfig     `toml:"state"`
+	HTTP      HTTPConfig      `toml:"http"`
+	Reconcile ReconcileConfig `toml:"reconcile"`
+	Exec      ExecConfig      `toml:"exec"`
+	Retention RetentionConfig `toml:"retention"`
+	Secrets   SecretsConfig   `toml:"secrets"`
+	Log       LogConfig       `toml:"log"`
+
+	// file is where it was read from; empty: there was none.
+	file string
+	// places are where keys were given, and origins what `config show` says of that; a key in neither
+	// has its default.
+	places  map[string]manifest.Place
+	origins map[string]string
+	// machine is what the defaults of paths depend on.
+	machine machine
+}
+
+// PacksConfig is [packs].
+type PacksConfig struct {
+	// Directories hold the packs; of two packs with one ref the later folder's wins. Defaults to
+	// ./packs, beside attune.toml.
+	Directories []string `toml:"directory"`
+	// AutoLoad are patterns (path.Match) of the packs to load. Defaults to all.
+	AutoLoad []string `toml:"auto_load"`
+	// Config is the configuration of packs, by ref. Defaults to what core wants.
+	Config map[string]map[string]any `toml:"config"`
+}
+
+// DatabaseConfig is [database].
+type DatabaseConfig struct {
+	// URL of a PostgreSQL database. Defaults to a private server in the state directory.
+	URL string `toml:"url"`
+	// Pooler between the daemon and the server: none or transaction. Defaults to none.
+	Pooler string `toml:"pooler"`
+}
+
+// StateConfig is [state].
+type StateConfig struct {
+	// Directory for what outlives a restart. Defaults to $STATE_DIRECTORY, else /var/lib/attune as
+	// root, else ~/.local/state/attune.
+	Directory string `toml:"directory"`
+}
+
+// HTTPConfig is [http].
+type HTTPConfig struct {
+	// Listen is host:port on a loopback address; empty turns TCP off. Defaults to 127.0.0.1:9753.
+	Listen string `toml:"listen"`
+	// Socket is the path of the unix socket. Defaults to attune.sock in the runtime directory.
+	Socket string `toml:"socket"`
+	// TLSCert and TLSKey are PEM files; with both, TCP speaks TLS. Defaults to plain HTTP.
+	TLSCert string `toml:"tls_cert"`
+	TLSKey  string `toml:"tls_key"`
+}
+
+// ReconcileConfig is [reconcile].
+type ReconcileConfig struct {
+	// Debounce is how long a pack must have been quiet before it is read. Defaults to 250ms.
+	Debounce time.Duration `toml:"debounce"`
+	// MaxWait bounds the waiting under constant writes. Defaults to 2s.
+	MaxWait time.Duration `toml:"max_wait"`
+	// Resync is how often everything is read whatever was noticed. Defaults to 30s.
+	Resync time.Duration `toml:"resync"`
+	// Mode is apply or plan (look, but change nothing). Defaults to apply.
+	Mode string `toml:"mode"`
+}
+
+// ExecConfig is [exec].
+type ExecConfig struct {
+	// Workers is how many actions run at once. Defaults to 0: twice the cores.
+	Workers int `toml:"workers"`
+	// Timeout of actions that name none. Defaults to 300s.
+	Timeout time.Duration `toml:"timeout"`
+	// OutputLimit is how many bytes of an action's stdout, and of its stderr, are kept. Defaults to
+	// 1MiB.
+	OutputLimit int64 `toml:"output_limit"`
+	// StopGrace is the time between SIGTERM and SIGKILL. Defaults to 10s.
+	StopGrace time.Duration `toml:"stop_grace"`
+	// Drain is how long running actions may go on when the daemon stops. Defaults to 60s.
+	Drain time.Duration `toml:"drain"`
+	// Warm keeps interpreters started ahead. Defaults to false.
+	Warm bool `toml:"warm"`
+}
+
+// RetentionConfig is [retention].
+type RetentionConfig struct {
+	// Events and Executions are how long history is kept; 0: for ever. Default to 30d and 90d.
+	Events     time.Duration `toml:"events"`
+	Executions time.Duration `toml:"executions"`
+	// Revisions is how many of a pack are kept beside those in force; 0: all. Defaults to 50.
+	Revisions int `toml:"revisions"`
+}
+
+// SecretsConfig is [secrets].
+type SecretsConfig struct {
+	// Directory has a file for each secret. Defaults to $CREDENTIALS_DIRECTORY, where set.
+	Directory string `toml:"directory"`
+}
+
+// LogConfig is [log].
+type LogConfig struct {
+	// Level is debug, info, warn or error. Defaults to info.
+	Level string `toml:"level"`
+	// Format is auto, text, json or journal. Defaults to auto: journal under systemd, else text.
+	Format string `toml:"format"`
+}
+
+// DefaultConfig is what an empty attune.toml means.
+func DefaultConfig() *Config {
+	const day = 24 * time.Hour
+	return &Config{
+		Packs: PacksConfig{
+			Directories: []string{"./packs"},
+			AutoLoad:    []string{"*"},
+			Config: map[string]map[string]any{
+				"core": {"max_action_timeout": int64(300), "enable_debug_logging": false},
+			},
+		},
+		Database:  DatabaseConfig{Pooler: "none"},
+		HTTP:      HTTPConfig{Listen: "127.0.0.1:9753"},
+		Reconcile: ReconcileConfig{Debounce: 250 * time.Millisecond, MaxWait: 2 * time.Second, Resync: 30 * time.Second, Mode: "apply"},
+		Exec: ExecConfig{
+			Timeout: 300 * time.Second, OutputLimit: 1 << 20, StopGrace: 10 * time.Second, Drain: 60 * time.Second,
+		},
+		Retention: RetentionConfig{Events: 30 * day, Executions: 90 * day, Revisions: 50},
+		Log:       LogConfig{Level: "info", Format: "auto"},
+		places:    map[string]manifest.Place{},
+		origins:   map[string]string{},
+		machine:   machine{env: map[string]string{}},
+	}
+}
+
+// Flag is a key given on the command line, above file and environment.
+type Flag struct {
+	Key   string // "http.listen"
+	Value string
+	Name  string // "--listen"
+}
+
+// machine is what the defaults of paths depend on.
+type machine struct {
+	env  map[string]string
+	root bool
+	// directory is the one that relative paths of environment and flags are meant from.
+	directory string
+}
+
+const (
+	// systemFile is the configuration of an installed daemon.
+	systemFile = "/etc/attune/attune.toml"
+
+	// maxConfigSize bounds attune.toml, in bytes: what is longer is some other file.
+	maxConfigSize = 1 << 20
+
+	// maxSocketPath is the longest path of a unix socket, in bytes. The kernel takes 107; below that
+	// there must be room for the name under which a new socket is made.
+	maxSocketPath = 100
+
+	// socketName is the socket's file in each of the folders that it may be in.
+	socketName = "attune.sock"
+)
+
+// FindConfig loads the configuration that a command goes by: the file at path, or else $ATTUNE_CONFIG,
+// ./attune.toml or /etc/attune/attune.toml, or none; above it the environment, and above that the
+// flags. Relative paths in the file are meant from its folder. The error is a *ConfigError with
+// everything that is wrong.
+func FindConfig(path string, environ []string, flags ...Flag) (*Config, error) {
+	env := map[string]string{}
+	for _, pair := range environ {
+		if name, value, ok := strings.Cut(pair, "="); ok {
+			env[name] = value
+		}
+	}
+	file, text, err := findFile(path, env["ATTUNE_CONFIG"])
+	if err != nil {
+		return nil, err
+	}
+	c := DefaultConfig()
+	problems := c.read(file, text)
+	c.file = file
+	c.machine = machine{env: env, root: os.Geteuid() == 0}
+	if c.machine.directory, err = os.Getwd(); err != nil {
+		return nil, &ConfigError{Problems: []ConfigProblem{{Message: fmt.Sprintf("cannot find the working directory: %v", err)}}}
+	}
+	problems = append(problems, c.readEnvironment(env)...)
+	problems = append(problems, c.readFlags(flags)...)
+	if len(problems) == 0 {
+		problems = c.validate()
+	}
+	if len(problems) > 0 {
+		return nil, newConfigError(problems)
+	}
+	c.resolve()
+	return c, nil
+}
+
+// LoadConfig reads the text of a configuration file; path is for errors. It touches neither the
+// environment nor other files, and leaves relative paths as they are.
+func LoadConfig(path string, text []byte) (*Config, error) {
+	c := DefaultConfig()
+	problems := c.read(path, text)
+	if len(problems) == 0 {
+		problems = c.validate()
+	}
+	if len(problems) > 0 {
+		return nil, newConfigError(problems)
+	}
+	c.file = path
+	return c, nil
+}
+
+// findFile gives the file to read, and its text; no file is no error unless it was asked for.
+func findFile(flag, variable string) (string, []byte, error) {
+	asked, where := flag, "--config"
+	if asked == "" {
+		asked, where = variable, "$ATTUNE_CONFIG"
+	}
+	candidates := []string{asked}
+	if asked == "" {
+		candidates = []string{"attune.toml", systemFile}
+	}
+	for _, candidate := range candidates {
+		text, err := readFile(candidate)
+		switch {
+		case err == nil:
+			return candidate, text, nil
+		case asked != "":
+			return "", nil, newConfigError([]ConfigProblem{{
+				Place:   manifest.Place{File: candidate},
+				Message: fmt.Sprintf("cannot read the configuration named by %s: %v", where, cause(err)),
+			}})
+		case !os.IsNotExist(err):
+			return "", nil, newConfigError([]ConfigProblem{{
+				Place: manifest.Place{File: candidate}, Message: fmt.Sprintf("cannot read the configuration: %v", cause(err)),
+			}})
+		}
+	}
+	return "", nil, nil
+}
+
+func readFile(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxConfigSize+1))
+	if err == nil && len(text) > maxConfigSize {
+		err = fmt.Errorf("it is longer than %s", formatSize(maxConfigSize))
+	}
+	return text, err
+}
+
+// cause strips an error of the path that the message has already.
+func cause(err error) error {
+	if wrapped, ok := err.(*os.PathError); ok {
+		return wrapped.Err
+	}
+	return err
+}
+
+// File is the file that the configuration was read from; empty: there was none.
+func (c *Config) File() string { return c.file }
+
+// Validate tells what no value alone shows: choices, ranges, and keys that do not go together.
+func (c *Config) Validate() error { return newConfigError(c.validate()) }
+
+// StateDirectory is where what outlives a restart is kept; empty: nobody can say.
+func (c *Config) StateDirectory() string {
+	env := c.machine.env
+	switch {
+	case c.State.Directory != "":
+		return c.State.Directory
+	case firstPath(env["STATE_DIRECTORY"]) != "":
+		return firstPath(env["STATE_DIRECTORY"])
+	case c.machine.root:
+		return "/var/lib/attune"
+	case env["HOME"] != "":
+		return filepath.Join(env["HOME"], ".local", "state", "attune")
+	default:
+		return ""
+	}
+}
+
+// SecretsDirectory has a file for each secret; empty: there are none.
+func (c *Config) SecretsDirectory() string {
+	if c.Secrets.Directory != "" {
+		return c.Secrets.Directory
+	}
+	return c.machine.env["CREDENTIALS_DIRECTORY"]
+}
+
+// SocketCandidates are the places where a client looks for the daemon's socket, in order.
+func (c *Config) SocketCandidates() []string {
+	if c.HTTP.Socket != "" {
+		return []string{c.HTTP.Socket}
+	}
+	var folders []string
+	if dir := firstPath(c.machine.env["RUNTIME_DIRECTORY"]); dir != "" {
+		folders = append(folders, dir)
+	}
+	folders = append(folders, "/run/attune")
+	if dir := c.machine.env["XDG_RUNTIME_DIR"]; dir != "" {
+		folders = append(folders, filepath.Join(dir, "attune"))
+	}
+	if dir := c.StateDirectory(); dir != "" {
+		folders = append(folders, dir)
+	}
+	var candidates []string
+	for _, folder := range folders {
+		if candidate := filepath.Join(folder, socketName); !slices.Contains(candidates, candidate) {
+			candidates = append(candidates, candidate)
+		}
+	}
+	return candidates
+}
+
+// SocketPath is where the daemon makes its socket: the first of the candidates that is its to make.
+func (c *Config) SocketPath() (string, error) {
+	candidates := c.SocketCandidates()
+	if c.HTTP.Socket == "" && !c.machine.root {
+		system := filepath.Join("/run/attune", socketName)
+		runtimeDir := firstPath(c.machine.env["RUNTIME_DIRECTORY"])
+		candidates = slices.DeleteFunc(candidates, func(p string) bool { return p == system && runtimeDir != "/run/attune" })
+	}
+	if len(candidates) == 0 {
+		return "", fmt.Errorf("cannot choose a path for the socket: set http.socket or state.directory")
+	}
+	if chosen := candidates[0]; len(chosen) > maxSocketPath {
+		return "", fmt.Errorf("cannot make socket %s: its path has %d bytes, expected at most %d; set http.socket to a shorter one",
+			chosen, len(chosen), maxSocketPath)
+	}
+	return candidates[0], nil
+}
+
+// firstPath is the first of a list of paths, as systemd gives where a unit has several folders.
+func firstPath(list string) string {
+	first, _, _ := strings.Cut(list, ":")
+	return first
+}
+
+// resolve makes paths absolute: those of the file from its folder, the others from the working
+// directory. A default path counts as one of the file.
+func (c *Config) resolve() {
+	fileFolder := c.machine.directory
+	if c.file != "" {
+		fileFolder = filepath.Join(fileFolder, filepath.Dir(c.file))
+		if filepath.IsAbs(c.file) {
+			fileFolder = filepath.Dir(c.file)
+		}
+	}
+	absolute := func(key string, p *string) {
+		if *p == "" || filepath.IsAbs(*p) {
+			return
+		}
+		folder := fileFolder
+		if place, ok := c.places[key]; ok && place.Line == 0 {
+			folder = c.machine.directory
+		}
+		*p = filepath.Join(folder, *p)
+	}
+	for i := range c.Packs.Directories {
+		absolute("packs.directory", &c.Packs.Directories[i])
+	}
+	absolute("state.directory", &c.State.Directory)
+	absolute("secrets.directory", &c.Secrets.Directory)
+	absolute("http.socket", &c.HTTP.Socket)
+	absolute("http.tls_cert", &c.HTTP.TLSCert)
+	absolute("http.tls_key", &c.HTTP.TLSKey)
+}
+
+// validate tells what no value alone shows.
+func (c *Config) validate() []ConfigProblem {
+	var problems []ConfigProblem
+	refuse := func(key, format string, args ...any) {
+		problems = append(problems, c.problem(key, format, args...))
+	}
+	choice := func(key, value string, choices ...string) {
+		if !slices.Contains(choices, value) {
+			p := c.problem(key, "found %q, expected %s", value, strings.Join(choices, ", "))
+			p.Hint = didYouMean(value, choices)
+			problems = append(problems, p)
+		}
+	}
+	positive := func(key string, d time.Duration) {
+		if d <= 0 {
+			refuse(key, "found %s, expected more than 0s", formatDuration(d))
+		}
+	}
+
+	if len(c.Packs.Directories) == 0 || slices.Contains(c.Packs.Directories, "") {
+		refuse("packs.directory", "found no folder, expected one or more")
+	}
+	for _, pattern := range c.Packs.AutoLoad {
+		if _, err := path.Match(pattern, "core"); err != nil || pattern == "" {
+			refuse("packs.auto_load", "found %q, expected a pattern like \"*\" or \"net_*\"", pattern)
+		}
+	}
+	choice("database.pooler", c.Database.Pooler, "none", "transaction")
+	if problem := listenProblem(c.HTTP.Listen); problem != "" {
+		refuse("http.listen", "%s", problem)
+	}
+	switch {
+	case c.HTTP.TLSCert != "" && c.HTTP.TLSKey == "":
+		refuse("http.tls_cert", "found it alone, expected http.tls_key beside it")
+	case c.HTTP.TLSCert == "" && c.HTTP.TLSKey != "":
+		refuse("http.tls_key", "found it alone, expected http.tls_cert beside it")
+	}
+	positive("reconcile.debounce", c.Reconcile.Debounce)
+	positive("reconcile.resync", c.Reconcile.Resync)
+	if wait, quiet := c.Reconcile.MaxWait, c.Reconcile.Debounce; wait < quiet {
+		if _, ok := c.places["reconcile.max_wait"]; ok {
+			refuse("reconcile.max_wait", "found %s, expected at least reconcile.debounce (%s)", formatDuration(wait), formatDuration(quiet))
+		} else {
+			refuse("reconcile.debounce", "found %s, expected at most reconcile.max_wait (%s)", formatDuration(quiet), formatDuration(wait))
+		}
+	}
+	choice("reconcile.mode", c.Reconcile.Mode, "apply", "plan")
+	if c.Exec.Workers < 0 || c.Exec.Workers > maxWorkers {
+		refuse("exec.workers", "found %d, expected 0 (twice the cores) to %d", c.Exec.Workers, maxWorkers)
+	}
+	positive("exec.timeout", c.Exec.Timeout)
+	if c.Exec.OutputLimit < minOutputLimit || c.Exec.OutputLimit > maxOutputLimit {
+		refuse("exec.output_limit", "found %s, expected %s to %s", formatSize(c.Exec.OutputLimit),
+			formatSize(minOutputLimit), formatSize(maxOutputLimit))
+	}
+	positive("exec.stop_grace", c.Exec.StopGrace)
+	if c.Retention.Revisions < 0 {
+		refuse("retention.revisions", "found %d, expected 0 (all) or more", c.Retention.Revisions)
+	}
+	choice("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	choice("log.format", c.Log.Format, "auto", "text", "json", "journal")
+	return problems
+}
+
+const (
+	// maxWorkers bounds exec.workers: each is a process with two pipes.
+	maxWorkers = 4096
+
+	// minOutputLimit leaves room for the line that says what was left out; maxOutputLimit is what one
+	// row of the database should hold, and every running action may keep in memory.
+	minOutputLimit = 4 << 10
+	maxOutputLimit = 64 << 20
+)
+
+// listenProblem says why TCP must not be served at the address; empty: it may. A missing host means
+// the loopback address.
+func listenProblem(listen string) string {
+	if listen == "" {
+		return ""
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return fmt.Sprintf("found %q, expected host:port, or \"\" to turn TCP off", listen)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil {
+		return fmt.Sprintf("found port %q, expected 0 to 65535", port)
+	}
+	if host == "" || host == "localhost" {
+		return ""
+	}
+	if address, err := netip.ParseAddr(host); err == nil && address.IsLoopback() {
+		return ""
+	}
+	return fmt.Sprintf("found host %q, expected a loopback address (127.0.0.1, ::1 or localhost): "+
+		"other machines could reach the daemon, and there are no API tokens yet; put a proxy that checks who asks before it", host)
+}
+
+// ConfigProblem is one thing that is wrong with the configuration.
+type ConfigProblem struct {
+	// Place is in the file; of a variable or a flag it has the name alone.
+	manifest.Place
+	Key     string // "http.listen"; empty: the file as a whole
+	Message string
+	Hint    string
+}
+
+// String gives "attune.toml:3:1: cannot …: found …, expected …; did you mean …?".
+func (p ConfigProblem) String() string {
+	text := p.Message
+	if p.File != "" {
+		text = p.Place.String() + ": " + text
+	}
+	if p.Hint != "" {
+		text += "; " + p.Hint
+	}
+	return text
+}
+
+// ConfigError is everything that is wrong with a configuration, in the order of the file.
+type ConfigError struct {
+	Problems []ConfigProblem
+}
+
+// Error gives the problems one a line.
+func (e *ConfigError) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// newConfigError sorts the problems; no problem is no error.
+func newConfigError(problems []ConfigProblem) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(problems, func(a, b ConfigProblem) int {
+		if a.Line != b.Line {
+			return a.Line - b.Line
+		}
+		return a.Col - b.Col
+	})
+	return &ConfigError{Problems: problems}
+}
+
+// problem makes a problem of a key, at the place where it was given.
+func (c *Config) problem(key, format string, args ...any) ConfigProblem {
+	return ConfigProblem{
+		Place: c.places[key], Key: key,
+		Message: fmt.Sprintf("cannot use %s: ", key) + fmt.Sprintf(format, args...),
+	}
+}
+
+func didYouMean(word string, candidates []string) string {
+	if near := manifest.Nearest(word, candidates); near != "" {
+		return fmt.Sprintf("did you mean %q?", near)
+	}
+	return ""
+}
+
+// PackConfig gives [packs.config.<pack>].
+func (c *Config) PackConfig(pack string) map[string]any { return maps.Clone(c.Packs.Config[pack]) }

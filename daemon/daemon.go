@@ -1,0 +1,478 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/postgres"
+	"github.com/attune-io/attune/exec/rule"
+	"github.com/attune-io/attune/exec/sensor"
+	"github.com/attune-io/attune/exec/worker"
+	"github.com/attune-io/attune/reconcile"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// Options are what a Daemon needs.
+type Options struct {
+	Config  *Config
+	Logger  *slog.Logger
+	Version string
+	// Binary is this program's own file, which is started again as keeper and as timer engine.
+	Binary string
+	// Signals are told to the daemon: the first SIGTERM or SIGINT drains and stops, the second hurries,
+	// SIGHUP scans the packs. nil: those of the process.
+	Signals <-chan os.Signal
+	// OnReady, where set, is called once, when the first scan was applied; it must not wait long.
+	OnReady func(Ready)
+	// UnsafeDatabase turns fsync of the private PostgreSQL off: for tests only.
+	UnsafeDatabase bool
+}
+
+// Daemon is one running Attune: all parts, built and wired, and the order in which they stop.
+type Daemon struct {
+	config  *Config
+	opts    Options
+	log     *slog.Logger
+	state   string
+	node    string
+	began   time.Time
+	secrets secrets
+	notify  *notifier
+
+	registry     *prometheus.Registry
+	queueMetrics *queueMetrics
+	runner       *child.Runner
+	interpreters *child.Interpreters
+	cluster      *postgres.Cluster // nil with a database.url
+	store        *store.Store
+	listener     *store.Listener
+	catalogs     *catalogs
+	revisions    *reconcile.Revisions
+	reconciler   *reconcile.Reconciler
+	intake       *rule.Intake
+	sensors      *sensor.Supervisor
+	workers      *worker.Pool
+	server       *api.Server
+
+	// undo gives back what was built, the last first.
+	undo []func()
+}
+
+// New builds the daemon: state directory, children, database, and every part; what was built is given
+// back when a later step fails. It waits for a database that is not there yet until ctx ends. Nothing
+// is reconciled, started or served before Run; a Daemon that is never run is to be closed.
+func New(ctx context.Context, opts Options) (*Daemon, error) {
+	if opts.Config == nil || opts.Logger == nil || opts.Binary == "" {
+		return nil, errors.New("cannot build the daemon: Options needs Config, Logger and Binary")
+	}
+	d := &Daemon{
+		config: opts.Config, opts: opts, log: opts.Logger.With("component", "daemon"), began: time.Now(),
+		notify:   newNotifier(opts.Logger),
+		secrets:  secrets{opts.Config.SecretsDirectory()},
+		registry: newRegistry(opts.Version),
+	}
+	d.queueMetrics = newQueueMetrics(d.registry)
+	if err := d.build(ctx); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// Close gives back what New took, in reverse order. Run does it itself.
+func (d *Daemon) Close() {
+	for _, undo := range slices.Backward(d.undo) {
+		undo()
+	}
+	d.undo = nil
+}
+
+// build is one straight line, and long for it: each step needs the ones before, and a reader sees the
+// order of the start in one place.
+func (d *Daemon) build(ctx context.Context) error {
+	c := d.config
+	var err error
+	if d.state, err = makeStateDirectory(c.StateDirectory()); err != nil {
+		return err
+	}
+	socket, err := c.SocketPath()
+	if err != nil {
+		return err
+	}
+	tlsConfig, err := loadTLS(c.HTTP)
+	if err != nil {
+		return err
+	}
+
+	// From here on children can be started; those that a dead run left are gone.
+	if d.runner, err = child.NewRunner(ctx, child.Options{Binary: d.opts.Binary, StateDir: d.state, Logger: d.opts.Logger}); err != nil {
+		return err
+	}
+	d.undo = append(d.undo, func() {
+		if err := d.runner.Close(); err != nil {
+			d.log.Error("children not all ended", "err", err)
+		}
+	})
+	if run, killed := d.runner.DeadRun(); run != "" {
+		d.log.Warn("a former run ended without a word", "run", run, "processes_killed", killed)
+	}
+
+	// The database takes longest: the interpreters are probed meanwhile.
+	both, starting := errgroup.WithContext(ctx)
+	both.Go(func() error { return d.openDatabase(starting) })
+	both.Go(func() (err error) {
+		d.interpreters, err = child.ProbeInterpreters(starting, d.runner, c.machine.env["PATH"])
+		return err
+	})
+	if err := both.Wait(); err != nil {
+		return err
+	}
+	if err := d.join(ctx); err != nil {
+		return err
+	}
+
+	d.catalogs = newCatalogs(d.store.Catalog, d.log)
+	d.listener = d.store.NewListener()
+	if d.revisions, err = reconcile.NewRevisions(filepath.Join(d.state, "revisions"), d.store, d.opts.Logger); err != nil {
+		return err
+	}
+	if err := d.pruneRevisions(ctx); err != nil {
+		return err
+	}
+	if d.reconciler, err = reconcile.New(reconcile.Options{
+		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config,
+		Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Version: d.opts.Version,
+		Logger: d.opts.Logger, Registerer: d.registry,
+		Quiet: c.Reconcile.Debounce, MaxWait: c.Reconcile.MaxWait, Resync: c.Reconcile.Resync,
+		PlanOnly: c.Reconcile.Mode == "plan",
+		Applied:  func(int64, []string) { d.catalogs.signal() },
+	}); err != nil {
+		return err
+	}
+	d.intake = rule.New(rule.Options{
+		Store: d.store, Catalogs: d.catalogs, PackConfig: d.packConfig, Logger: d.opts.Logger, Registerer: d.registry,
+	})
+	if d.sensors, err = sensor.New(sensor.Options{
+		Runner: d.runner, Interpreters: d.interpreters, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
+		Sink: d.intake, PackConfig: d.packConfig, Secret: d.secrets.secret,
+		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
+		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,
+	}); err != nil {
+		return err
+	}
+	if d.workers, err = worker.New(worker.Options{
+		Node: d.node, Store: d.store, Listener: d.listener, Runner: d.runner, Interpreters: d.interpreters,
+		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Workers: c.Exec.Workers,
+		Timeout: c.Exec.Timeout, OutputLimit: c.Exec.OutputLimit, StopGrace: c.Exec.StopGrace, Drain: c.Exec.Drain,
+		MaxTimeout: d.maxTimeout,
+		DataDir:    filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, "spool"),
+		Binary: d.opts.Binary, LogLevel: c.Log.Level, Logger: d.opts.Logger, Registerer: d.registry,
+	}); err != nil {
+		return err
+	}
+
+	// The addresses come last: whoever can connect is answered.
+	if d.server, err = api.New(d.serverOptions(socket, tlsConfig)); err != nil {
+		return err
+	}
+	d.undo = append(d.undo, d.server.Close)
+	return nil
+}
+
+func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options {
+	opts := api.Options{
+		Socket: socket, Listen: d.config.HTTP.Listen, TLS: tlsConfig,
+		Info: api.Info{
+			Version: d.opts.Version, Node: d.node, PID: os.Getpid(), StartedAt: d.began, StateDirectory: d.state,
+			Directories: d.config.Packs.Directories, Interpreters: d.interpreters.All(),
+			Database: api.DatabaseStatus{Private: d.cluster != nil, URL: redactURL(d.config.Database.URL)},
+		},
+		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Sensors: d.sensors, Workers: d.workers,
+		Reconciler: d.reconciler, Notices: d.listener, Unready: d.unready, Degraded: d.degraded,
+		Gatherer: d.registry, Logger: d.opts.Logger.With("component", "api"),
+	}
+	if d.cluster != nil {
+		opts.DatabasePID = d.cluster.PID
+	}
+	return opts
+}
+
+// makeStateDirectory makes the folder for what outlives a restart, and refuses one that others may
+// write: who can change what is in it can run code as the daemon.
+func makeStateDirectory(dir string) (string, error) {
+	if dir == "" {
+		return "", errors.New("cannot choose a state directory: there is no $HOME; set state.directory")
+	}
+	// Under root the private database and children with run_as have users of their own, who have to
+	// pass through; what is secret lies deeper, in folders of mode 0700.
+	mode := os.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		mode = 0o711
+	}
+	info, err := os.Stat(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return "", fmt.Errorf("cannot make the state directory: %v; set state.directory to a folder that this user may write", err)
+		}
+		if err := os.Chmod(dir, mode); err != nil {
+			return "", fmt.Errorf("cannot make the state directory: %v", err)
+		}
+		info, err = os.Stat(dir)
+	}
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("cannot use the state directory: %v", err)
+	case !info.IsDir():
+		return "", fmt.Errorf("cannot use state directory %s: it is no folder", dir)
+	case info.Mode().Perm()&0o022 != 0:
+		return "", fmt.Errorf("cannot use state directory %s: others may write it (mode %04o); chmod go-w it", dir, info.Mode().Perm())
+	}
+	return dir, nil
+}
+
+func loadTLS(c HTTPConfig) (*tls.Config, error) {
+	if c.TLSCert == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the certificate of http.tls_cert and http.tls_key: %v", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}, nil
+}
+
+const (
+	// databaseFirst and databaseLast bound the wait between two tries to reach a database that is not
+	// there yet, doubling.
+	databaseFirst = 200 * time.Millisecond
+	databaseLast  = 5 * time.Second
+)
+
+// openDatabase starts the private PostgreSQL where none is configured, connects and migrates. A
+// database that is not there yet is waited for; one that refuses us is an error.
+func (d *Daemon) openDatabase(ctx context.Context) error {
+	url := d.config.Database.URL
+	if url == "" {
+		var err error
+		d.cluster, err = postgres.Start(ctx, postgres.Options{
+			Dir: filepath.Join(d.state, "postgres"), Runner: d.runner, Logger: d.opts.Logger, Unsafe: d.opts.UnsafeDatabase,
+			Progress: func(text string) {
+				d.log.Info("private database", "doing", text)
+				d.notify.status(text)
+			},
+		})
+		if err != nil {
+			return err
+		}
+		d.undo = append(d.undo, d.stopDatabase)
+		url = d.cluster.URL()
+	}
+	for wait := databaseFirst; ; wait = min(2*wait, databaseLast) {
+		err := d.tryDatabase(ctx, url)
+		if err == nil || !store.IsTransient(err) || ctx.Err() != nil {
+			return err
+		}
+		if wait == databaseFirst {
+			d.log.Warn("waiting for the database", "err", err)
+			d.notify.status("waiting for the database")
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("gave up waiting for the database: %v", err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (d *Daemon) tryDatabase(ctx context.Context, url string) error {
+	if d.store == nil {
+		opened, err := store.Open(ctx, url, store.Options{
+			Pooler: d.config.Database.Pooler, Logger: d.opts.Logger, Registerer: d.registry,
+		})
+		if err != nil {
+			return err
+		}
+		d.store = opened
+		d.undo = append(d.undo, opened.Close)
+	}
+	from, to, err := d.store.Migrate(ctx)
+	if err != nil {
+		return err
+	}
+	if from != to {
+		d.log.Info("database migrated", "from", from, "to", to)
+	}
+	return nil
+}
+
+// stopDatabase stops the private PostgreSQL of a daemon that was not run.
+func (d *Daemon) stopDatabase() {
+	ctx, cancel := context.WithTimeout(context.Background(), databaseStopTimeout)
+	defer cancel()
+	if err := d.cluster.Stop(ctx); err != nil {
+		d.log.Error("private database not stopped", "err", err)
+	}
+}
+
+// databaseStopTimeout is ample for a fast stop, which has only to write what is in memory.
+const databaseStopTimeout = 30 * time.Second
+
+// join makes this daemon a node: the attempts of the run before it, if that died, are told as lost at
+// once, for its children are known to be gone.
+func (d *Daemon) join(ctx context.Context) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("cannot name this node: %v", err)
+	}
+	d.node = newNodeID(host)
+	former, err := replaceNode(d.state, d.node)
+	if err != nil {
+		return err
+	}
+	if former != "" {
+		requeued, lost, err := d.store.LoseNode(ctx, former)
+		if err != nil {
+			return fmt.Errorf("cannot end the attempts of the former run: %w", err)
+		}
+		if len(requeued)+len(lost) > 0 {
+			d.log.Warn("attempts of the former run ended", "node", former, "lost", lost, "requeued", requeued)
+		}
+	}
+	if err := d.store.PutNode(ctx, store.Node{
+		ID: d.node, Host: host, PID: os.Getpid(), Version: d.opts.Version, StartedAt: d.began, SeenAt: d.began,
+	}); err != nil {
+		return fmt.Errorf("cannot join as node %s: %w", d.node, err)
+	}
+	var found []store.Runtime
+	for _, i := range d.interpreters.All() {
+		found = append(found, store.Runtime{Name: i.Name, Path: i.Path, Version: i.Version})
+	}
+	if err := d.store.PutRuntimes(ctx, d.node, found); err != nil {
+		return fmt.Errorf("cannot record the interpreters found: %w", err)
+	}
+	if _, err := d.store.Maintain(ctx, d.retention()); err != nil {
+		return fmt.Errorf("cannot prepare the database's partitions: %w", err)
+	}
+	return nil
+}
+
+func (d *Daemon) retention() store.Retention {
+	r := d.config.Retention
+	return store.Retention{Events: r.Events, Executions: r.Executions, Revisions: r.Revisions}
+}
+
+// pruneRevisions removes the folders of revisions that nothing in force runs from. It is done before
+// anything runs, for a running attempt may still need one that has been replaced.
+func (d *Daemon) pruneRevisions(ctx context.Context) error {
+	catalog, err := d.catalogs.Catalog(ctx, 0)
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{}
+	for _, p := range catalog.Packs {
+		keep[p.TreeDigest] = true
+	}
+	for _, records := range []map[string]*store.Record{catalog.Actions, catalog.Triggers, catalog.Sensors, catalog.Rules} {
+		for _, r := range records {
+			keep[r.TreeDigest] = true
+		}
+	}
+	removed, err := d.revisions.Prune(keep)
+	if err != nil {
+		// Leftovers cost room, not correctness.
+		d.log.Warn("unused revisions not all removed", "err", err)
+	}
+	if removed > 0 {
+		d.log.Info("unused revisions removed", "count", removed)
+	}
+	return nil
+}
+
+// packConfig is the configuration of a pack: its own, what attune.toml says above that, and its
+// schema's defaults for the rest.
+func (d *Daemon) packConfig(pack string) map[string]any {
+	merged := map[string]any{}
+	known := d.catalogs.current.Load()
+	var row *store.PackRow
+	if known != nil {
+		row = known.Packs[pack]
+	}
+	if row != nil && row.Manifest != nil {
+		maps.Copy(merged, row.Manifest.Config)
+	}
+	maps.Copy(merged, d.config.Packs.Config[pack])
+	if row != nil && row.Manifest != nil && row.Manifest.ConfSchema != nil {
+		merged = row.Manifest.ConfSchema.ApplyDefaults(merged)
+	}
+	return merged
+}
+
+// maxTimeout bounds the timeouts of a pack's actions; 0: nothing does.
+func (d *Daemon) maxTimeout(pack string) time.Duration {
+	var seconds float64
+	switch v := d.packConfig(pack)["max_action_timeout"].(type) {
+	case int64:
+		seconds = float64(v)
+	case int:
+		seconds = float64(v)
+	case float64:
+		seconds = v
+	case json.Number:
+		seconds, _ = v.Float64() // what is no number bounds nothing
+	}
+	if seconds <= 0 || seconds >= math.MaxInt64/float64(time.Second) {
+		return 0
+	}
+	return time.Duration(seconds * float64(time.Second))
+}
+
+// unready says why the daemon is not ready; nothing: it is.
+func (d *Daemon) unready(ctx context.Context) []string {
+	var reasons []string
+	select {
+	case <-d.reconciler.Ready():
+	default:
+		reason := "the first scan of the packs is not applied yet"
+		if status := d.reconciler.Status(); status.Error != "" {
+			reason += ": " + status.Error
+		} else if status.SourceProblem != "" {
+			reason += ": " + status.SourceProblem
+		}
+		reasons = append(reasons, reason)
+	}
+	if err := d.store.Ping(ctx); err != nil {
+		reasons = append(reasons, fmt.Sprintf("the database does not answer: %v", err))
+	}
+	return reasons
+}
+
+// degraded says what is wrong without keeping the daemon from its work.
+func (d *Daemon) degraded() []string {
+	var problems []string
+	status := d.reconciler.Status()
+	if status.SourceProblem != "" {
+		problems = append(problems, status.SourceProblem)
+	}
+	if status.Error != "" {
+		problems = append(problems, status.Error)
+	}
+	if status.WatchReason != "" {
+		problems = append(problems, "packs are polled, not watched: "+status.WatchReason)
+	}
+	return problems
+}

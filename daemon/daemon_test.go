@@ -1,0 +1,715 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/exec/worker"
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+// demoPack is a pack with one of everything, in shell, which every machine has.
+const demoPack = `
+-- demo/pack.yaml --
+ref: demo
+label: Demo
+version: 1.0.0
+-- demo/actions/greet.yaml --
+name: greet
+label: Greet
+runner_type: shell
+entry_point: greet.sh
+parameters:
+  name: {type: string, required: true}
+  times: {type: integer, default: 1, minimum: 1}
+  token: {type: string, secret: true}
+-- demo/actions/greet.sh --
+i=0
+while [ $i -lt "$ATTUNE_ACTION_TIMES" ]; do echo "hello $ATTUNE_ACTION_NAME"; i=$((i+1)); done
+-- demo/actions/slow.yaml --
+name: slow
+runner_type: shell
+entry_point: slow.sh
+parameters:
+  gate: {type: string, required: true}
+-- demo/actions/slow.sh --
+echo first
+echo problem >&2
+while [ ! -e "$ATTUNE_ACTION_GATE" ]; do sleep 0.02; done
+echo last
+exit 3
+-- demo/actions/off.yaml --
+name: off
+enabled: false
+runner_type: shell
+entry_point: greet.sh
+-- demo/triggers/called.yaml --
+name: called
+payload_schema:
+  who: {type: string, required: true}
+-- demo/sensors/once.yaml --
+name: once
+runner_type: shell
+entry_point: once.sh
+trigger_types: [demo.called]
+-- demo/sensors/once.sh --
+echo '{"payload": {"who": "sensor"}}'
+echo "I am up" >&2
+while :; do sleep 1; done
+-- demo/rules/on_call.yaml --
+name: on_call
+trigger: demo.called
+when: event.payload.who != "nobody"
+action: {ref: demo.greet, parameters: {name: "{{ event.payload.who }}"}}
+`
+
+// running is a daemon in this process, over a database of its own, and a client for it.
+type running struct {
+	*Daemon
+	client  *api.Client
+	packs   string
+	state   string
+	url     string // of the database
+	signals chan os.Signal
+	log     *lockedBuffer
+	// stop ends it and waits; wait only waits.
+	stop func()
+	wait func() error
+}
+
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// start runs a daemon on the packs of a txtar archive until the test ends.
+func start(t *testing.T, archive string, flags ...Flag) *running {
+	t.Helper()
+	dir := shortDir(t)
+	r := &running{packs: filepath.Join(dir, "packs"), state: filepath.Join(dir, "state"), url: storetest.NewURL(t)}
+	writePacks(t, r.packs, archive)
+	r.run(t, flags...)
+	return r
+}
+
+// run starts a daemon where a former one has ended, or for the first time.
+func (r *running) run(t *testing.T, flags ...Flag) {
+	t.Helper()
+	config, err := FindConfig(os.DevNull, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, append([]Flag{
+		{"packs.directory", r.packs, "test"}, {"state.directory", r.state, "test"}, {"database.url", r.url, "test"},
+		{"http.socket", filepath.Join(r.state, "a.sock"), "test"}, {"http.listen", "127.0.0.1:0", "test"},
+		{"log.level", "debug", "test"}, {"exec.stop_grace", "2s", "test"},
+	}, flags...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.log = &lockedBuffer{}
+	r.signals = make(chan os.Signal, 4)
+	ready := make(chan Ready, 1)
+	r.Daemon, err = New(t.Context(), Options{
+		Config: config, Logger: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Version: "1.2.3", Binary: binary, Signals: r.signals, OnReady: func(i Ready) { ready <- i },
+	})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, r.log)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	r.wait = sync.OnceValue(func() error { return <-done })
+	r.stop = func() {
+		cancel()
+		if err := r.wait(); err != nil {
+			t.Errorf("the daemon ended with %v", err)
+		}
+	}
+	t.Cleanup(func() {
+		r.stop()
+		r.client.Close()
+		if t.Failed() {
+			t.Logf("log of the daemon:\n%s", r.log)
+		}
+	})
+	if r.client, err = api.NewSocketClient(config.SocketCandidates()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ready:
+	case <-time.After(patience):
+		t.Fatal("the daemon is not ready")
+	}
+}
+
+// patience bounds the waiting for what has to happen, on a machine with much else to do.
+const patience = 60 * time.Second
+
+// eventually polls until check gives no problem.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+		<-tick.C
+	}
+}
+
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "att")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func writePacks(t *testing.T, dir, archive string) {
+	t.Helper()
+	for _, f := range txtar.Parse([]byte(archive)).Files {
+		name := filepath.Join(dir, f.Name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, f.Data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// collect gives an each for Output that puts the streams together.
+func collect(stdout, stderr *strings.Builder) func(worker.Chunk) error {
+	return func(c worker.Chunk) error {
+		if c.Stream == "stderr" {
+			stderr.WriteString(c.Text)
+		} else {
+			stdout.WriteString(c.Text)
+		}
+		return nil
+	}
+}
+
+func TestEveryRoute(t *testing.T) {
+	t.Parallel()
+	r := start(t, demoPack)
+	t.Run("status", r.testStatus)
+	t.Run("components", r.testComponents)
+	t.Run("sensor to execution", r.testSensorToExecution)
+	t.Run("fire", r.testFire)
+	t.Run("execute", r.testExecute)
+	t.Run("follow and cancel", r.testFollowAndCancel)
+	t.Run("packs", r.testPacks)
+	t.Run("tcp", r.testTCP)
+	t.Run("metrics", r.testMetrics)
+}
+
+func (r *running) testStatus(t *testing.T) {
+	s, err := r.client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.Ready || len(s.Problems) != 0 || s.Version != "1.2.3" || s.PID != os.Getpid() || s.Socket == "" || s.URL == "" {
+		t.Errorf("found %+v", s)
+	}
+	if want := (api.ComponentCounts{Actions: 2, Triggers: 1, Sensors: 1, Rules: 1}); s.Components != want {
+		t.Errorf("found %+v, want %+v", s.Components, want)
+	}
+	if s.Database.Private || s.Database.Version == "" || s.Database.SchemaVersion == 0 || s.Database.Error != "" || s.Queue.Error != "" {
+		t.Errorf("database %+v, queue %+v", s.Database, s.Queue)
+	}
+	if s.Reconcile.LastScan == nil || s.Reconcile.LastApply == nil || s.Reconcile.Generation == 0 || s.Reconcile.Mode != "apply" {
+		t.Errorf("reconcile %+v", s.Reconcile)
+	}
+	if s.Workers.Workers == 0 || len(s.Interpreters) == 0 || len(s.Packs) != 1 || len(s.Sensors) != 1 {
+		t.Errorf("found %+v", s)
+	}
+}
+
+func (r *running) testComponents(t *testing.T) {
+	ctx := t.Context()
+	a, err := r.client.Action(ctx, "demo.greet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := a.Parameters.Properties(); len(p) != 3 || a.RunnerType != "shell" || a.EntryPoint != "greet.sh" || a.Pack != "demo" {
+		t.Errorf("found %+v with %+v", a, p)
+	}
+	all, err := r.client.Actions(ctx, api.ComponentFilter{All: true})
+	if err != nil || len(all) != 3 {
+		t.Errorf("found %d actions, %v; want 3", len(all), err)
+	}
+	trigger, err := r.client.Trigger(ctx, "demo.called")
+	if err != nil || len(trigger.Instances) != 1 || !slices.Equal(trigger.Rules, []string{"demo.on_call"}) {
+		t.Errorf("found %+v, %v; want one instance of one rule", trigger, err)
+	}
+	rule, err := r.client.Rule(ctx, "demo.on_call")
+	if err != nil || rule.When == "" || rule.Action != "demo.greet" {
+		t.Errorf("found %+v, %v", rule, err)
+	}
+	for _, list := range []func() (int, error){
+		func() (int, error) { l, err := r.client.Triggers(ctx, api.ComponentFilter{}); return len(l), err },
+		func() (int, error) { l, err := r.client.Sensors(ctx, api.ComponentFilter{}); return len(l), err },
+		func() (int, error) { l, err := r.client.Rules(ctx, api.ComponentFilter{}); return len(l), err },
+	} {
+		if n, err := list(); n != 1 || err != nil {
+			t.Errorf("found %d, %v; want one", n, err)
+		}
+	}
+}
+
+func (r *running) testSensorToExecution(t *testing.T) {
+	ctx := t.Context()
+	var done []api.Execution
+	eventually(t, func() (err error) {
+		done, err = r.client.Executions(ctx, api.ExecutionFilter{Rule: "demo.on_call", Status: []store.Status{store.StatusSucceeded}})
+		if err == nil && len(done) == 0 {
+			err = errors.New("the sensor's event has not become an execution")
+		}
+		return err
+	})
+	e, err := r.client.Execution(ctx, done[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Stdout != "hello sensor\n" || e.EventID == nil || *e.Trigger != "demo.called" || len(e.Attempts) != 1 || *e.ExitCode != 0 {
+		t.Errorf("found %+v", e)
+	}
+	event, err := r.client.Event(ctx, *e.EventID)
+	if err != nil || event.Source != "demo.once" || len(event.Enforcements) != 1 || event.Enforcements[0].Rule != "demo.on_call" {
+		t.Errorf("found %+v, %v", event, err)
+	}
+	s, err := r.client.Sensor(ctx, "demo.once")
+	if err != nil || s.State != "running" || s.PID == nil || s.Events != 1 {
+		t.Fatalf("found %+v, %v", s, err)
+	}
+	var lines []string
+	if err := r.client.SensorLogs(ctx, "demo.once", false, func(line string) error { lines = append(lines, line); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "I am up") }) {
+		t.Errorf("found log %q", lines)
+	}
+	before := *s.PID
+	if _, err := r.client.RestartSensor(ctx, "demo.once"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		now, err := r.client.Sensor(ctx, "demo.once")
+		if err == nil && (now.PID == nil || *now.PID == before || now.Events == s.Events) {
+			err = errors.New("the sensor was not restarted")
+		}
+		return err
+	})
+}
+
+func (r *running) testFire(t *testing.T) {
+	ctx := t.Context()
+	fire := api.Fire{Payload: json.RawMessage(`{"who": "you", "big": 12345678901234567890}`), EventID: "one"}
+	fired, err := r.client.Fire(ctx, "demo.called", fire)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fired.Duplicate || len(fired.Executions) != 1 || len(fired.Enforcements) != 1 || fired.Source != "api" {
+		t.Errorf("found %+v, want one execution", fired)
+	}
+	again, err := r.client.Fire(ctx, "demo.called", fire)
+	if err != nil || !again.Duplicate || again.ID != fired.ID {
+		t.Errorf("the second time: found %+v, %v; want the first one's event", again, err)
+	}
+	if !strings.Contains(string(again.Payload), "12345678901234567890") {
+		t.Errorf("a number lost its digits: %s", again.Payload)
+	}
+	nobody, err := r.client.Fire(ctx, "demo.called", api.Fire{Payload: json.RawMessage(`{"who": "nobody"}`)})
+	if err != nil || len(nobody.Executions) != 0 {
+		t.Errorf("found %+v, %v; want no execution", nobody, err)
+	}
+	misfit, err := r.client.Fire(ctx, "demo.called", api.Fire{})
+	if err != nil || misfit.Problem == "" {
+		t.Errorf("found %+v, %v; want it kept with its problem", misfit, err)
+	}
+	if _, err := r.client.Fire(ctx, "demo.called", api.Fire{Instance: "demo.called#0"}); !api.IsNotFound(err) {
+		t.Errorf("found %v for an unknown instance", err)
+	}
+	events, err := r.client.Events(ctx, api.EventFilter{Trigger: "demo.called", Source: "api", Since: "1h", Limit: 2})
+	if err != nil || len(events) != 2 || events[0].ID <= events[1].ID {
+		t.Errorf("found %+v, %v; want two, newest first", events, err)
+	}
+	older, err := r.client.Events(ctx, api.EventFilter{Source: "api", Before: events[1].ID})
+	if err != nil || len(older) != 1 {
+		t.Errorf("found %+v, %v; want the rest", older, err)
+	}
+}
+
+func (r *running) testExecute(t *testing.T) {
+	ctx := t.Context()
+	queued, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.greet", Parameters: map[string]any{"name": "you", "times": 2, "token": "hunter2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr strings.Builder
+	e, err := r.client.Output(ctx, queued.ID, true, collect(&stdout, &stderr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Status != store.StatusSucceeded || stdout.String() != "hello you\nhello you\n" || e.Stdout != stdout.String() {
+		t.Errorf("found %+v and output %q", e, stdout.String())
+	}
+	if strings.Contains(string(e.Parameters), "hunter2") || !strings.Contains(string(e.Parameters), `"times":2`) {
+		t.Errorf("found parameters %s, want the secret one masked", e.Parameters)
+	}
+	for name, parameters := range map[string]map[string]any{
+		"missing": {}, "wrong type": {"name": 1}, "too small": {"name": "x", "times": 0}, "unknown": {"name": "x", "nme": "y"},
+	} {
+		_, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.greet", Parameters: parameters})
+		var problem *api.Error
+		if !errors.As(err, &problem) || problem.Code != api.CodeInvalidParameters || len(problem.Errors) == 0 {
+			t.Errorf("%s: found %v", name, err)
+		}
+	}
+	var problem *api.Error
+	if _, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.off"}); !errors.As(err, &problem) || problem.Code != api.CodeDisabled {
+		t.Errorf("found %v for a disabled action", err)
+	}
+	for _, missing := range []func() error{
+		func() error { _, err := r.client.Execution(ctx, 1<<40); return err },
+		func() error { _, err := r.client.Event(ctx, 1<<40); return err },
+		func() error { _, err := r.client.Cancel(ctx, 1<<40); return err },
+		func() error { _, err := r.client.Output(ctx, 1<<40, true, collect(&stdout, &stderr)); return err },
+	} {
+		if err := missing(); !api.IsNotFound(err) {
+			t.Errorf("found %v for a number that is not there", err)
+		}
+	}
+}
+
+func (r *running) testFollowAndCancel(t *testing.T) {
+	ctx := t.Context()
+	gate := filepath.Join(t.TempDir(), "gate")
+	queued, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.slow", Parameters: map[string]any{"gate": gate}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr strings.Builder
+	each := collect(&stdout, &stderr)
+	e, err := r.client.Output(ctx, queued.ID, true, func(c worker.Chunk) error {
+		if strings.Contains(c.Text, "first") {
+			// It came while the action still runs: only now can that end.
+			if err := os.WriteFile(gate, nil, 0o600); err != nil {
+				return err
+			}
+		}
+		return each(c)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Status != store.StatusFailed || e.ExitCode == nil || *e.ExitCode != 3 || stdout.String() != "first\nlast\n" || stderr.String() != "problem\n" {
+		t.Errorf("found %+v, stdout %q, stderr %q", e, stdout.String(), stderr.String())
+	}
+	var problem *api.Error
+	if _, err := r.client.Cancel(ctx, queued.ID); !errors.As(err, &problem) || problem.Code != api.CodeConflict {
+		t.Errorf("cancelling what has ended: %v", err)
+	}
+
+	running, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.slow", Parameters: map[string]any{"gate": gate + "-never"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		now, err := r.client.Execution(ctx, running.ID)
+		if err == nil && now.Status != store.StatusRunning {
+			err = errors.New("it is not running")
+		}
+		return err
+	})
+	if c, err := r.client.Cancel(ctx, running.ID); err != nil || c.Status != store.StatusRunning {
+		t.Errorf("found %+v, %v", c, err)
+	}
+	e, err = r.client.Output(ctx, running.ID, true, each)
+	if err != nil || e.Status != store.StatusCancelled {
+		t.Errorf("found %+v, %v; want it cancelled", e, err)
+	}
+
+	tomorrow := time.Now().Add(24 * time.Hour)
+	waiting, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.greet", Parameters: map[string]any{"name": "x"}, DueAt: &tomorrow})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err := r.client.Output(ctx, waiting.ID, false, each); err != nil || now.Status.Final() {
+		t.Errorf("without following: found %+v, %v", now, err)
+	}
+	if _, err := r.client.Cancel(ctx, waiting.ID); err != nil {
+		t.Error(err)
+	}
+	if now, err := r.client.Execution(ctx, waiting.ID); err != nil || now.Status != store.StatusCancelled {
+		t.Errorf("found %+v, %v", now, err)
+	}
+}
+
+func (r *running) testPacks(t *testing.T) {
+	ctx := t.Context()
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(r.packs, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plan, err := r.client.Plan(ctx, "")
+	if err != nil || len(plan.Packs) != 0 {
+		t.Errorf("found %+v, %v; want an empty plan", plan, err)
+	}
+	write("demo/actions/new.yaml", "name: new\nrunner_type: shell\nentry_point: greet.sh\n")
+	report, err := r.client.Reload(ctx, "")
+	if err != nil || report.Errors.HasErrors() {
+		t.Fatalf("found %+v, %v", report, err)
+	}
+	if _, err := r.client.Action(ctx, "demo.new"); err != nil {
+		t.Errorf("a reload was answered before its action was there: %v", err)
+	}
+	write("demo/actions/new.yaml", "name: new\nrunner_type: shell\nentry_point: [\n")
+	if _, err := r.client.Reload(ctx, "demo"); err != nil {
+		t.Fatal(err)
+	}
+	p, err := r.client.Pack(ctx, "demo")
+	if err != nil || !p.Errors.HasErrors() || p.Errors[0].Line == 0 {
+		t.Errorf("found %+v, %v; want the error with its line", p, err)
+	}
+	a, err := r.client.Action(ctx, "demo.new")
+	if err != nil || !a.Held || !a.Enabled {
+		t.Errorf("found %+v, %v; want the last good one, held", a, err)
+	}
+	history, err := r.client.History(ctx, "demo", 1)
+	if err != nil || len(history) != 1 || history[0].Number != p.Revision {
+		t.Errorf("found %+v, %v; want the newest revision, %d", history, err, p.Revision)
+	}
+	if err := os.Remove(filepath.Join(r.packs, "demo/actions/new.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.client.Reload(ctx, ""); err != nil {
+		t.Fatal(err)
+	}
+	gone, err := r.client.Action(ctx, "demo.new")
+	if err != nil || gone.Enabled || gone.Present {
+		t.Errorf("found %+v, %v; want it disabled, and not forgotten", gone, err)
+	}
+}
+
+func (r *running) testTCP(t *testing.T) {
+	url := r.server.URL()
+	for path, want := range map[string]int{"/-/healthy": 200, "/-/ready": 200, "/metrics": 200, "/api/v1/status": 403} {
+		status, body := httpGet(t, url+path)
+		if status != want {
+			t.Errorf("%s: found %d %s, want %d", path, status, body, want)
+		}
+	}
+	client, err := api.NewClient(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.Healthy(t.Context()); err != nil {
+		t.Error(err)
+	}
+	var problem *api.Error
+	if _, err := client.Status(t.Context()); !errors.As(err, &problem) || problem.Code != api.CodeForbidden || !strings.Contains(problem.Hint, r.server.Socket()) {
+		t.Errorf("found %v, want a refusal that names the socket", err)
+	}
+	if err := r.progress(t.Context()); err != nil {
+		t.Errorf("the watchdog would not be fed: %v", err)
+	}
+}
+
+func httpGet(t *testing.T, url string) (int, string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func (r *running) testMetrics(t *testing.T) {
+	problems, err := testutil.GatherAndLint(r.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	families, err := r.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, f := range families {
+		found[f.GetName()] = true
+		if !strings.HasPrefix(f.GetName(), "attune_") && !strings.HasPrefix(f.GetName(), "go_") && !strings.HasPrefix(f.GetName(), "process_") {
+			t.Errorf("metric %s has no prefix of ours", f.GetName())
+		}
+	}
+	for _, want := range []string{
+		"attune_build_info", "attune_packs", "attune_reconcile_duration_seconds", "attune_reconcile_total", "attune_watch_mode",
+		"attune_sensors", "attune_sensor_lines_total", "attune_events_total", "attune_event_latency_seconds", "attune_enforcements_total",
+		"attune_executions_total", "attune_execution_duration_seconds", "attune_execution_wait_seconds", "attune_queue_depth",
+		"attune_queue_oldest_seconds", "attune_workers", "attune_db_reconnects_total", "attune_db_oldest_xact_seconds",
+	} {
+		if !found[want] {
+			t.Errorf("metric %s is missing", want)
+		}
+	}
+}
+
+func TestSignals(t *testing.T) {
+	t.Parallel()
+	r := start(t, demoPack)
+	ctx := t.Context()
+	writePacks(t, r.packs, "-- demo/actions/new.yaml --\nname: new\nrunner_type: shell\nentry_point: greet.sh\n")
+	r.signals <- syscall.SIGHUP
+	eventually(t, func() error { _, err := r.client.Action(ctx, "demo.new"); return err })
+
+	// An action that would run for ever, and a drain that would wait for it.
+	queued, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.slow", Parameters: map[string]any{"gate": filepath.Join(r.state, "never")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		now, err := r.client.Execution(ctx, queued.ID)
+		if err == nil && now.Status != store.StatusRunning {
+			err = errors.New("it is not running")
+		}
+		return err
+	})
+	r.signals <- syscall.SIGTERM
+	eventually(t, func() error {
+		if !strings.Contains(r.log.String(), "msg=stopping") {
+			return errors.New("it does not stop")
+		}
+		return nil
+	})
+	if s, err := r.client.Execution(ctx, queued.ID); err != nil || s.Status != store.StatusRunning {
+		t.Errorf("found %+v, %v: the API has to answer while actions drain", s, err)
+	}
+	r.signals <- syscall.SIGTERM
+	if err := r.wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(r.state, "a.sock")); !os.IsNotExist(err) {
+		t.Errorf("the socket stayed: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(r.state, nodeFile)); !os.IsNotExist(err) {
+		t.Errorf("the node did not leave in order: %v", err)
+	}
+}
+
+func TestStartAgainFindsTheSame(t *testing.T) {
+	t.Parallel()
+	r := start(t, demoPack)
+	before, err := r.client.Pack(t.Context(), "demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	r.run(t)
+	after, err := r.client.Pack(t.Context(), "demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("a restart without a change changed the pack: %s", diff)
+	}
+}
+
+func TestSecondDaemonOfAStateDirectoryIsRefused(t *testing.T) {
+	t.Parallel()
+	r := start(t, demoPack)
+	_, err := New(t.Context(), Options{Config: r.config, Logger: slog.New(slog.DiscardHandler), Version: "x", Binary: r.opts.Binary})
+	if err == nil || !strings.Contains(err.Error(), r.state) {
+		t.Fatalf("found %v, want a refusal that names %s", err, r.state)
+	}
+	if _, err := r.client.Status(t.Context()); err != nil {
+		t.Errorf("the first one was hurt: %v", err)
+	}
+}
+
+func TestStartThatCannotBeMadeLeavesNothing(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	blocked := filepath.Join(dir, "blocked")
+	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, flags := range map[string][]Flag{
+		"socket":   {{"http.socket", blocked, "test"}},
+		"database": {{"database.url", "postgres://nobody:hunter2@127.0.0.1:1/x?sslmode=bogus", "test"}},
+		"tls":      {{"http.tls_cert", blocked, "test"}, {"http.tls_key", blocked, "test"}},
+	} {
+		config, err := FindConfig(os.DevNull, []string{"PATH=" + os.Getenv("PATH")}, append([]Flag{
+			{"packs.directory", dir, "test"}, {"state.directory", filepath.Join(dir, "s-"+name), "test"}, {"database.url", storetest.NewURL(t), "test"},
+			{"http.socket", filepath.Join(dir, "a.sock"), "test"}, {"http.listen", "", "test"},
+		}, flags...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second try finds nothing in its way
+			d, err := New(t.Context(), Options{Config: config, Logger: slog.New(slog.DiscardHandler), Binary: binary})
+			if err == nil {
+				d.Close()
+				t.Errorf("%s: it was built", name)
+			} else if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "another daemon") {
+				t.Errorf("%s: found %v", name, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,41 @@
+package daemon
+
+import (
+	"fmt"
+
+	"github.com/Masterminds/semver/v3"
+
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/reconcile"
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+// Interpreters tells reconcile which of the interpreters that were found will do.
+type Interpreters struct{ Found *child.Interpreters }
+
+var _ reconcile.Interpreters = Interpreters{}
+
+// Check gives nil when one of the runtime satisfies the semver range (empty: any).
+func (i Interpreters) Check(runtime, interpreter, versions string) error {
+	if runtime == manifest.RuntimeNative {
+		return nil
+	}
+	var ok func(string) bool
+	if versions != "" {
+		wanted, err := semver.NewConstraint(versions)
+		if err != nil {
+			return fmt.Errorf("cannot read version range %q: %v", versions, err)
+		}
+		ok = func(version string) bool {
+			v, err := semver.NewVersion(version)
+			return err == nil && wanted.Check(v)
+		}
+	}
+	if _, err := i.Found.Find(runtime, interpreter, ok); err != nil {
+		if versions != "" {
+			return fmt.Errorf("%v (wanted: %s)", err, versions)
+		}
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+const (
+	// measurePeriod is how often the queue is measured: at least once for each scrape of the usual 15
+	// s. A scrape itself never waits for the database.
+	measurePeriod = 5 * time.Second
+
+	// measureTimeout bounds one measurement.
+	measureTimeout = 2 * time.Second
+)
+
+// newRegistry makes the registry of one daemon, with what it says of its own process and build.
+func newRegistry(version string) *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "attune_build_info",
+		Help:        "Always 1; the labels say what was built.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+	})
+	info.Set(1)
+	registry.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
+}
+
+// queueMetrics are what the database says of the queue.
+type queueMetrics struct {
+	depth      *prometheus.GaugeVec
+	oldest     prometheus.Gauge
+	oldestXact prometheus.Gauge
+	answers    prometheus.Gauge
+}
+
+func newQueueMetrics(registerer prometheus.Registerer) *queueMetrics {
+	m := &queueMetrics{
+		depth: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "attune_queue_depth", Help: "Executions in the queue, by status.",
+		}, []string{"status"}),
+		oldest: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "attune_queue_oldest_seconds", Help: "How long the oldest execution that is due has waited.",
+		}),
+		oldestXact: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "attune_db_oldest_xact_seconds", Help: "Age of the database's oldest open transaction.",
+		}),
+		answers: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "attune_db_up", Help: "Whether the database answered when it was last asked.",
+		}),
+	}
+	for _, status := range queueStatuses() {
+		m.depth.WithLabelValues(string(status)).Set(0)
+	}
+	registerer.MustRegister(m.depth, m.oldest, m.oldestXact, m.answers)
+	return m
+}
+
+func queueStatuses() []store.Status {
+	return []store.Status{store.StatusRequested, store.StatusScheduled, store.StatusRunning}
+}
+
+// run measures until ctx ends. While the database is away the figures keep their last values, and
+// attune_db_up says so.
+func (m *queueMetrics) run(ctx context.Context, measure func(context.Context) (*store.QueueStats, error), log *slog.Logger) error {
+	ticker := time.NewTicker(measurePeriod)
+	defer ticker.Stop()
+	up := true
+	for {
+		bounded, cancel := context.WithTimeout(ctx, measureTimeout)
+		stats, err := measure(bounded)
+		cancel()
+		switch {
+		case err == nil:
+			m.set(stats)
+		case ctx.Err() == nil:
+			m.answers.Set(0)
+		}
+		if now := err == nil; now != up && ctx.Err() == nil {
+			up = now
+			if up {
+				log.Info("database answers again")
+			} else {
+				log.Warn("database does not answer, the daemon goes on and tries again", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (m *queueMetrics) set(stats *store.QueueStats) {
+	for _, status := range queueStatuses() {
+		m.depth.WithLabelValues(string(status)).Set(float64(stats.Depth[status]))
+	}
+	m.oldest.Set(stats.OldestWaiting.Seconds())
+	m.oldestXact.Set(stats.OldestXact.Seconds())
+	m.answers.Set(1)
+}

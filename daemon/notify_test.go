@@ -1,0 +1,95 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestWatchdogIsFedByProgressOnly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var fed atomic.Int64
+		n := &notifier{log: slog.New(slog.DiscardHandler), send: func(state string) (bool, error) {
+			if state == "WATCHDOG=1" {
+				fed.Add(1)
+			}
+			return true, nil
+		}}
+		var mode atomic.Int32 // 0 works, 1 fails, 2 hangs
+		progress := func(ctx context.Context) error {
+			switch mode.Load() {
+			case 1:
+				return errors.New("stuck")
+			case 2:
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- n.watchdog(ctx, 30*time.Second, progress) }()
+		during := func(m int32, d time.Duration) int64 {
+			mode.Store(m)
+			synctest.Wait()
+			before := fed.Load()
+			time.Sleep(d)
+			synctest.Wait()
+			return fed.Load() - before
+		}
+		time.Sleep(time.Second) // off the ticks
+		if got := during(0, time.Minute); got != 4 {
+			t.Errorf("fed %d times a minute, want 4: twice an interval", got)
+		}
+		if got := during(1, time.Minute); got != 0 {
+			t.Errorf("fed %d times without progress", got)
+		}
+		if got := during(2, time.Minute); got != 0 {
+			t.Errorf("fed %d times while it hangs", got)
+		}
+		if got := during(0, time.Minute); got < 3 {
+			t.Errorf("fed %d times after it came back, want 3 or more", got)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestWithoutWatchdogNothingIsFed(t *testing.T) {
+	t.Parallel()
+	n := &notifier{log: slog.New(slog.DiscardHandler), send: func(state string) (bool, error) {
+		t.Errorf("said %q", state)
+		return false, nil
+	}}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.watchdog(ctx, 0, func(context.Context) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNotices(t *testing.T) {
+	t.Parallel()
+	var said []string
+	n := &notifier{log: slog.New(slog.DiscardHandler), send: func(state string) (bool, error) {
+		said = append(said, state)
+		return true, nil
+	}}
+	n.status("a")
+	n.ready("b")
+	n.reloading()
+	n.stopping()
+	want := []string{"STATUS=a", "READY=1\nSTATUS=b", "RELOADING=1\nMONOTONIC_USEC=", "STOPPING=1\nSTATUS=stopping"}
+	for i := range want {
+		if i >= len(said) || len(said[i]) < len(want[i]) || said[i][:len(want[i])] != want[i] {
+			t.Fatalf("said %q, want %q", said, want)
+		}
+	}
+}
