@@ -1,0 +1,286 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/attune-io/attune/daemon"
+	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+// The exit codes of every command but run.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitNoDaemon = 3
+)
+
+// The exit codes of run that are not the action's own, as timeout(1) and shells have them.
+const (
+	exitTimedOut    = 124
+	exitCannotRun   = 125
+	exitInterrupted = 130
+	exitSignalBase  = 128
+)
+
+// Version is what `attune version` prints, filled in by the linker.
+type Version struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+	Date    string `json:"date"`
+	Go      string `json:"go"`
+}
+
+// System is the world that a command runs in.
+type System struct {
+	Args    []string // without the program's name
+	Stdin   io.Reader
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Getenv  func(string) string
+	Environ []string
+	Version Version
+}
+
+// Main runs one command and gives its exit code. It returns when ctx ends as soon as the command can.
+func Main(ctx context.Context, sys System) int {
+	c := &command{sys: sys}
+	root := c.root()
+	root.SetArgs(sys.Args)
+	err := root.ExecuteContext(ctx)
+	return c.finish(err)
+}
+
+// command is one invocation.
+type command struct {
+	sys System
+
+	configPath string
+	url        string
+	output     string
+	noColor    bool
+}
+
+// usageError is a mistake in the command line itself.
+type usageError struct {
+	text string
+	hint string
+}
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{text: fmt.Sprintf(format, args...)} }
+
+// exitError ends a command with a code after it has said all there is to say.
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// finish prints an error with what to do next, and turns it into the exit code.
+func (c *command) finish(err error) int {
+	var exit *exitError
+	var usage *usageError
+	var config *daemon.ConfigError
+	var problem *api.Error
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &exit):
+		return exit.code
+	case errors.As(err, &usage):
+		c.complain(usage.text, usage.hint)
+		return exitUsage
+	case errors.As(err, &config):
+		c.complain(err.Error(), "")
+		return exitUsage
+	case errors.Is(err, api.ErrNoDaemon):
+		c.complain(err.Error(), "Start one with `attune daemon`, or name another with --url or --config.")
+		return exitNoDaemon
+	case errors.As(err, &problem):
+		c.complain(problem.Error(), problem.Hint)
+		return exitFailed
+	default:
+		c.complain(err.Error(), "")
+		return exitFailed
+	}
+}
+
+// complain writes an error to stderr.
+func (c *command) complain(text, hint string) {
+	fmt.Fprintf(c.sys.Stderr, "%s %s\n", c.paint(styleBad, "error:"), text)
+	if hint != "" {
+		fmt.Fprintln(c.sys.Stderr, hint)
+	}
+}
+
+// note tells something beside the data.
+func (c *command) note(format string, args ...any) {
+	fmt.Fprintf(c.sys.Stderr, format+"\n", args...)
+}
+
+func (c *command) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "attune",
+		Short: "Keeps a running automation equal to a folder of files",
+		Long: "Attune keeps a running automation equal to a folder of files: it watches packs/, checks and\n" +
+			"applies what it reads, supervises sensors, turns their events into executions by rules, and\n" +
+			"runs them.",
+		Example:       "  attune daemon\n  attune run core.echo message=hello\n  attune status",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetIn(c.sys.Stdin)
+	root.SetOut(c.sys.Stdout)
+	root.SetErr(c.sys.Stderr)
+	flags := root.PersistentFlags()
+	flags.StringVar(&c.configPath, "config", "", "configuration file (default: $ATTUNE_CONFIG, ./attune.toml, /etc/attune/attune.toml)")
+	flags.StringVar(&c.url, "url", "", "daemon to talk to (default: $ATTUNE_URL, else its unix socket)")
+	flags.StringVarP(&c.output, "output", "o", "table", "how to print: table, json or yaml")
+	flags.BoolVar(&c.noColor, "no-color", false, "print without colour (as does $NO_COLOR)")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		switch c.output {
+		case "table", "json", "yaml":
+			return nil
+		}
+		return usagef("cannot print as %q: expected table, json or yaml", c.output)
+	}
+	root.SetFlagErrorFunc(flagError)
+
+	root.AddCommand(
+		c.daemonCommand(),
+		c.statusCommand(),
+		c.packCommand(),
+		c.actionCommand(),
+		c.triggerCommand(),
+		c.sensorCommand(),
+		c.ruleCommand(),
+		c.eventCommand(),
+		c.executionCommand(),
+		c.runCommand(),
+		c.configCommand(),
+		c.migrateCommand(),
+		c.versionCommand(),
+		c.keeperCommand(),
+		c.timerEngineCommand(),
+	)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	strictGroups(root)
+	return root
+}
+
+// strictGroups makes a group of commands refuse what it does not know, instead of printing its help and
+// exiting 0, and every command tell too many or too few words as a usage error.
+func strictGroups(cmd *cobra.Command) {
+	if cmd.HasSubCommands() && cmd.RunE == nil {
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			var names []string
+			for _, sub := range cmd.Commands() {
+				if sub.IsAvailableCommand() {
+					names = append(names, sub.Name())
+				}
+			}
+			err := &usageError{text: fmt.Sprintf("cannot run %q: there is no command %q", cmd.CommandPath()+" "+strings.Join(args, " "), args[0])}
+			if near := manifest.Nearest(args[0], names); near != "" {
+				err.hint = fmt.Sprintf("Did you mean `%s %s`?", cmd.CommandPath(), near)
+			} else {
+				err.hint = fmt.Sprintf("Try `%s --help`.", cmd.CommandPath())
+			}
+			return err
+		}
+	} else if cmd.Args != nil {
+		check := cmd.Args
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return &usageError{
+					text: fmt.Sprintf("cannot run %q: %v", cmd.CommandPath(), err),
+					hint: "Usage: " + cmd.UseLine(),
+				}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		strictGroups(sub)
+	}
+}
+
+// flagError names the nearest flag.
+func flagError(cmd *cobra.Command, err error) error {
+	usage := &usageError{text: fmt.Sprintf("cannot run %q: %v", cmd.CommandPath(), err)}
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				names = append(names, f.Name)
+			}
+		})
+		if near := manifest.Nearest(unknown.GetSpecifiedName(), names); near != "" {
+			usage.hint = fmt.Sprintf("Did you mean --%s?", near)
+		}
+	}
+	if usage.hint == "" {
+		usage.hint = fmt.Sprintf("Try `%s --help`.", cmd.CommandPath())
+	}
+	return usage
+}
+
+// needRef is for commands that take exactly one ref or id.
+func needOne(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return fmt.Errorf("%s is missing", what)
+		case len(args) > 1:
+			return fmt.Errorf("expected one %s, found %d words: %s", what, len(args), strings.Join(args, " "))
+		}
+		return nil
+	}
+}
+
+// terminalWidth gives the width of stdout, and whether it is a terminal at all.
+func (c *command) terminalWidth() (int, bool) {
+	file, ok := c.sys.Stdout.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return 0, false
+	}
+	width, _, err := term.GetSize(int(file.Fd()))
+	if err != nil {
+		return 0, false
+	}
+	return width, true
+}
+
+// config loads the configuration that this invocation goes by.
+func (c *command) config() (*daemon.Config, error) {
+	return daemon.FindConfig(c.configPath, c.sys.Environ)
+}
+
+// client makes a client for the daemon that this invocation talks to.
+func (c *command) client() (*api.Client, error) {
+	if url := c.url; url != "" {
+		return api.NewClient(url)
+	}
+	if url := c.sys.Getenv("ATTUNE_URL"); url != "" {
+		return api.NewClient(url)
+	}
+	cfg, err := c.config()
+	if err != nil {
+		return nil, err
+	}
+	return api.NewSocketClient(cfg.SocketCandidates())
+}

@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/attune-io/attune/daemon"
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/timer"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+func (c *command) daemonCommand() *cobra.Command {
+	var packs []string
+	var listen, socket, state, database, logLevel string
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Watch the packs and run what they say, until stopped",
+		Long: "Watches the packs folders, applies them to PostgreSQL, supervises sensors and runs actions, until\n" +
+			"SIGTERM or Ctrl-C: running actions may then finish (exec.drain), and a second one hurries. SIGHUP\n" +
+			"scans the packs at once. Without database.url it runs a PostgreSQL of its own.",
+		Example: "  attune daemon\n  attune daemon --packs ./packs --state ./state",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var flags []daemon.Flag
+			for _, f := range []struct{ name, key string }{
+				{"packs", "packs.directory"}, {"listen", "http.listen"}, {"socket", "http.socket"},
+				{"state", "state.directory"}, {"database-url", "database.url"}, {"log-level", "log.level"},
+			} {
+				if flag := cmd.Flags().Lookup(f.name); flag.Changed {
+					value := flag.Value.String()
+					if f.name == "packs" {
+						value = strings.Join(packs, ",")
+					}
+					flags = append(flags, daemon.Flag{Key: f.key, Value: value, Name: "--" + f.name})
+				}
+			}
+			cfg, err := daemon.FindConfig(c.configPath, c.sys.Environ, flags...)
+			if err != nil {
+				return err
+			}
+			return c.runDaemon(cmd.Context(), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&packs, "packs", nil, "folders with packs (packs.directory)")
+	f.StringVar(&listen, "listen", "", "loopback address for metrics and health (http.listen)")
+	f.StringVar(&socket, "socket", "", "path of the unix socket (http.socket)")
+	f.StringVar(&state, "state", "", "folder for what outlives a restart (state.directory)")
+	f.StringVar(&database, "database-url", "", "PostgreSQL to use (database.url)")
+	f.StringVar(&logLevel, "log-level", "", "debug, info, warn or error (log.level)")
+	return cmd
+}
+
+// runDaemon builds and runs the daemon. A signal that comes while it is still being built ends it at
+// once; later ones are the daemon's own.
+func (c *command) runDaemon(ctx context.Context, cfg *daemon.Config) error {
+	ctx, release := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer release()
+	defer context.AfterFunc(ctx, release)()
+
+	log, err := daemon.NewLogger(c.sys.Stderr, cfg.Log)
+	if err != nil {
+		return err
+	}
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find this program's own file: %v", err)
+	}
+	opts := daemon.Options{Config: cfg, Logger: log, Version: c.sys.Version.Version, Binary: binary}
+	if _, isTerminal := c.terminalWidth(); isTerminal {
+		opts.OnReady = func(r daemon.Ready) { daemon.Banner(c.sys.Stdout, r) }
+	}
+	d, err := daemon.New(ctx, opts)
+	if err != nil {
+		return err
+	}
+	return d.Run(ctx)
+}
+
+func (c *command) migrateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "migrate",
+		Short: "Bring the schema of database.url up to this binary's version",
+		Long: "Brings the schema of the database in database.url up to this binary's version. The daemon does so\n" +
+			"itself when it starts; this is for those who let another role own the schema.",
+		Example: "  ATTUNE_DATABASE_URL=postgres://owner@db/attune attune migrate",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := c.config()
+			if err != nil {
+				return err
+			}
+			if cfg.Database.URL == "" {
+				c.note("database.url is empty: the daemon migrates its private PostgreSQL when it starts")
+				return nil
+			}
+			s, err := store.Open(cmd.Context(), cfg.Database.URL, store.Options{Pooler: cfg.Database.Pooler})
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			from, to, err := s.Migrate(cmd.Context())
+			if err != nil {
+				return err
+			}
+			result := struct {
+				From int64 `json:"from"`
+				To   int64 `json:"to"`
+			}{from, to}
+			return c.print(result, func(w io.Writer) {
+				if from == to {
+					fmt.Fprintf(w, "The schema is at version %d already.\n", to)
+					return
+				}
+				fmt.Fprintf(w, "The schema went from version %d to %d.\n", from, to)
+			})
+		},
+	}
+}
+
+// keeperCommand is what the daemon starts as the process that outlives it.
+func (c *command) keeperCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "keeper",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return codeError(child.RunKeeper())
+		},
+	}
+}
+
+// timerEngineCommand is what core's timer sensor is made of.
+func (c *command) timerEngineCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "timer-engine",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, release := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer release()
+			return codeError(timer.Main(ctx, c.sys.Stdin, c.sys.Stdout, c.sys.Stderr, c.sys.Getenv))
+		},
+	}
+}
+
+// codeError is nil for 0.
+func codeError(code int) error {
+	if code == exitDone {
+		return nil
+	}
+	return &exitError{code}
+}

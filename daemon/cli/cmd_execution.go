@@ -1,0 +1,268 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/exec/worker"
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+func (c *command) executionCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "execution",
+		Aliases: []string{"executions"},
+		Short:   "Look at what ran, runs and waits",
+	}
+	cmd.AddCommand(c.executionList(), c.executionShow(), c.executionLogs(), c.executionCancel())
+	return cmd
+}
+
+// statuses are what --status takes.
+func statuses() []string {
+	return []string{
+		string(store.StatusRequested), string(store.StatusScheduled), string(store.StatusRunning), string(store.StatusSucceeded),
+		string(store.StatusFailed), string(store.StatusTimedOut), string(store.StatusCancelled), string(store.StatusLost),
+	}
+}
+
+func (c *command) executionList() *cobra.Command {
+	var filter api.ExecutionFilter
+	var wanted []string
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List executions, newest first",
+		Example: "  attune execution list --status failed --since 1h",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, word := range wanted {
+				if !slices.Contains(statuses(), word) {
+					err := &usageError{text: fmt.Sprintf("cannot filter by status %q: expected %s", word, strings.Join(statuses(), ", "))}
+					if near := manifest.Nearest(word, statuses()); near != "" {
+						err.hint = fmt.Sprintf("Did you mean --status %s?", near)
+					}
+					return err
+				}
+				filter.Status = append(filter.Status, store.Status(word))
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			executions, err := client.Executions(cmd.Context(), filter)
+			if err != nil {
+				return err
+			}
+			return c.printList(executions, len(executions), "execution", func(w io.Writer) { c.executionTable(w, executions) })
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&filter.Action, "action", "", "only of this action")
+	flags.StringVar(&filter.Rule, "rule", "", "only those that this rule queued")
+	flags.StringVar(&filter.Pack, "pack", "", "only of actions of this pack")
+	flags.StringSliceVar(&wanted, "status", nil, "only in this status: requested, scheduled, running, succeeded, failed, timed_out, cancelled, lost")
+	flags.Int64Var(&filter.EventID, "event", 0, "only those that followed from this event")
+	flags.StringVar(&filter.Since, "since", "", "only since then: 90s, 1h, 7d, or a time such as 2026-01-31T09:00:00Z")
+	flags.Int64Var(&filter.Before, "before", 0, "only with an id below this one")
+	flags.IntVar(&filter.Limit, "limit", 100, "how many at most")
+	return cmd
+}
+
+func (c *command) executionTable(w io.Writer, executions []api.Execution) {
+	now := time.Now()
+	var rows [][]cell
+	for _, e := range executions {
+		rows = append(rows, []cell{
+			plain(strconv.FormatInt(e.ID, 10)), plain(e.Action), status(string(e.Status)), plain(exitText(&e)),
+			plain(age(now, e.CreatedAt)), plain(tookText(now, &e)), plain(byText(&e)),
+		})
+	}
+	c.table(w, []string{"id", "action", "status", "exit", "age", "took", "by"}, rows)
+}
+
+func exitText(e *api.Execution) string {
+	switch {
+	case e.ExitCode != nil:
+		return strconv.Itoa(*e.ExitCode)
+	case e.Signal != nil && *e.Signal != "":
+		return *e.Signal
+	default:
+		return "-"
+	}
+}
+
+func tookText(now time.Time, e *api.Execution) string {
+	switch {
+	case e.StartedAt == nil:
+		return "-"
+	case e.FinishedAt == nil:
+		return span(now.Sub(*e.StartedAt))
+	default:
+		return span(e.FinishedAt.Sub(*e.StartedAt))
+	}
+}
+
+// byText is the rule, or whoever asked.
+func byText(e *api.Execution) string {
+	if e.Rule != nil && *e.Rule != "" {
+		return *e.Rule
+	}
+	return e.RequestedBy
+}
+
+func (c *command) executionShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show ID",
+		Aliases: []string{"get"},
+		Short:   "Show an execution: parameters, attempts, output, result",
+		Example: "  attune execution show 17",
+		Args:    needOne("id"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := parseID(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			e, err := client.Execution(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			return c.print(e, func(w io.Writer) { c.executionScreen(w, e) })
+		},
+	}
+}
+
+func (c *command) executionScreen(w io.Writer, e *api.ExecutionDetail) {
+	now := time.Now()
+	optional := func(s *string) string {
+		if s == nil {
+			return ""
+		}
+		return *s
+	}
+	event := ""
+	if e.EventID != nil {
+		event = fmt.Sprintf("%d (%s)", *e.EventID, optional(e.Trigger))
+	}
+	exit := exitText(&e.Execution)
+	if exit == "-" {
+		exit = ""
+	}
+	due := ""
+	if e.DueAt != nil && e.StartedAt == nil {
+		due = e.DueAt.Local().Format(time.RFC3339)
+	}
+	c.fields(w, [][2]string{
+		{"execution", strconv.FormatInt(e.ID, 10)},
+		{"action", e.Action},
+		{"status", c.paint(status(string(e.Status)).style, string(e.Status))},
+		{"exit", exit},
+		{"error", optional(e.Error)},
+		{"rule", optional(e.Rule)},
+		{"event", event},
+		{"asked by", e.RequestedBy},
+		{"asked", fmt.Sprintf("%s, %s ago", e.CreatedAt.Local().Format(time.RFC3339), age(now, e.CreatedAt))},
+		{"due", due},
+		{"took", tookText(now, &e.Execution)},
+		{"node", optional(e.Node)},
+		{"ran from", short(optional(e.Revision))},
+		{"parameters", string(e.Parameters)},
+		{"result", string(e.Result)},
+	})
+	if len(e.Attempts) > 1 {
+		fmt.Fprintln(w)
+		var rows [][]cell
+		for _, a := range e.Attempts {
+			exit := "-"
+			if a.ExitCode != nil {
+				exit = strconv.Itoa(*a.ExitCode)
+			}
+			rows = append(rows, []cell{
+				plain(strconv.Itoa(a.Number)), status(string(a.Status)), plain(exit), plain(agePtr(now, a.StartedAt)), plain(optional(a.Error)),
+			})
+		}
+		c.table(w, []string{"attempt", "status", "exit", "started", "error"}, rows)
+	}
+	for _, stream := range [][2]string{{"stdout", e.Stdout}, {"stderr", e.Stderr}} {
+		if stream[1] != "" {
+			fmt.Fprintf(w, "\n%s\n%s\n", c.paint(styleDim, strings.ToUpper(stream[0])), strings.TrimSuffix(stream[1], "\n"))
+		}
+	}
+}
+
+func (c *command) executionLogs() *cobra.Command {
+	var follow bool
+	cmd := &cobra.Command{
+		Use:     "logs ID",
+		Short:   "Print what an execution wrote",
+		Example: "  attune execution logs -f 17",
+		Args:    needOne("id"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := parseID(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			_, err = client.Output(cmd.Context(), id, follow, func(chunk worker.Chunk) error {
+				w := c.sys.Stdout
+				if chunk.Stream == "stderr" {
+					w = c.sys.Stderr
+				}
+				_, err := io.WriteString(w, chunk.Text)
+				return err
+			})
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes, to its end")
+	return cmd
+}
+
+func (c *command) executionCancel() *cobra.Command {
+	return &cobra.Command{
+		Use:     "cancel ID",
+		Aliases: []string{"stop", "kill"},
+		Short:   "Cancel an execution that waits, or stop one that runs",
+		Example: "  attune execution cancel 17",
+		Args:    needOne("id"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := parseID(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			found, err := client.Cancel(cmd.Context(), id)
+			if err != nil {
+				return err
+			}
+			return c.print(found, func(w io.Writer) {
+				switch {
+				case found.Status == store.StatusRunning:
+					fmt.Fprintf(w, "execution %d is being stopped\n", id)
+				case found.Status.Final():
+					fmt.Fprintf(w, "execution %d has %s already\n", id, strings.ReplaceAll(string(found.Status), "_", " "))
+				default:
+					fmt.Fprintf(w, "execution %d is cancelled\n", id)
+				}
+			})
+		},
+	}
+}

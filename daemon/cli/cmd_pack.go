@@ -1,0 +1,415 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile"
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+func (c *command) packCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "pack",
+		Aliases: []string{"packs"},
+		Short:   "Look at packs, check them, apply them",
+	}
+	cmd.AddCommand(c.packList(), c.packShow(), c.packLint(), c.packPlan(), c.packReload(), c.packHistory())
+	return cmd
+}
+
+func (c *command) packList() *cobra.Command {
+	var filter api.ComponentFilter
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List the packs in force",
+		Example: "  attune pack list --all",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			packs, err := client.Packs(cmd.Context(), filter)
+			if err != nil {
+				return err
+			}
+			return c.printList(packs, len(packs), "pack", func(w io.Writer) {
+				var rows [][]cell
+				for _, p := range packs {
+					rows = append(rows, []cell{
+						plain(p.Ref), plain(p.Version), status(yesNo(p.Enabled)), plain(fmt.Sprint(p.Revision)),
+						plain(componentsText(p.Components)), c.errorCell(p.Errors), plain(age(time.Now(), p.UpdatedAt)),
+					})
+				}
+				c.table(w, []string{"ref", "version", "enabled", "revision", "components", "errors", "changed"}, rows)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&filter.All, "all", false, "list the disabled and the removed too")
+	return cmd
+}
+
+// printList prints a list, and where people read it says so if it is empty.
+func (c *command) printList(v any, n int, noun string, human func(io.Writer)) error {
+	if n == 0 {
+		c.note("no %ss", noun)
+	}
+	return c.print(v, human)
+}
+
+func componentsText(n api.ComponentCounts) string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		noun string
+	}{{n.Actions, "action"}, {n.Triggers, "trigger"}, {n.Sensors, "sensor"}, {n.Rules, "rule"}} {
+		if p.n > 0 {
+			parts = append(parts, count(p.n, p.noun))
+		}
+	}
+	if len(parts) == 0 {
+		return "-"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func errorCount(errs manifest.Errors) int {
+	n := 0
+	for _, e := range errs {
+		if e.Severity == manifest.SeverityError {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *command) errorCell(errs manifest.Errors) cell {
+	n := errorCount(errs)
+	switch {
+	case n > 0:
+		return cell{count(n, "error"), styleBad}
+	case len(errs) > 0:
+		return cell{count(len(errs), "warning"), styleWarn}
+	default:
+		return cell{"-", styleDim}
+	}
+}
+
+func (c *command) packShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show REF",
+		Aliases: []string{"get"},
+		Short:   "Show a pack, its components and what is wrong with it",
+		Example: "  attune pack show core",
+		Args:    needOne("pack"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			p, err := client.Pack(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return c.print(p, func(w io.Writer) { c.packScreen(w, p) })
+		},
+	}
+}
+
+func (c *command) packScreen(w io.Writer, p *api.PackDetail) {
+	errorsText := "none"
+	if len(p.Errors) > 0 {
+		errorsText = count(errorCount(p.Errors), "error")
+		if n := len(p.Errors) - errorCount(p.Errors); n > 0 {
+			errorsText += ", " + count(n, "warning")
+		}
+	}
+	c.fields(w, [][2]string{
+		{"pack", p.Ref},
+		{"label", p.Label},
+		{"description", p.Description},
+		{"version", p.Version},
+		{"enabled", enabledText(p.Enabled, p.Present, p.DisabledBy, p.DisabledAt)},
+		{"revision", fmt.Sprintf("%d, %s", p.Revision, short(p.Digest))},
+		{"directory", p.Directory},
+		{"changed", age(time.Now(), p.UpdatedAt) + " ago"},
+		{"errors", errorsText},
+	})
+	c.findings(w, p.Errors)
+	for _, group := range []struct {
+		noun  string
+		items []api.ComponentState
+	}{{"actions", p.Actions}, {"triggers", p.Triggers}, {"sensors", p.Sensors}, {"rules", p.Rules}} {
+		if len(group.items) == 0 {
+			continue
+		}
+		fmt.Fprintf(w, "\n%s\n", c.paint(styleDim, strings.ToUpper(group.noun)))
+		for _, item := range group.items {
+			fmt.Fprintf(w, "  %s%s\n", item.Ref, c.componentNote(item))
+		}
+	}
+}
+
+func (c *command) componentNote(s api.ComponentState) string {
+	switch {
+	case s.Held:
+		return c.paint(styleWarn, "  runs its last good version")
+	case !s.Present:
+		return c.paint(styleDim, "  removed")
+	case !s.Enabled:
+		return c.paint(styleDim, "  disabled")
+	default:
+		return ""
+	}
+}
+
+// enabledText says whether a thing is in force, and if not, why.
+func enabledText(enabled, present bool, by *string, at *time.Time) string {
+	switch {
+	case enabled:
+		return "yes"
+	case by != nil && *by != "":
+		return fmt.Sprintf("no, disabled by %s %s ago", *by, agePtr(time.Now(), at))
+	case !present:
+		return "no, its files are gone"
+	default:
+		return "no"
+	}
+}
+
+// findings prints errors and warnings, each with its place.
+func (c *command) findings(w io.Writer, errs manifest.Errors) {
+	for _, e := range errs {
+		style := styleBad
+		if e.Severity == manifest.SeverityWarning {
+			style = styleWarn
+		}
+		fmt.Fprintf(w, "%s %s\n", c.paint(style, string(e.Severity)+":"), e.Error())
+	}
+}
+
+// short is enough of a digest to tell it from others.
+func short(digest string) string {
+	const enough = 12
+	return digest[:min(len(digest), enough)]
+}
+
+func (c *command) packLint() *cobra.Command {
+	var strict bool
+	cmd := &cobra.Command{
+		Use:     "lint PATH…",
+		Aliases: []string{"validate"},
+		Short:   "Check a pack, or a folder of packs; needs no daemon",
+		Long: "Checks a pack, or a folder of packs, with no daemon and no database. What the checked packs\n" +
+			"refer to is looked up in the configured packs folders too. Exits 0 without errors, 1 with.",
+		Example: "  attune pack lint packs/\n  attune pack lint --strict packs/tour",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			cfg, err := c.config()
+			if err != nil {
+				return err
+			}
+			report := reconcile.LintReport{Errors: manifest.Errors{}}
+			for _, path := range args {
+				one, err := reconcile.Lint(path, reconcile.LintOptions{
+					Strict:     strict,
+					PackConfig: cfg.Packs.Config,
+					Version:    c.sys.Version.Version,
+					Context:    existing(cfg.Packs.Directories),
+				})
+				if err != nil {
+					return err
+				}
+				report.Packs += one.Packs
+				report.Components += one.Components
+				report.Errors = append(report.Errors, one.Errors...)
+			}
+			err = c.print(report, func(w io.Writer) {
+				c.findings(w, report.Errors)
+				n := errorCount(report.Errors)
+				fmt.Fprintf(w, "%s, %s: %s, %s\n", count(report.Packs, "pack"), count(report.Components, "component"),
+					count(n, "error"), count(len(report.Errors)-n, "warning"))
+			})
+			if err == nil && report.Errors.HasErrors() {
+				err = &exitError{exitFailed}
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&strict, "strict", false, "treat warnings as errors")
+	return cmd
+}
+
+// existing keeps the folders that are there: lint works on machines that have none configured.
+func existing(folders []string) []string {
+	var found []string
+	for _, f := range folders {
+		if info, err := os.Stat(f); err == nil && info.IsDir() {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+func (c *command) packPlan() *cobra.Command {
+	var detailed bool
+	cmd := &cobra.Command{
+		Use:     "plan [REF]",
+		Short:   "Show what applying the packs folder would change now",
+		Example: "  attune pack plan\n  attune pack plan tour --detailed-exitcode",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			plan, err := client.Plan(cmd.Context(), first(args))
+			if err != nil {
+				return err
+			}
+			if err := c.print(plan, func(w io.Writer) { c.planScreen(w, plan) }); err != nil {
+				return err
+			}
+			if detailed && !plan.Empty() {
+				const changes = 2 // as terraform has it
+				return &exitError{changes}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 where there are changes")
+	return cmd
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// planScreen prints a plan as its users know it from terraform.
+func (c *command) planScreen(w io.Writer, plan *reconcile.Plan) {
+	if len(plan.Packs) == 0 {
+		fmt.Fprintln(w, "No changes: the files are what is in force.")
+		return
+	}
+	for _, p := range plan.Packs {
+		fmt.Fprintf(w, "%s %s\n", p.Ref, c.paint(styleDim, strings.TrimSpace(p.Version+" "+short(p.Digest))))
+		for _, step := range p.Steps {
+			c.stepLines(w, step)
+		}
+		c.findings(w, p.Errors)
+	}
+}
+
+func (c *command) stepLines(w io.Writer, s reconcile.Step) {
+	mark, style := "~", styleWarn
+	switch s.Op {
+	case reconcile.StepCreate, reconcile.StepEnable:
+		mark, style = "+", styleGood
+	case reconcile.StepDisable:
+		mark, style = "-", styleBad
+	case reconcile.StepKeep:
+		mark, style = "!", styleBad
+	}
+	line := fmt.Sprintf("  %s %s %s", mark, s.Kind, s.Ref)
+	if s.Op == reconcile.StepKeep {
+		line = fmt.Sprintf("  %s %s %s: keeps its last good version", mark, s.Kind, s.Ref)
+	}
+	if s.Consequence != "" {
+		line += c.paint(styleDim, "  # "+s.Consequence)
+	}
+	fmt.Fprintln(w, c.paint(style, line))
+	for _, f := range s.Fields {
+		fmt.Fprintf(w, "      %s: %s -> %s\n", f.Field, jsonText(f.Old), jsonText(f.New))
+	}
+	if s.Files {
+		fmt.Fprintln(w, "      its files changed")
+	}
+}
+
+func jsonText(v any) string {
+	if v == nil {
+		return "(none)"
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return string(text)
+}
+
+func (c *command) packReload() *cobra.Command {
+	return &cobra.Command{
+		Use:   "reload [REF]",
+		Short: "Scan the packs folder now, and wait until what it says is in force",
+		Long: "Scans the packs folder and waits until what it says is in force. The daemon does so by itself\n" +
+			"after each change; this is for those who want to know when. Exits 1 if something was refused.",
+		Example: "  attune pack reload core",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			report, err := client.Reload(cmd.Context(), first(args))
+			if err != nil {
+				return err
+			}
+			err = c.print(report, func(w io.Writer) {
+				if report.Plan != nil {
+					c.planScreen(w, report.Plan)
+				}
+				if report.Plan == nil || report.Plan.Empty() {
+					c.findings(w, report.Errors)
+				}
+			})
+			if err == nil && report.Errors.HasErrors() {
+				err = &exitError{exitFailed}
+			}
+			return err
+		},
+	}
+}
+
+func (c *command) packHistory() *cobra.Command {
+	var limit int
+	cmd := &cobra.Command{
+		Use:     "history REF",
+		Short:   "List the applied states of a pack, newest first",
+		Example: "  attune pack history core",
+		Args:    needOne("pack"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			revisions, err := client.History(cmd.Context(), args[0], limit)
+			if err != nil {
+				return err
+			}
+			return c.printList(revisions, len(revisions), "revision", func(w io.Writer) {
+				var rows [][]cell
+				for _, r := range revisions {
+					rows = append(rows, []cell{
+						plain(fmt.Sprint(r.Number)), plain(r.Version), plain(short(r.Digest)),
+						plain(age(time.Now(), r.CreatedAt)), plain(r.Cause), plain(strings.Join(r.Changes, ", ")),
+					})
+				}
+				c.table(w, []string{"revision", "version", "digest", "age", "cause", "changes"}, rows)
+			})
+		},
+	}
+	cmd.Flags().IntVar(&limit, "limit", 20, "how many at most")
+	return cmd
+}

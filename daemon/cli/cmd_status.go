@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/attune-io/attune/daemon/api"
+)
+
+func (c *command) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "status",
+		Short:   "Show on one screen how the daemon is doing",
+		Example: "  attune status\n  attune status -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			s, err := client.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.print(s, func(w io.Writer) { c.statusScreen(w, s) })
+		},
+	}
+}
+
+func (c *command) statusScreen(w io.Writer, s *api.Status) {
+	state := c.paint(styleGood, "ready")
+	if !s.Ready {
+		state = c.paint(styleBad, "not ready")
+	}
+	c.fields(w, [][2]string{
+		{"attune", fmt.Sprintf("%s, %s, up %s, pid %d", s.Version, state, age(s.Time, s.StartedAt), s.PID)},
+		{"packs", packsLine(s.Packs)},
+		{"errors", c.errorsLine(s.Packs)},
+		{"components", fmt.Sprintf("%d actions, %d triggers, %d sensors, %d rules",
+			s.Components.Actions, s.Components.Triggers, s.Components.Sensors, s.Components.Rules)},
+		{"sensors", sensorsLine(s.Sensors)},
+		{"queue", queueLine(s)},
+		{"database", databaseLine(s.Database)},
+		{"reconcile", reconcileLine(s)},
+		{"state", s.StateDirectory},
+		{"socket", s.Socket},
+		{"url", s.URL},
+	})
+	for _, problem := range s.Problems {
+		fmt.Fprintf(w, "%s %s\n", c.paint(styleWarn, "!"), problem)
+	}
+	if len(s.Sensors) > 0 {
+		fmt.Fprintln(w)
+		c.sensorTable(w, s.Sensors, s.Time)
+	}
+}
+
+func packsLine(packs []api.Pack) string {
+	const most = 8 // what still reads as one line
+	var names []string
+	for _, p := range packs {
+		names = append(names, p.Ref+" "+p.Version)
+	}
+	switch {
+	case len(names) == 0:
+		return "none in force"
+	case len(names) > most:
+		return fmt.Sprintf("%d in force", len(names))
+	default:
+		return fmt.Sprintf("%d in force: %s", len(names), strings.Join(names, ", "))
+	}
+}
+
+func (c *command) errorsLine(packs []api.Pack) string {
+	var broken []string
+	total := 0
+	for _, p := range packs {
+		n := errorCount(p.Errors)
+		if n > 0 {
+			broken = append(broken, p.Ref)
+			total += n
+		}
+	}
+	if total == 0 {
+		return "none"
+	}
+	return c.paint(styleBad, fmt.Sprintf("%s in %s: see `attune pack show %s`",
+		count(total, "error"), strings.Join(broken, ", "), broken[0]))
+}
+
+func sensorsLine(sensors []api.Sensor) string {
+	if len(sensors) == 0 {
+		return "none"
+	}
+	counts := map[string]int{}
+	for _, s := range sensors {
+		counts[s.State]++
+	}
+	var parts []string
+	for state, n := range counts {
+		parts = append(parts, fmt.Sprintf("%d %s", n, state))
+	}
+	sort.Strings(parts)
+	return strings.Join(parts, ", ")
+}
+
+func queueLine(s *api.Status) string {
+	q := s.Queue
+	if q.Error != "" {
+		return q.Error
+	}
+	line := fmt.Sprintf("%d requested, %d scheduled, %d running; %d of %d workers busy",
+		q.Requested, q.Scheduled, q.Running, s.Workers.Busy, s.Workers.Workers)
+	if q.OldestSeconds >= 1 {
+		line += ", the oldest waits for " + span(time.Duration(q.OldestSeconds*float64(time.Second)))
+	}
+	return line
+}
+
+func databaseLine(d api.DatabaseStatus) string {
+	if d.Error != "" {
+		return d.Error
+	}
+	whose := d.URL
+	if d.Private {
+		whose = fmt.Sprintf("private, pid %d", d.PID)
+	}
+	return fmt.Sprintf("PostgreSQL %s, %s, schema %d, %s", d.Version, whose, d.SchemaVersion, bytesText(d.SizeBytes))
+}
+
+func reconcileLine(s *api.Status) string {
+	r := s.Reconcile
+	if r.LastScan == nil {
+		return "the first scan has not ended"
+	}
+	line := fmt.Sprintf("generation %d, scanned %s ago, changed %s ago, watching by %s",
+		r.Generation, agePtr(s.Time, r.LastScan), agePtr(s.Time, r.LastApply), r.WatchMode)
+	if r.Mode != "apply" {
+		line += ", applying nothing (mode " + r.Mode + ")"
+	}
+	if r.Error != "" {
+		line += "; " + r.Error
+	}
+	return line
+}
+
+// count is "1 error", "2 errors".
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
