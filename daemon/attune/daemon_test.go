@@ -1,0 +1,246 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+// instance is a daemon that a test runs as a process of its own.
+type instance struct {
+	t    *testing.T
+	dir  string
+	env  []string
+	cmd  *exec.Cmd
+	log  *syncBuffer
+	done chan struct{}
+}
+
+// syncBuffer collects the log of a process while a test reads it.
+type syncBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// newInstance prepares a daemon on copies of the given packs of the repository.
+func newInstance(t *testing.T, url string, packs ...string) *instance {
+	t.Helper()
+	dir := openFolder(t)
+	for _, pack := range packs {
+		if err := os.CopyFS(filepath.Join(dir, "packs", pack), os.DirFS(filepath.Join("../../packs", pack))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	config := fmt.Sprintf("[http]\nlisten = \"127.0.0.1:0\"\nsocket = %q\n[state]\ndirectory = %q\n[exec]\nstop_grace = \"2s\"\ndrain = \"5s\"\n",
+		filepath.Join(dir, "s"), filepath.Join(dir, "state"))
+	if err := os.WriteFile(filepath.Join(dir, "attune.toml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return &instance{t: t, dir: dir, env: []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "NO_COLOR=1", "ATTUNE_DATABASE_URL=" + url, "TMPDIR=" + os.TempDir(),
+	}}
+}
+
+// start runs the daemon and waits until it is ready.
+func (i *instance) start(args ...string) {
+	i.t.Helper()
+	i.log = new(syncBuffer)
+	i.cmd = exec.Command("attune", append([]string{"daemon"}, args...)...)
+	i.cmd.Dir, i.cmd.Env, i.cmd.Stdout, i.cmd.Stderr = i.dir, i.env, i.log, i.log
+	if err := i.cmd.Start(); err != nil {
+		i.t.Fatal(err)
+	}
+	i.done = make(chan struct{})
+	go func() { _ = i.cmd.Wait(); close(i.done) }()
+	i.t.Cleanup(i.stop)
+	i.until("the daemon is ready", func() bool { s := i.status(); return s != nil && s.Ready })
+}
+
+// stop ends the daemon in order.
+func (i *instance) stop() {
+	_ = i.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-i.done:
+	case <-time.After(patience):
+		_ = i.cmd.Process.Kill()
+		<-i.done
+		i.t.Errorf("the daemon did not stop; its log:\n%s", i.log)
+	}
+}
+
+// run runs a command of the daemon's and gives what it printed.
+func (i *instance) run(args ...string) (stdout string, code int) {
+	i.t.Helper()
+	cmd := exec.Command("attune", args...)
+	cmd.Dir, cmd.Env = i.dir, i.env
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		i.t.Fatalf("cannot run attune %s: %v", strings.Join(args, " "), err)
+	}
+	return out.String() + errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// status asks for the status; nil while nobody answers.
+func (i *instance) status() *api.Status {
+	text, code := i.run("status", "-o", "json")
+	if code != 0 {
+		return nil
+	}
+	s := new(api.Status)
+	if err := json.Unmarshal([]byte(text), s); err != nil {
+		i.t.Fatalf("cannot read the status: %v\n%s", err, text)
+	}
+	return s
+}
+
+// until waits for a condition.
+func (i *instance) until(what string, condition func() bool) {
+	i.t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); wait(30 * time.Millisecond) {
+		if condition() {
+			return
+		}
+		select {
+		case <-i.done:
+			i.t.Fatalf("the daemon has ended; its log:\n%s", i.log)
+		default:
+		}
+	}
+	i.t.Fatalf("waited in vain until %s; the daemon's log:\n%s", what, i.log)
+}
+
+// get fetches a page of the daemon's over TCP.
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	response, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+// TestPrometheus lets a real Prometheus, with the shipped configuration, scrape a daemon.
+func TestPrometheus(t *testing.T) {
+	t.Parallel()
+	i := newInstance(t, storetest.NewURL(t), "core", "tour")
+	i.start()
+	url := i.status().URL
+
+	if code, body := get(t, url+"/-/healthy"); code != http.StatusOK {
+		t.Errorf("healthy: %d %s", code, body)
+	}
+	if code, body := get(t, url+"/-/ready"); code != http.StatusOK {
+		t.Errorf("ready: %d %s", code, body)
+	}
+	if code, _ := get(t, url+"/api/v1/packs"); code != http.StatusForbidden && code != http.StatusUnauthorized {
+		t.Errorf("without a token, /api/v1 over TCP gives %d", code)
+	}
+	_, metrics := get(t, url+"/metrics")
+	check := exec.Command("promtool", "check", "metrics")
+	check.Stdin = strings.NewReader(metrics)
+	if out, err := check.CombinedOutput(); err != nil {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
+
+	shipped, err := os.ReadFile("../../contrib/prometheus/prometheus.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(string(shipped), "127.0.0.1:9753", strings.TrimPrefix(url, "http://"))
+	text = strings.ReplaceAll(text, "scrape_interval: 15s", "scrape_interval: 1s")
+	config := filepath.Join(i.dir, "prometheus.yml")
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	var log syncBuffer
+	prometheus := exec.Command("prometheus", "--config.file", config, "--storage.tsdb.path", filepath.Join(i.dir, "tsdb"),
+		"--web.listen-address", fmt.Sprintf("127.0.0.1:%d", port))
+	prometheus.Stdout, prometheus.Stderr = &log, &log
+	if err := prometheus.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = prometheus.Process.Signal(syscall.SIGTERM)
+		_ = prometheus.Wait()
+	}()
+	query := fmt.Sprintf("http://127.0.0.1:%d/api/v1/query?query=", port)
+	for _, want := range []string{"up==1", "attune_build_info==1", `attune_packs{state="loaded"}==2`} {
+		i.until("Prometheus knows "+want, func() bool {
+			response, err := http.Get(query + strings.NewReplacer("{", "%7B", "}", "%7D", "\"", "%22").Replace(want))
+			if err != nil {
+				return false
+			}
+			defer response.Body.Close()
+			body, _ := io.ReadAll(response.Body)
+			return strings.Contains(string(body), `"metric":`)
+		})
+	}
+}
+
+// freePort finds a port that was free a moment ago.
+func freePort(t *testing.T) int {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// TestUnitFile lets systemd judge the shipped unit: no warning, and an exposure of at most 2.0.
+func TestUnitFile(t *testing.T) {
+	t.Parallel()
+	binary, err := exec.LookPath("attune")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../../contrib/systemd/attune.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := filepath.Join(t.TempDir(), "attune.service")
+	if err := os.WriteFile(unit, bytes.ReplaceAll(text, []byte("/usr/bin/attune"), []byte(binary)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("systemd-analyze", "verify", "--man=no", unit).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+	if out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--threshold=20", unit).CombinedOutput(); err != nil {
+		t.Errorf("systemd-analyze security: %v\n%s", err, out)
+	}
+}
