@@ -1,0 +1,56 @@
+# Attune's tasks. `make` lists them.
+
+GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+FUZZTIME ?= 5s
+PREFIX   ?= /usr/local
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+COMMIT  := $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench build install clean
+
+help: ## List the tasks
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+run: ## Install what is missing, build, and run the daemon on packs/ (Ctrl-C stops it)
+	@contrib/setup.sh
+	@$(MAKE) --no-print-directory build
+	@exec ./bin/attune daemon
+
+test: ## Install what is missing, and run every test with the race detector
+	@contrib/setup.sh test
+	go test -race -shuffle=on -timeout 12m ./...
+
+check: ## Formatting, linters, shell scripts, unit file, a few seconds of each fuzz test
+	@contrib/setup.sh test
+	@test -z "$$(go run $(GOFUMPT) -l daemon exec reconcile)" || { go run $(GOFUMPT) -d daemon exec reconcile; exit 1; }
+	go mod tidy -diff
+	go run $(GOLANGCI) run ./...
+	shellcheck contrib/*.sh .ci/run packs/*/actions/*.sh packs/*/sensors/*.sh
+	contrib/fuzz.sh $(FUZZTIME)
+	@go run $(GOVULNCHECK) ./... || { [ $$? -ne 3 ] && echo "govulncheck: skipped, its database cannot be reached"; }
+
+bench: ## Run the benchmarks
+	@contrib/setup.sh test
+	go test -run '^$$' -bench . -benchmem -count 5 ./...
+
+build: ## Build bin/attune
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/attune ./daemon/attune
+
+install: build ## Install the binary, the packs and the unit file under PREFIX (default /usr/local)
+	install -D -m 0755 bin/attune $(DESTDIR)$(PREFIX)/bin/attune
+	install -D -m 0644 contrib/systemd/attune.service $(DESTDIR)/etc/systemd/system/attune.service
+	sed -i 's|/usr/bin/attune|$(PREFIX)/bin/attune|' $(DESTDIR)/etc/systemd/system/attune.service
+	test -e $(DESTDIR)/etc/attune/attune.toml || install -D -m 0644 attune.toml $(DESTDIR)/etc/attune/attune.toml
+	mkdir -p $(DESTDIR)/etc/attune/packs
+	test -e $(DESTDIR)/etc/attune/packs/core || cp -R packs/core $(DESTDIR)/etc/attune/packs/core
+
+clean: ## Remove what was built
+	rm -rf bin dist

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Installs what Attune needs on this machine, and nothing that is there already.
+#
+#   contrib/setup.sh        what `make run` needs: PostgreSQL's server programs, interpreters
+#   contrib/setup.sh test   also what `make test` uses: a C compiler, editors, Prometheus, …
+#
+# It starts no service and makes no database cluster. Run again, it does nothing.
+set -euo pipefail
+
+want=${1:-run}
+case $want in
+run | test) ;;
+*)
+    echo "usage: contrib/setup.sh [run|test]" >&2
+    exit 2
+    ;;
+esac
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+have_postgres() {
+    local server
+    for server in /usr/lib/postgresql/{14,15,16,17,18}/bin/postgres /usr/pgsql-{14,15,16,17,18}/bin/postgres; do
+        if [[ -x $server ]]; then return 0; fi
+    done
+    have postgres && have initdb
+}
+
+have_requests() { [[ -x /usr/bin/python3 ]] && /usr/bin/python3 -c 'import requests' 2>/dev/null; }
+
+packages=() # Debian's names
+reasons=()
+need() {
+    packages+=("$1")
+    reasons+=("$2")
+}
+
+have_postgres || need postgresql "PostgreSQL server programs, 14 or newer"
+[[ -x /usr/bin/python3 ]] || need python3 "Python 3.8 or newer, for Python actions"
+have_requests || need python3-requests "the Python package requests, for core.http_request"
+have node || need nodejs "Node.js, for node actions"
+have bash || need bash "bash, for shell actions"
+[[ -e /etc/ssl/certs/ca-certificates.crt ]] || need ca-certificates "certificates, for HTTPS"
+if [[ $want == test ]]; then
+    have gcc || need gcc "a C compiler, for Go's race detector"
+    [[ -e /usr/include/stdlib.h ]] || need libc6-dev "C headers, for Go's race detector"
+    have vim || need vim "an editor that saves by rename"
+    have rsync || need rsync "a copier that saves by rename"
+    have git || need git "checkouts that swap files"
+    have prometheus || need prometheus "a Prometheus that scrapes the daemon"
+    have systemd-analyze || need systemd "systemd-analyze, for the unit file"
+    have shellcheck || need shellcheck "checks of shell scripts"
+fi
+
+if ((${#packages[@]} == 0)); then exit 0; fi
+
+if ! have apt-get; then
+    echo "setup: there is no apt-get here; please install:" >&2
+    for i in "${!packages[@]}"; do
+        echo "  - ${reasons[i]} (Debian: ${packages[i]})" >&2
+    done
+    exit 1
+fi
+
+as_root=()
+if ((EUID != 0)); then
+    if ! have sudo; then
+        echo "setup: root is needed to install packages; please run: apt-get install ${packages[*]}" >&2
+        exit 1
+    fi
+    as_root=(sudo)
+fi
+
+echo "setup: installing ${packages[*]}"
+for i in "${!packages[@]}"; do
+    echo "  - ${packages[i]}: ${reasons[i]}"
+done
+
+# Debian makes and starts a cluster with the server package, and starts other services with theirs.
+# Attune runs its own cluster, so both are held back, the second for the time of the installation.
+config=/etc/postgresql-common/createcluster.conf
+if [[ " ${packages[*]} " == *" postgresql "* && ! -e $config ]]; then
+    "${as_root[@]}" mkdir -p "${config%/*}"
+    echo "create_main_cluster = false" | "${as_root[@]}" tee "$config" >/dev/null
+fi
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod 755 "$policy"
+    trap '"${as_root[@]}" rm -f "$policy"' EXIT
+fi
+
+log=$(mktemp)
+install() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -q --no-install-recommends "${packages[@]}" >"$log" 2>&1
+}
+# The package list may be old or missing: it is fetched only when the first try fails.
+if ! install; then
+    "${as_root[@]}" apt-get update -q >>"$log" 2>&1 || true
+    if ! install; then
+        cat "$log" >&2
+        rm -f "$log"
+        echo "setup: cannot install ${packages[*]}: see above" >&2
+        exit 1
+    fi
+fi
+rm -f "$log"
+echo "setup: done"
