@@ -59,6 +59,7 @@ type keeperLink struct {
 	pg      string   // last "postgres" line
 	stopped bool
 	stopCh  chan struct{}
+	ending  sync.Once
 	watcher sync.WaitGroup
 }
 
@@ -231,7 +232,9 @@ func (k *keeperLink) send(lines string) {
 }
 
 // stop tells the keeper that the run ended well, and waits until it is gone.
-func (k *keeperLink) stop() {
+func (k *keeperLink) stop() { k.ending.Do(k.end) }
+
+func (k *keeperLink) end() {
 	k.mu.Lock()
 	k.stopped = true
 	k.send("done\n")
@@ -281,6 +284,7 @@ type keeper struct {
 	logger *slog.Logger
 	alarm  *bootAlarm
 	killer killer
+	until  time.Duration // when to kill, on CLOCK_BOOTTIME
 	cgroup string
 	pg     identity
 	pgDir  string
@@ -308,6 +312,9 @@ func (k *keeper) run(daemon io.Reader) int {
 				return 0
 			}
 		case <-k.alarm.c:
+			if Boottime() < k.until {
+				continue // renewed at the last moment
+			}
 			// The daemon is frozen or cut off. The database stays: the daemon may wake up.
 			k.logger.Warn("lease is running out, killing the children of the run", "run_id", k.killer.run)
 			k.killRun()
@@ -329,7 +336,8 @@ func (k *keeper) take(line string) error {
 		if err != nil {
 			return err
 		}
-		return k.alarm.set(time.Duration(ns) - KeeperMargin)
+		k.until = time.Duration(ns) - KeeperMargin
+		return k.alarm.set(k.until)
 	case "postgres":
 		f := strings.SplitN(rest, " ", 3)
 		if len(f) != 3 {

@@ -270,6 +270,24 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
+// TestOldKeeperIsEnded: it would stop a database that the new run has taken over.
+func TestOldKeeperIsEnded(t *testing.T) {
+	t.Parallel()
+	d, group, _ := keptTree(t)
+	if err := syscall.Kill(d.keeper, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	d.kill()
+	r, err := NewRunner(t.Context(), Options{Logger: testLogger(t), StateDir: d.stateDir, NoKeeper: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if alive(d.keeper) || alive(group) {
+		t.Error("something of the dead run lives")
+	}
+}
+
 // TestLeftoversWithForgedRecord: pids in the record that belong to somebody else now are left alone.
 func TestLeftoversWithForgedRecord(t *testing.T) {
 	t.Parallel()

@@ -238,6 +238,9 @@ func (r *Runner) close() error {
 	}
 	r.tidy(nil)
 	r.killUnmarked()
+	if r.keeper != nil {
+		r.keeper.stop() // before the record goes: it writes there, too
+	}
 	if len(errs) == 0 {
 		errs = append(errs, r.state.clear()) // a clean end leaves no record
 	}

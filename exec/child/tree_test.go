@@ -2,6 +2,7 @@ package child
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -216,6 +217,29 @@ func TestTidyKillsTheUnmarked(t *testing.T) {
 	}
 	r.tidy(r.tidy(nil))
 	assertGone(t, "the process without marks", pid)
+}
+
+// TestTidyKillsWhatSlippedThrough has processes with the marks of children that have ended.
+func TestTidyKillsWhatSlippedThrough(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	late := func(childID string) *exec.Cmd {
+		t.Helper()
+		cmd := exec.Command("/bin/sleep", "300")
+		cmd.Env = []string{EnvRunID + "=" + r.id, EnvChildID + "=" + childID}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+		})
+		return cmd
+	}
+	gone, stays := late("998"), late("999"+detachMark)
+	r.tidy(nil)
+	assertGone(t, "the process of a child that has ended", gone.Process.Pid)
+	assertLives(t, "the process that was let live", stays.Process.Pid)
 }
 
 // TestTidyDuringStarts: a child that was forked a moment ago is none that has outlived anything.

@@ -517,6 +517,13 @@ func BenchmarkStart(b *testing.B) {
 	}
 	defer r.Close()
 	opts := Options{Dir: filepath.Join(dir, "postgres"), Runner: r, Logger: logger}
+	created, err := Start(b.Context(), opts)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := created.Stop(b.Context()); err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
 		c, err := Start(b.Context(), opts)
 		if err != nil {

@@ -224,7 +224,9 @@ func (i *Intake) indexAt(ctx context.Context, generation int64) (*Index, error) 
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.index == nil || i.index.Generation() < catalog.Generation {
+	// Not only a newer one: a database that was restored from a backup goes back. Where it is just that
+	// somebody came late with an older one, the next match sees it and takes the newer again.
+	if i.index == nil || i.index.catalog != catalog {
 		i.index = NewIndex(catalog, i.index, i.logger)
 		i.metrics.rules.Set(float64(i.index.Len()))
 	}

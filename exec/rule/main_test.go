@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -20,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { storetest.Main(m) }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // catalogOf makes a catalog of the packs of an archive, whose files are named like those of a packs
 // folder. All of it is in force, until a change says otherwise.
@@ -114,3 +113,8 @@ parameters:
 -- p/actions/b.yaml --
 entry_point: b.sh
 `
+
+// sleep lets time go by inside a synctest bubble.
+func sleep(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // the bubble's time, which takes none
+}

@@ -88,6 +88,11 @@ func TestMatch(t *testing.T) {
 			want:  []string{`p.r matched p.a.0.0{"message":"hello"} /token=@key`},
 		},
 		{
+			name:  "a required secret is given by its reference",
+			rules: "-- p/actions/s.yaml --\nentry_point: s.sh\nparameters: {token: {type: string, minLength: 3, required: true, secret: true}}\n-- p/rules/r.yaml --\ntrigger: t\naction: {ref: s, parameters: {token: '{{ secret.key }}'}}\n",
+			want:  []string{`p.r matched p.s.0.0{} /token=@key`},
+		},
+		{
 			name:    "for each",
 			rules:   "-- p/rules/r.yaml --\ntrigger: t\nfor_each: event.payload.list\nactions:\n- {ref: a, parameters: {message: '{{ item }}'}}\n- b\n",
 			payload: `{"list":["x","y"]}`,
@@ -200,13 +205,16 @@ func TestMatch(t *testing.T) {
 func TestExecutionsSayWhereTheyComeFrom(t *testing.T) {
 	t.Parallel()
 	ix := NewIndex(catalogOf(t, 1, pack+"-- p/rules/r.yaml --\ntrigger: t\naction: a\n-- p/rules/s.yaml --\ntrigger: t\naction: a\npriority: 9\nwhen: 'true'\n"), nil, quiet())
-	for round := range 2 { // what is evaluated once for all events still belongs to its own event
+	var rounds [2][]store.Match // what is evaluated once for all events still belongs to its own event
+	for round := range rounds {
 		e := event("{}")
 		e.ID = int64(round)
-		matches := ix.Match(e, noConfig)
+		rounds[round] = ix.Match(e, noConfig)
+	}
+	for round, matches := range rounds {
 		for i, want := range []store.NewExecution{
-			{Action: "p.a", Rule: "p.r", Trigger: "p.t", EventID: e.ID, Priority: 3, RequestedBy: "rule"},
-			{Action: "p.a", Rule: "p.s", Trigger: "p.t", EventID: e.ID, Priority: 9, RequestedBy: "rule"},
+			{Action: "p.a", Rule: "p.r", Trigger: "p.t", EventID: int64(round), Priority: 3, RequestedBy: "rule"},
+			{Action: "p.a", Rule: "p.s", Trigger: "p.t", EventID: int64(round), Priority: 9, RequestedBy: "rule"},
 		} {
 			got := matches[i].Executions[0]
 			got.Parameters, got.Secrets = nil, nil

@@ -2,6 +2,7 @@ package sensor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -132,7 +133,7 @@ func TestTheSpool(t *testing.T) {
 		if n := <-written; n != 3*spoolRoom {
 			t.Errorf("%d bytes were written", n)
 		}
-		s.Close()
+		s.end()
 		if data, err := io.ReadAll(s); err != nil || len(data) != 3*spoolRoom {
 			t.Errorf("read %d bytes, %v", len(data), err)
 		}
@@ -147,7 +148,7 @@ func TestTheSpool(t *testing.T) {
 		if n := <-written; n != 3*spoolRoom {
 			t.Errorf("%d bytes were thrown away", n)
 		}
-		if n, err := s.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := s.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("read %d, %v", n, err)
 		}
 	})

@@ -3,10 +3,10 @@ package sensor
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -48,4 +48,9 @@ func run(m *testing.M) int {
 	return code
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// sleep lets time go by inside a synctest bubble.
+func sleep(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // the bubble's time, which takes none
+}

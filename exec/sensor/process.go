@@ -372,7 +372,7 @@ func (p *process) run(sink context.Context, in *ingest) {
 	}
 	helpers.Go(func() {
 		<-p.Process.Done()
-		p.spool.Close()
+		p.spool.end()
 		p.stderr.flush()
 	})
 	in.run(sink, p.spool)

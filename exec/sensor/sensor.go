@@ -38,7 +38,6 @@ type sensor struct {
 	mu     sync.Mutex
 	target *target
 	shown  Info // State and what else the goroutine shows; the rest is of stats and journal
-	tree   string
 
 	// Of the goroutine alone.
 	back    backoff
@@ -180,6 +179,9 @@ func (s *sensor) salvage(ctx context.Context) {
 	if s.life != nil {
 		if err := s.life.Stop(s.grace); err != nil {
 			s.logger.Error("sensor cannot be killed", "err", err)
+			s.show(func(i *Info) { i.Problem = err.Error() })
+			s.enter(ctx, StateUnkillable)
+			return
 		}
 		s.over()
 	}
@@ -288,9 +290,6 @@ func (s *sensor) start(ctx context.Context) happening {
 		return s.notStarted(err)
 	}
 	s.life = life
-	s.mu.Lock()
-	s.tree = t.record.TreeDigest
-	s.mu.Unlock()
 	if s.reason != "" {
 		s.metrics.restarts.WithLabelValues(s.ref, s.reason).Inc()
 		s.show(func(i *Info) { i.Restarts++ })
@@ -470,10 +469,7 @@ func (s *sensor) pauseAfter(ran time.Duration, problem string) {
 // over forgets the process.
 func (s *sensor) over() {
 	s.life = nil
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.tree = ""
-	s.shown.PID = 0
+	s.show(func(i *Info) { i.PID = 0 })
 }
 
 // stop ends the process, and then asks anew what is wanted.

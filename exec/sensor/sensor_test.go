@@ -39,7 +39,7 @@ func (f *fakeLife) Done() <-chan struct{} { return f.done }
 func (f *fakeLife) Exit() child.Exit      { <-f.done; return f.exit }
 
 func (f *fakeLife) Stop(time.Duration) error {
-	time.Sleep(f.stopFor)
+	sleep(f.stopFor)
 	if f.stopErr != nil {
 		return f.stopErr
 	}
@@ -199,7 +199,7 @@ func TestACrashingSensorIsStartedForEver(t *testing.T) {
 		s.each = crash
 		s.aim(wanted("1"))
 		s.expect(StateBackoff)
-		time.Sleep(4 * time.Minute)
+		sleep(4 * time.Minute)
 		s.expect(StateBackoff)
 		var gaps []time.Duration
 		s.mu.Lock()
@@ -242,7 +242,7 @@ func TestHealthForgetsFailures(t *testing.T) {
 		s := newStage(t, make(chan struct{}, 1))
 		s.aim(wanted("1"))
 		for i, ran := range []time.Duration{0, 59 * time.Second, 61 * time.Second} {
-			time.Sleep(ran)
+			sleep(ran)
 			before := time.Now()
 			s.last().end(child.Exit{Code: -1, Signal: "SIGKILL"})
 			s.expect(StateBackoff)
@@ -250,7 +250,7 @@ func TestHealthForgetsFailures(t *testing.T) {
 			if wait := s.sensor.info().NextStart.Sub(before); wait != want {
 				t.Errorf("after %s: wait %s, want %s", ran, wait, want)
 			}
-			time.Sleep(want)
+			sleep(want)
 			s.expect(StateRunning)
 		}
 	})
@@ -286,7 +286,7 @@ func TestExitCodes(t *testing.T) {
 					t.Errorf("problem %q, want %q", info.Problem, test.shown)
 				}
 				if test.wait == 0 {
-					time.Sleep(24 * time.Hour)
+					sleep(24 * time.Hour)
 					s.expect(test.want)
 					s.aim(wanted("1", test.change...)) // the same again is no change
 					s.expect(test.want)
@@ -294,9 +294,9 @@ func TestExitCodes(t *testing.T) {
 					s.expect(StateRunning)
 					return
 				}
-				time.Sleep(test.wait - time.Millisecond)
+				sleep(test.wait - time.Millisecond)
 				s.expect(test.want)
-				time.Sleep(time.Millisecond)
+				sleep(time.Millisecond)
 				s.expect(StateRunning)
 			})
 		})
@@ -336,14 +336,14 @@ func TestManyEditsDuringOneStopStartTheNewest(t *testing.T) {
 		s.aim(wanted("1"))
 		s.expect(StateStopping)
 		for i := 2; i <= 20; i++ {
-			time.Sleep(100 * time.Millisecond)
+			sleep(100 * time.Millisecond)
 			s.aim(wanted(fmt.Sprint(i)))
 			s.expect(StateStopping)
 		}
 		if s.count() != 1 {
 			t.Fatal("started while the old one lives")
 		}
-		time.Sleep(10 * time.Second)
+		sleep(10 * time.Second)
 		s.expect(StateRunning)
 		if s.count() != 2 || s.last().key != "20" {
 			t.Fatalf("%d processes, the last with key %s", s.count(), s.last().key)
@@ -359,7 +359,7 @@ func TestNothingRevivesWhatIsNotWanted(t *testing.T) {
 		StateIdle:    func(s *stage) { s.aim(unneeded()) },
 		StateRunning: func(s *stage) { s.aim(wanted("1")) },
 		StateStarting: func(s *stage) {
-			s.before = func(context.Context) { time.Sleep(time.Second) }
+			s.before = func(context.Context) { sleep(time.Second) }
 			s.aim(wanted("1"))
 		},
 		StateStopping: func(s *stage) {
@@ -382,7 +382,7 @@ func TestNothingRevivesWhatIsNotWanted(t *testing.T) {
 		StateUnkillable: func(s *stage) {
 			s.each = func(f *fakeLife) {
 				f.stopErr = child.ErrUnkillable
-				go func() { time.Sleep(2 * time.Second); f.end(child.Exit{Code: -1, Signal: "SIGKILL"}) }()
+				go func() { sleep(2 * time.Second); f.end(child.Exit{Code: -1, Signal: "SIGKILL"}) }()
 			}
 			s.aim(wanted("1"))
 			s.aim(wanted("2"))
@@ -396,13 +396,13 @@ func TestNothingRevivesWhatIsNotWanted(t *testing.T) {
 				reach(s)
 				s.expect(state)
 				s.aim(unwanted())
-				time.Sleep(time.Minute)
+				sleep(time.Minute)
 				s.expect(StateStopped)
 				if info := s.sensor.info(); info.Problem != "disabled by alice" || info.PID != 0 || info.NextStart != nil {
 					t.Errorf("it shows %+v", info)
 				}
 				started := s.count()
-				time.Sleep(time.Hour)
+				sleep(time.Hour)
 				s.expect(StateStopped)
 				if s.count() != started {
 					t.Fatal("a timer revived it")
@@ -415,6 +415,45 @@ func TestNothingRevivesWhatIsNotWanted(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestWorkThatIsDoneForgetsFailures(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, make(chan struct{}, 1))
+		s.aim(wanted("1", func(m *manifest.Sensor) { m.PollInterval = manifest.Duration(time.Second) }))
+		for range 3 {
+			s.last().end(child.Exit{Code: 1})
+			s.expect(StateBackoff)
+			if wait := time.Until(*s.sensor.info().NextStart); wait != 50*time.Millisecond {
+				t.Errorf("wait %s", wait)
+			}
+			sleep(50 * time.Millisecond)
+			s.expect(StateRunning)
+			s.last().end(child.Exit{})
+			s.expect(StateWaiting)
+			sleep(time.Second)
+			s.expect(StateRunning)
+		}
+	})
+}
+
+func TestAChangeThatIsTakenBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		slots := make(chan struct{}, 1)
+		s := newStage(t, slots)
+		s.aim(wanted("1"))
+		slots <- struct{}{} // somebody else's turn
+		s.aim(wanted("2"))
+		s.expect(StateRunning)
+		s.aim(wanted("1"))
+		<-slots
+		s.expect(StateRunning)
+		if s.count() != 1 {
+			t.Fatal("restarted for a change that was taken back before its turn")
+		}
+	})
 }
 
 func TestIdleUntilARuleWantsIt(t *testing.T) {
@@ -444,10 +483,25 @@ func TestAskingForARestart(t *testing.T) {
 			t.Fatalf("%d processes after asking", s.count())
 		}
 		s.mu.Lock()
+		s.each = func(f *fakeLife) { f.stopFor = time.Second }
+		s.mu.Unlock()
+		s.sensor.ask()
+		sleep(time.Second)
+		s.expect(StateRunning)
+		for range 3 { // asked while it stops already: one start is enough for all
+			s.sensor.ask()
+			synctest.Wait()
+		}
+		sleep(time.Minute)
+		s.expect(StateRunning)
+		if s.count() != 4 {
+			t.Fatalf("%d processes after asking again and again", s.count())
+		}
+		s.mu.Lock()
 		s.each = crash
 		s.mu.Unlock()
 		s.last().end(child.Exit{Code: 1})
-		time.Sleep(10 * time.Second)
+		sleep(10 * time.Second)
 		s.expect(StateBackoff)
 		s.mu.Lock()
 		s.each = nil
@@ -484,10 +538,10 @@ func TestAStartThatFails(t *testing.T) {
 					t.Errorf("problem %q", info.Problem)
 				}
 				for _, wait := range test.waits {
-					if got := s.sensor.info().NextStart.Sub(time.Now()); got != wait {
+					if got := time.Until(*s.sensor.info().NextStart); got != wait {
 						t.Errorf("wait %s, want %s", got, wait)
 					}
-					time.Sleep(wait)
+					sleep(wait)
 					s.expect(test.want)
 				}
 				s.mu.Lock()
@@ -506,18 +560,18 @@ func TestWatchdog(t *testing.T) {
 		s := newStage(t, make(chan struct{}, 1))
 		s.aim(wanted("1", func(m *manifest.Sensor) { m.Watchdog = manifest.Duration(30 * time.Second) }))
 		for range 10 { // signs of life keep it
-			time.Sleep(29 * time.Second)
+			sleep(29 * time.Second)
 			s.sensor.stats.alive(time.Now())
 		}
 		s.expect(StateRunning)
 		s.sensor.stats.submitting(time.Now()) // held back by us: not its fault
-		time.Sleep(10 * time.Minute)
+		sleep(10 * time.Minute)
 		s.sensor.stats.submitted(time.Now())
 		s.expect(StateRunning)
 		if s.count() != 1 {
 			t.Fatalf("%d processes", s.count())
 		}
-		time.Sleep(40 * time.Second)
+		sleep(40 * time.Second)
 		s.expect(StateRunning)
 		if s.count() != 2 {
 			t.Fatalf("%d processes after silence", s.count())
@@ -525,6 +579,11 @@ func TestWatchdog(t *testing.T) {
 		info := s.sensor.info()
 		if !strings.Contains(info.LastExit, "watchdog") || info.Restarts != 1 {
 			t.Errorf("it shows %+v", info)
+		}
+		s.sensor.ask() // what was its watchdog's is over
+		s.expect(StateRunning)
+		if s.count() != 3 {
+			t.Fatalf("%d processes after asking", s.count())
 		}
 	})
 }
@@ -571,7 +630,7 @@ func TestAtMostFourChangeAtOnce(t *testing.T) {
 		stages := make([]*stage, 50)
 		for i := range stages {
 			s := newStage(t, slots)
-			s.before = func(context.Context) { change(1); time.Sleep(50 * time.Millisecond); change(-1) }
+			s.before = func(context.Context) { change(1); sleep(50 * time.Millisecond); change(-1) }
 			s.each = func(f *fakeLife) { f.stopFor = 50 * time.Millisecond }
 			stages[i] = s
 		}
@@ -579,7 +638,7 @@ func TestAtMostFourChangeAtOnce(t *testing.T) {
 			for _, s := range stages {
 				s.sensor.aim(wanted(key))
 			}
-			time.Sleep(time.Minute)
+			sleep(time.Minute)
 			synctest.Wait()
 			running := 0
 			for _, s := range stages {
@@ -591,8 +650,8 @@ func TestAtMostFourChangeAtOnce(t *testing.T) {
 				t.Errorf("%d of %d run with key %s after a minute", running, len(stages), key)
 			}
 		}
-		if most != maxStarts {
-			t.Errorf("%d started at once, want %d", most, maxStarts)
+		if most != 4 {
+			t.Errorf("%d started at once, want 4", most)
 		}
 		if len(slots) != 0 {
 			t.Errorf("%d slots are still held", len(slots))
@@ -616,7 +675,7 @@ func TestAPanicOfTheSupervisionIsContained(t *testing.T) {
 		if info := s.sensor.info(); info.Problem != "internal error, see the log" || panics.Load() != 1 {
 			t.Errorf("%d panics, it shows %+v", panics.Load(), info)
 		}
-		time.Sleep(time.Second)
+		sleep(time.Second)
 		s.expect(StateRunning)
 	})
 }

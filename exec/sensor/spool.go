@@ -54,7 +54,7 @@ func (s *spool) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Read waits for bytes; io.EOF comes after Close and the last byte.
+// Read waits for bytes; io.EOF comes after end and the last byte.
 func (s *spool) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,13 +81,12 @@ func (s *spool) widen(room int) {
 	s.moved.Broadcast()
 }
 
-// Close says that no more is written.
-func (s *spool) Close() error {
+// end says that no more is written.
+func (s *spool) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
 	s.moved.Broadcast()
-	return nil
 }
 
 // discard ends the reading at once and throws away what is written.

@@ -296,21 +296,6 @@ func (s *Supervisor) find(ref string) *sensor {
 	return s.sensors[ref]
 }
 
-// Trees gives the tree digests of the revisions that sensors run from now, whatever the catalog has by
-// this time: their folders must stay.
-func (s *Supervisor) Trees() []string {
-	var trees []string
-	for _, sn := range s.all() {
-		sn.mu.Lock()
-		if sn.tree != "" {
-			trees = append(trees, sn.tree)
-		}
-		sn.mu.Unlock()
-	}
-	slices.Sort(trees)
-	return slices.Compact(trees)
-}
-
 // Logs gives the last lines of a sensor's stderr, and with follow also those that come; the channel
 // is closed when ctx ends. ok is false for an unknown sensor.
 func (s *Supervisor) Logs(ctx context.Context, ref string, follow bool) (lines <-chan string, ok bool) {

@@ -273,16 +273,16 @@ func (r *resolver) text(text string) (any, error) {
 // packConfig follows a path of keys; nil: there is nothing.
 func (r *resolver) packConfig(path string) any {
 	var value any = r.target.packConfig
-	pointer := ""
+	var pointer strings.Builder
 	for name := range strings.SplitSeq(path, ".") {
 		m, ok := value.(map[string]any)
 		if !ok {
 			return nil
 		}
 		value = m[name]
-		pointer += "/" + escapePointer(name)
+		pointer.WriteString("/" + escapePointer(name))
 	}
-	if text, ok := variable(value); ok && r.target.confSchema.IsSecret(pointer) {
+	if text, ok := variable(value); ok && r.target.confSchema.IsSecret(pointer.String()) {
 		r.hidden = append(r.hidden, text)
 	}
 	return value

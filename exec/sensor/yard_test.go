@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -243,13 +244,12 @@ func (y *yard) reaches(name string, state State) {
 }
 
 // other waits for a process that is not the one of the pid.
-func (y *yard) other(name string, pid int) int {
+func (y *yard) other(name string, pid int) {
 	y.t.Helper()
 	until(y.t, "another process of "+name, func() bool {
 		i := y.info(name)
 		return i.State == StateRunning && i.PID != pid
 	})
-	return y.info(name).PID
 }
 
 // collectingSink keeps what it gets, and can be shut.
@@ -310,7 +310,7 @@ func (s *collectingSink) open() {
 func (s *collectingSink) all() []store.NewEvent {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.events[:len(s.events):len(s.events)]
+	return slices.Clip(s.events)
 }
 
 // payloads waits for n events and gives their payloads.
