@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -152,16 +153,42 @@ func (r *Reconciler) logApplied(plan *Plan, applied map[string]bool) {
 		if !applied[p.Ref] {
 			continue
 		}
-		ops := map[string]int{}
-		for _, s := range p.Steps {
-			ops[s.Op]++
-			if steps <= manySteps && s.Op != StepKeep {
-				r.logger.Info("component applied", "pack", p.Ref, "kind", string(s.Kind), "ref", s.Ref, "op", s.Op, "consequence", s.Consequence)
-			}
+		// A pack that is new is one thing that changed; so is each of very many.
+		if steps > manySteps || p.isNew() {
+			r.logPack(p)
+			continue
 		}
-		if steps > manySteps && len(p.Steps) > 0 {
-			r.logger.Info("pack applied", "pack", p.Ref, "created", ops[StepCreate], "changed", ops[StepChange],
-				"enabled", ops[StepEnable], "disabled", ops[StepDisable], "kept", ops[StepKeep])
+		for _, s := range p.Steps {
+			if s.Op == StepKeep {
+				continue
+			}
+			log := r.logger
+			if s.Consequence != consequenceNone {
+				log = log.With("consequence", s.Consequence)
+			}
+			log.Info("component applied", "pack", p.Ref, "kind", string(s.Kind), "ref", s.Ref, "op", s.Op)
 		}
 	}
+}
+
+// logPack tells in one line what became of a pack.
+func (r *Reconciler) logPack(p PackPlan) {
+	ops := map[string]int{}
+	for _, s := range p.Steps {
+		ops[s.Op]++
+	}
+	log := r.logger
+	for _, op := range []string{StepCreate, StepChange, StepEnable, StepDisable, StepKeep} {
+		if ops[op] > 0 {
+			log = log.With(op, ops[op])
+		}
+	}
+	if len(p.Steps) > 0 {
+		log.Info("pack applied", "pack", p.Ref)
+	}
+}
+
+// isNew says that the database has not had the pack before.
+func (p *PackPlan) isNew() bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Op == StepCreate && s.Kind == manifest.KindPack })
 }

@@ -60,7 +60,7 @@ func BenchmarkScanUnchanged(b *testing.B) {
 		l := list([]string{f.dir}, []string{"*"}, uncovered{}, nil)
 		for _, ref := range sortedKeys(l.places) {
 			if v := s.scan(l.places[ref], now, false); v.outcome != same {
-				b.Fatalf("%s: outcome %d", ref, v.outcome)
+				b.Fatalf("%s: outcome %v", ref, v.outcome)
 			}
 		}
 		scanning += time.Since(began)
@@ -108,9 +108,9 @@ func BenchmarkPlan(b *testing.B) {
 		b.Run(fmt.Sprintf("packs=%d", packs), func(b *testing.B) {
 			c := emptyCatalog()
 			one := onePack()
-			first := one.state(b, "p", c)
+			first := one.state(b, c)
 			c = recorded(c, Diff(&Snapshot{Packs: map[string]*PackState{"p": first}}, c))
-			edited := one.with("sensors/s.sh", "sleep 9\n").state(b, "p", c)
+			edited := one.with("sensors/s.sh", "sleep 9\n").state(b, c)
 			for i := range packs {
 				ref := fmt.Sprintf("other%05d", i)
 				c.Packs[ref] = &store.PackRow{Ref: ref, Present: true}

@@ -45,16 +45,17 @@ func onePack() files {
 }
 
 // state is what a scan and a check would make of the files, with the components in force.
-func (f files) state(t testing.TB, ref string, c *store.Catalog) *PackState {
+func (f files) state(t testing.TB, c *store.Catalog) *PackState {
 	t.Helper()
-	found := &folder{place: place{ref: ref, directory: "/packs"}}
+	const ref = "p"
+	var found []file
 	parsed := map[string]manifest.File{}
 	for _, at := range sortedKeys(f) {
 		m := mark{mode: 0o644}
 		if strings.HasSuffix(at, ".sh") {
 			m.mode = 0o755
 		}
-		found.files = append(found.files, file{path: at, mark: m, digest: digestOf([]byte(f[at]))})
+		found = append(found, file{path: at, mark: m, digest: digestOf([]byte(f[at]))})
 		one := manifest.File{Executable: m.executable()}
 		if manifest.IsManifest(at) {
 			one.Content = []byte(f[at])
@@ -66,10 +67,10 @@ func (f files) state(t testing.TB, ref string, c *store.Catalog) *PackState {
 	for _, r := range recordsOf(c, map[string]bool{ref: true})[ref] {
 		kept = append(kept, r.Spec)
 	}
-	tree := treeOf(found.files)
+	tree := treeOf(found)
 	s := &PackState{
 		Folder: ref, Directory: "/packs", Digest: treeDigest(tree), Tree: tree, Bundle: b,
-		FilesDigests: filesDigests(reachable(found.files), b.Components(), kept),
+		FilesDigests: filesDigests(reachable(found), b.Components(), kept),
 	}
 	manifest.Check([]*manifest.Bundle{b}, manifest.CheckOptions{InForce: c.InForce()})
 	return s
@@ -140,7 +141,7 @@ func recorded(c *store.Catalog, plan *Plan) *store.Catalog {
 func applied(t testing.TB, f files) *store.Catalog {
 	t.Helper()
 	c := emptyCatalog()
-	plan := Diff(&Snapshot{Packs: map[string]*PackState{"p": f.state(t, "p", c)}}, c)
+	plan := Diff(&Snapshot{Packs: map[string]*PackState{"p": f.state(t, c)}}, c)
 	for _, p := range plan.Packs {
 		if p.Errors.HasErrors() {
 			t.Fatal(p.Errors)
@@ -298,7 +299,7 @@ func TestDiff(t *testing.T) {
 			}
 			wanted := &Snapshot{}
 			if test.files != nil {
-				wanted.Packs = map[string]*PackState{"p": test.files.state(t, "p", c)}
+				wanted.Packs = map[string]*PackState{"p": test.files.state(t, c)}
 			}
 			plan := Diff(wanted, c)
 			if test.steps == nil {
@@ -345,7 +346,7 @@ func TestDiffFields(t *testing.T) {
 	t.Parallel()
 	c := applied(t, onePack())
 	f := onePack().with("rules/r.yaml", "name: r\ntrigger: {ref: p.tick, parameters: {n: 7}}\nwhen: event.payload.x == 1\naction: p.act\n")
-	plan := Diff(&Snapshot{Packs: map[string]*PackState{"p": f.state(t, "p", c)}}, c)
+	plan := Diff(&Snapshot{Packs: map[string]*PackState{"p": f.state(t, c)}}, c)
 	var have []string
 	for _, change := range plan.Packs[0].Steps[0].Fields {
 		old, wanted := "", ""
@@ -389,7 +390,7 @@ func TestBrokenSensorRestartsNobody(t *testing.T) {
 	c := applied(t, onePack())
 	for _, text := range []string{"name: o\nentry_point: [\n", "{[\n"} {
 		f := onePack().with("sensors/o.yaml", text)
-		plan := Diff(&Snapshot{Packs: map[string]*PackState{"p": f.state(t, "p", c)}}, c)
+		plan := Diff(&Snapshot{Packs: map[string]*PackState{"p": f.state(t, c)}}, c)
 		for _, s := range plan.Packs[0].Steps {
 			if s.Ref == "p.s" {
 				t.Errorf("p.s: %s", s.line())
@@ -421,10 +422,10 @@ func TestDiffConverges(t *testing.T) {
 				f = f.with("pack.yaml", onePack()["pack.yaml"])
 			}
 			before := c
-			wanted := &Snapshot{Packs: map[string]*PackState{"p": f.state(t, "p", c)}}
+			wanted := &Snapshot{Packs: map[string]*PackState{"p": f.state(t, c)}}
 			plan := Diff(wanted, c)
 			c = recorded(c, plan)
-			wanted = &Snapshot{Packs: map[string]*PackState{"p": f.state(t, "p", c)}}
+			wanted = &Snapshot{Packs: map[string]*PackState{"p": f.state(t, c)}}
 			if again := Diff(wanted, c); !onlyKeeps(again) {
 				rt.Fatalf("after %v: %v", steps(plan), steps(again))
 			}
@@ -440,7 +441,7 @@ func TestDiffConverges(t *testing.T) {
 			}
 		}
 		whole := onePack()
-		c = recorded(c, Diff(&Snapshot{Packs: map[string]*PackState{"p": whole.state(t, "p", c)}}, c))
+		c = recorded(c, Diff(&Snapshot{Packs: map[string]*PackState{"p": whole.state(t, c)}}, c))
 		for _, kind := range manifest.ComponentKinds() {
 			for ref, r := range c.Records(kind) {
 				want := applied(t, whole).Records(kind)[ref]

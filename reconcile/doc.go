@@ -14,16 +14,17 @@
 // describes, whose last good version stays; a revision is never made of what was read while it
 // changed; a row is never deleted.
 //
-// # A pack between two passes
+// # What a scan of a pack comes to
 //
-//	state      meaning                                         leaves it by
-//	current    files and rows agree, or the rest is told        a window opens; a row changes
-//	open       changes came in; waits for quiet, 2 s at most    its window closes: a scan
-//	unsure     a scan found it being written, or git at work    the next scan, soon
-//	stale      it differs from what was compared last           a plan: current, or stale until applied
-//	vanished   its folder or pack.yaml is gone                  a plan that disables it; its return
-//	held       over half of the packs vanished at once          a second scan 5 s later; their return
-//	away       its packs folder cannot be read                  the folder's return
+//	outcome  meaning                                      what follows
+//	same     content, x bits and links are what they were  nothing, unless its row changed or what it names did
+//	fresh    they are not                                  parse, check, plan, apply
+//	gone     no folder, or no pack.yaml in it              it is disabled, with all that is in it
+//	unsure   it is being written, or git is at work in it  another scan soon; until then it stays as it is
+//
+// Gone is not always believed: if over half of all packs vanish at once, a second scan 5 s later has to
+// agree. A packs folder that cannot be read, or over which an empty file system is mounted, says
+// nothing of its packs at all; it is tried each second.
 //
 // # How long a change waits
 //

@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -97,7 +96,7 @@ func (f *testTree) pack(ref string) {
 	f.write(ref+"/pack.yaml", "ref: "+ref+"\nlabel: "+ref+"\nversion: 1.0.0\n")
 }
 
-func quietLogger() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quietLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // lines collects what is logged.
 type lines struct {

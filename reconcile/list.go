@@ -143,8 +143,7 @@ func plain(err error) string {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "it is not there"
 	}
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err.Error()
 	}
 	return err.Error()

@@ -63,6 +63,14 @@ func (r *Reconciler) refresh(ctx context.Context) error {
 	if before == nil {
 		r.world, r.records = newWorld(next), map[string][]*store.Record{}
 	}
+	if before != nil {
+		for ref := range before.Packs {
+			if next.Packs[ref] == nil { // the database was put back to an older state
+				r.world.forget(ref)
+				delete(r.records, ref)
+			}
+		}
+	}
 	if len(changed) > 0 {
 		maps.Copy(r.records, recordsOf(next, changed))
 	}

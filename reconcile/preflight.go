@@ -165,7 +165,7 @@ func (f *folder) head(one *file) ([]byte, error) {
 	defer in.Close()
 	head := make([]byte, firstLine)
 	n, err := io.ReadFull(in, head)
-	if err != nil && err != io.ErrUnexpectedEOF {
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, err
 	}
 	return head[:n], nil

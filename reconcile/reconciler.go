@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"path/filepath"
@@ -131,6 +132,8 @@ type request struct {
 	cause string // empty: nobody asked
 	since map[string]time.Time
 	at    time.Time // not before
+	// again says that nobody asked but a pass that failed: what is not quiet is left alone.
+	again bool
 }
 
 // waiter waits for a pass that begins after it came.
@@ -282,8 +285,8 @@ func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 // Dirty asks for a scan soon. cause is for the revision and the log: "signal", "resync".
 func (r *Reconciler) Dirty(cause string) {
 	r.mu.Lock()
-	if r.asked.cause == "" {
-		r.asked.cause = cause
+	if r.asked.cause == "" || r.asked.again {
+		r.asked.cause, r.asked.again = cause, false
 	}
 	r.mu.Unlock()
 	r.signal()
@@ -416,6 +419,7 @@ func (r *Reconciler) requested(now time.Time) *job {
 		if r.asked.since != nil {
 			j.since = r.asked.since
 		}
+		j.now = len(j.waiters) > 0 || !r.asked.again
 		r.asked = request{}
 	}
 	return j
@@ -440,9 +444,7 @@ func (r *Reconciler) serve(ctx context.Context, j *job) {
 		j.all = true
 	}
 	if j.now && !j.plan {
-		for key, first := range r.watcher.take() {
-			j.since[key] = first
-		}
+		maps.Copy(j.since, r.watcher.take())
 	}
 	if j.all && !j.plan {
 		r.resyncAt = started.Add(r.resyncInterval())
@@ -505,14 +507,12 @@ func (r *Reconciler) failed(ctx context.Context, j *job, err error) {
 	backoff := min(firstBackoff<<min(r.failures, 10), maxBackoff)
 	r.failures++
 	if r.asked.cause == "" {
-		r.asked.cause = j.cause
+		r.asked.cause, r.asked.again = j.cause, true
 	}
 	if r.asked.since == nil {
 		r.asked.since = map[string]time.Time{}
 	}
-	for key, first := range j.since {
-		r.asked.since[key] = first
-	}
+	maps.Copy(r.asked.since, j.since)
 	r.asked.at = time.Now().Add(backoff)
 }
 

@@ -277,11 +277,11 @@ func (r *Revisions) reflink(f *os.File, digest string) (cloned bool, err error) 
 	}
 	source, err := os.Open(from)
 	if err != nil {
-		return false, nil //nolint:nilerr // the content is asked for instead
+		return false, nil // the content is asked for instead
 	}
 	defer source.Close()
 	if err := unix.IoctlFileClone(int(f.Fd()), int(source.Fd())); err != nil {
-		return false, nil //nolint:nilerr // most file systems cannot
+		return false, nil // most file systems cannot
 	}
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
@@ -404,12 +404,10 @@ func removeTree(dir string) error {
 
 // plainPath is a path error without its system call's name, which tells an operator nothing.
 func plainPath(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%s: %w", p.Path, p.Err)
 	}
-	var l *os.LinkError
-	if errors.As(err, &l) {
+	if l, ok := errors.AsType[*os.LinkError](err); ok {
 		return fmt.Errorf("%s: %w", l.New, l.Err)
 	}
 	return err

@@ -99,6 +99,20 @@ func TestScanKeepsWhatBelongs(t *testing.T) {
 	}
 }
 
+// TestScanHiddenLink: what a kept link leads through must be kept too.
+func TestScanHiddenLink(t *testing.T) {
+	t.Parallel()
+	f := newTree(t)
+	f.write("p/pack.yaml", "ref: p\n")
+	f.write("p/lib/v1/x", "x")
+	f.do(os.Symlink("v1", f.path("p/lib/.current")))
+	f.do(os.Symlink(".current/x", f.path("p/lib/x")))
+	v := look(t, newScanner(uncovered{}, 0), f, "p")
+	if diff := cmp.Diff([]string{"lib/v1/x", "lib/x", "pack.yaml"}, paths(v.folder)); diff != "" {
+		t.Errorf("tree (-want +have):\n%s", diff)
+	}
+}
+
 // TestScanConfigMap scans the layout that Kubernetes makes: links through a hidden link, which is
 // swapped.
 func TestScanConfigMap(t *testing.T) {
@@ -122,7 +136,43 @@ func TestScanConfigMap(t *testing.T) {
 	f.do(os.Symlink("..v2", f.path("p/..data_tmp")))
 	f.rename("p/..data_tmp", "p/..data")
 	if v2 := look(t, s, f, "p"); v2.outcome != fresh || v2.folder.digest == v.folder.digest {
-		t.Errorf("the swap was not seen: outcome %d", v2.outcome)
+		t.Errorf("the swap was not seen: outcome %v", v2.outcome)
+	}
+}
+
+// TestOutcomesAreDocumented compares the table in doc.go with the code.
+func TestOutcomesAreDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "//\toutcome ")
+	table, _, _ = strings.Cut(table, "//\n")
+	var have []string
+	for _, line := range strings.Split(table, "\n//\t")[1:] {
+		have = append(have, strings.Fields(line)[0])
+	}
+	var want []string
+	for _, o := range []outcome{same, fresh, gone, unsure} {
+		want = append(want, o.String())
+	}
+	if diff := cmp.Diff(want, have); diff != "" {
+		t.Errorf("doc.go's table (-code +doc):\n%s", diff)
+	}
+}
+
+func TestListMountedOver(t *testing.T) {
+	t.Parallel()
+	f := newTree(t)
+	l := list([]string{f.dir}, []string{"*"}, uncovered{}, map[string]identity{f.dir: {dev: 1 << 60}})
+	if !strings.Contains(l.problem(), "an empty file system is mounted there") {
+		t.Errorf("problem %q", l.problem())
+	}
+	f.pack("p")
+	l = list([]string{f.dir}, []string{"*"}, uncovered{}, map[string]identity{f.dir: {dev: 1 << 60}})
+	if l.problem() != "" || len(l.places) != 1 {
+		t.Errorf("problem %q with packs in it", l.problem())
 	}
 }
 
@@ -132,10 +182,10 @@ func TestScanSeesEveryKindOfChange(t *testing.T) {
 	f.pack("p")
 	s := newScanner(uncovered{}, 0)
 	if v := look(t, s, f, "p"); v.outcome != fresh {
-		t.Fatalf("first outcome %d", v.outcome)
+		t.Fatalf("first outcome %v", v.outcome)
 	}
 	if v := look(t, s, f, "p"); v.outcome != same {
-		t.Fatalf("second outcome %d", v.outcome)
+		t.Fatalf("second outcome %v", v.outcome)
 	}
 	info, err := os.Stat(f.path("p/actions/act.sh"))
 	f.do(err)
@@ -172,7 +222,7 @@ func TestScanSeesEveryKindOfChange(t *testing.T) {
 	for _, c := range changes {
 		c.make()
 		if v := look(t, s, f, "p"); v.outcome != c.want {
-			t.Errorf("%s: outcome %d, want %d", c.name, v.outcome, c.want)
+			t.Errorf("%s: outcome %v, want %d", c.name, v.outcome, c.want)
 		}
 	}
 }
@@ -258,10 +308,10 @@ func TestPolledChangesSettle(t *testing.T) {
 	p := placeOf(f.dir, f.dir, "p")
 	s := newScanner(uncovered{}, 250*time.Millisecond)
 	if v := s.scan(p, time.Now(), true); v.outcome != unsure || v.retry <= 0 {
-		t.Errorf("outcome %d, retry %s", v.outcome, v.retry)
+		t.Errorf("outcome %v, retry %s", v.outcome, v.retry)
 	}
 	if v := s.scan(p, later(), true); v.outcome != fresh {
-		t.Errorf("outcome %d when it has settled", v.outcome)
+		t.Errorf("outcome %v when it has settled", v.outcome)
 	}
 }
 
@@ -274,10 +324,10 @@ func TestStaleIndexLock(t *testing.T) {
 	s := newScanner(uncovered{}, 0)
 	now := later()
 	if v := s.scan(p, now, false); v.outcome != unsure {
-		t.Errorf("outcome %d", v.outcome)
+		t.Errorf("outcome %v", v.outcome)
 	}
 	if v := s.scan(p, now.Add(lockPatience), false); v.outcome != fresh {
-		t.Errorf("outcome %d after the patience", v.outcome)
+		t.Errorf("outcome %v after the patience", v.outcome)
 	}
 }
 
@@ -322,7 +372,7 @@ func TestIncrementalScanEqualsScanFromNothing(t *testing.T) {
 			p := placeOf(f.dir, f.dir, "p")
 			have, want := remembering.scan(p, now, false), newScanner(uncovered{}, 0).scan(p, now, false)
 			if (have.outcome == gone) != (want.outcome == gone) {
-				rt.Fatalf("outcome %d, from nothing %d", have.outcome, want.outcome)
+				rt.Fatalf("outcome %v, from nothing %d", have.outcome, want.outcome)
 			}
 			if want.outcome == gone {
 				continue

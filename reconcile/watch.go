@@ -72,6 +72,9 @@ type watcher struct {
 	covers  map[string]*cover
 	// broken says that watches no longer report the paths that they were made for.
 	broken bool
+	// lost says that events were lost, and among them maybe that of a folder's end. It can wait for
+	// the scan that follows: in a storm of changes more are lost than there is time to repair.
+	lost bool
 }
 
 // cover is what belongs to one pack, or (key everything) to the packs folders.
@@ -154,8 +157,8 @@ func (w *watcher) repair(thorough bool) bool {
 		return false
 	}
 	w.mu.Lock()
-	broken := w.broken
-	w.broken = false
+	broken := w.broken || w.lost
+	w.broken, w.lost = false, false
 	if thorough && !broken {
 		broken = !w.agrees(w.notify.WatchList())
 	}
@@ -167,7 +170,7 @@ func (w *watcher) repair(thorough bool) bool {
 	return true
 }
 
-// isBroken says that repair has something to do.
+// isBroken says that repair has something to do that cannot wait.
 func (w *watcher) isBroken() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -355,7 +358,7 @@ func (w *watcher) failed(err error, now time.Time) {
 	}
 	w.mu.Lock()
 	w.windows.note(everything, "", changed, now)
-	w.broken = true // the removal of a folder, and so of its watch, may be among the lost
+	w.lost = true
 	w.mu.Unlock()
 	w.wake()
 }

@@ -97,6 +97,28 @@ func TestNestedFoldersAtOnce(t *testing.T) {
 	})
 }
 
+// TestFolderRenamed: the watches of a renamed folder's subfolders go on reporting its old path.
+func TestFolderRenamed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.write("one/lib/a/deep/er/x", "x")
+	b.start()
+	follow := func(what string) {
+		t.Helper()
+		want := look(t, newScanner(uncovered{}, 0), b.testTree, "one").folder.digest
+		b.await(what, func(c *store.Catalog) bool { return c.Packs["one"].TreeDigest == want })
+	}
+	b.rename("one/lib/a", "one/lib/b")
+	follow("the rename")
+	b.write("one/lib/b/deep/er/x", "y")
+	follow("an edit in it")
+	b.rename("one/lib/b", "one/lib/a")
+	follow("the way back")
+	b.write("one/lib/a/deep/er/x", "z")
+	follow("an edit there")
+}
+
 func TestFolderMadeAnew(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -246,7 +268,7 @@ func inotifyLimit(t *testing.T, limit string) {
 	s := newScanner(w, 0)
 	for _, ref := range []string{"one", "two"} {
 		if v := look(t, s, f, ref); v.outcome != fresh {
-			t.Errorf("%s: outcome %d", ref, v.outcome)
+			t.Errorf("%s: outcome %v", ref, v.outcome)
 		}
 	}
 	if w.mode() != watchPoll || strings.Count(log.String(), "fs.inotify.max_user_") != 1 {
