@@ -64,7 +64,9 @@ var cronFields = []struct {
 	name    string
 	element *regexp.Regexp
 }{
-	{"seconds", cronNumbers}, {"minutes", cronNumbers}, {"hours", cronNumbers},
+	{"seconds", cronNumbers},
+	{"minutes", cronNumbers},
+	{"hours", cronNumbers},
 	{"day of month", regexp.MustCompile(cronNumbers.String() + `|^(l(-\d{1,2})?|lw|\d{1,2}w)$`)},
 	{"month", cronNames},
 	{"day of week", regexp.MustCompile(cronNames.String() + `|^([a-z]{3}|\d)#(\d|l)$`)},
@@ -162,7 +164,7 @@ func checkField(i int, field string) error {
 		case i == 5 && lastOfWeekday.MatchString(element):
 			return fmt.Errorf("the last of a weekday is written %s#L", strings.TrimSuffix(element, "l"))
 		case strings.HasPrefix(element, "h"):
-			return fmt.Errorf("H is not known; write a number, or use the parameter jitter")
+			return fmt.Errorf("there is no H: write a number, or use the parameter jitter")
 		case !cronFields[i].element.MatchString(element):
 			return fmt.Errorf("expected *, a number, a range like 1-5 or a step like */10, or a list of these")
 		}

@@ -209,7 +209,7 @@ func TestScheduleErrors(t *testing.T) {
 		{"nonsense", manifest.TriggerCron, expression("* * x * *"), "expression", `whose day of month "x" is wrong: expected *, a number, a range`},
 		{"star range", manifest.TriggerCron, expression("*-5 * * * *"), "expression", `whose minutes "*-5" is wrong: expected *`},
 		{"empty element", manifest.TriggerCron, expression("1,,2 * * * *"), "expression", "an element of the list is empty"},
-		{"hash", manifest.TriggerCron, expression("H * * * *"), "expression", "H is not known; write a number, or use the parameter jitter"},
+		{"hash", manifest.TriggerCron, expression("H * * * *"), "expression", "there is no H: write a number, or use the parameter jitter"},
 		{"last weekday", manifest.TriggerCron, expression("0 0 * * 5L"), "expression", "the last of a weekday is written 5#L"},
 		{"wrapping step", manifest.TriggerCron, expression("0 0 * * fri-mon/2"), "expression", "a step cannot wrap round the end of the week"},
 		{"wrapping step from 7", manifest.TriggerCron, expression("0 0 * * 7-3/2"), "expression", "a step cannot wrap round the end of the week"},

@@ -259,7 +259,7 @@ func removeCgroup(path string) {
 		if err == nil || errors.Is(err, fs.ErrNotExist) || time.Now().After(deadline) {
 			return
 		}
-		time.Sleep(pause)
+		<-time.After(pause)
 	}
 }
 

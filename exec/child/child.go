@@ -302,9 +302,9 @@ var ErrUnkillable = errors.New("it does not end although it was killed; a proces
 func (p *Process) Stop(grace time.Duration) error {
 	p.stopping.Store(true)
 	if grace > 0 {
-		p.signal(unix.SIGTERM)
+		_ = p.signal(unix.SIGTERM) // a leader that has ended needs none
 		// A stopped process sees the TERM only when it goes on.
-		p.signal(unix.SIGCONT)
+		_ = p.signal(unix.SIGCONT)
 		if p.doneWithin(grace) {
 			return nil
 		}
@@ -322,7 +322,7 @@ func (p *Process) Stop(grace time.Duration) error {
 func (p *Process) kill() {
 	p.killed.Store(true)
 	p.group.kill()
-	p.signal(unix.SIGKILL)
+	_ = p.signal(unix.SIGKILL)
 }
 
 func (p *Process) doneWithin(d time.Duration) bool {

@@ -65,8 +65,7 @@ func TestStartErrors(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			tc.spec.Name = "execution 17"
 			_, err := r.Start(t.Context(), tc.spec)
-			var start *StartError
-			if !errors.As(err, &start) {
+			if _, ok := errors.AsType[*StartError](err); !ok {
 				t.Fatalf("got %T %v", err, err)
 			}
 			if !strings.HasPrefix(err.Error(), "cannot start execution 17: ") || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "geheim") {

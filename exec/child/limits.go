@@ -107,7 +107,7 @@ func offerToOOM(pid int) {
 	if err != nil {
 		return
 	}
-	unix.Write(fd, []byte(strconv.Itoa(oomScore)))
+	_, _ = unix.Write(fd, []byte(strconv.Itoa(oomScore)))
 	unix.Close(fd)
 }
 

@@ -39,17 +39,17 @@ func TestMain(m *testing.M) {
 func helper(stateDir string) int {
 	r, err := NewRunner(context.Background(), Options{Binary: os.Args[0], StateDir: stateDir, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
-		fmt.Println("error:", err)
+		fmt.Fprintln(os.Stdout, "error:", err)
 		return 1
 	}
 	for _, script := range os.Args[1:] {
 		_, err := r.Start(context.Background(), Spec{Name: "helper's child", Path: "/bin/sh", Args: []string{"-c", script}, Env: NewEnv("", "").List(), Detach: strings.Contains(script, "detach")})
 		if err != nil {
-			fmt.Println("error:", err)
+			fmt.Fprintln(os.Stdout, "error:", err)
 			return 1
 		}
 	}
-	fmt.Println("ready", r.RunID(), r.keeper.identity().PID)
+	fmt.Fprintln(os.Stdout, "ready", r.RunID(), r.keeper.identity().PID)
 	in := []byte{0}
 	for {
 		if _, err := os.Stdin.Read(in); err != nil {
@@ -58,15 +58,15 @@ func helper(stateDir string) int {
 		switch in[0] {
 		case 'l': // a lease that is over
 			r.LeaseUntil(Boottime() + KeeperMargin + 200*time.Millisecond)
-			fmt.Println("leased")
+			fmt.Fprintln(os.Stdout, "leased")
 		case 'L': // one that is not
 			r.LeaseUntil(Boottime() + time.Hour)
 		case 'k':
-			fmt.Println("keeper", r.keeper.identity().PID)
+			fmt.Fprintln(os.Stdout, "keeper", r.keeper.identity().PID)
 		}
 	}
 	if err := r.Close(); err != nil {
-		fmt.Println("error:", err)
+		fmt.Fprintln(os.Stdout, "error:", err)
 		return 1
 	}
 	return 0

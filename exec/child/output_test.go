@@ -27,7 +27,7 @@ func readLines(t testing.TB, r io.Reader) ([]gotLine, error) {
 	for {
 		line, err := l.Next()
 		if err != nil {
-			if _, again := l.Next(); again != err {
+			if _, again := l.Next(); !errors.Is(again, err) {
 				t.Errorf("after %v came %v", err, again)
 			}
 			return lines, err
@@ -64,7 +64,7 @@ func TestLineReader(t *testing.T) {
 				iotest.DataErrReader(strings.NewReader(tc.in)),
 			} {
 				got, err := readLines(t, r)
-				if err != io.EOF {
+				if !errors.Is(err, io.EOF) {
 					t.Errorf("got %v", err)
 				}
 				if d := cmp.Diff(tc.want, got); d != "" {
@@ -79,13 +79,13 @@ func TestLineReaderErrors(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
 	got, err := readLines(t, io.MultiReader(strings.NewReader("a\nb"), iotest.ErrReader(broken)))
-	if err != broken {
+	if !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
 	if d := cmp.Diff([]gotLine{{1, "a", false, false}, {2, "b", false, true}}, got); d != "" {
 		t.Error(d)
 	}
-	if _, err := readLines(t, silent{}); err != io.ErrNoProgress {
+	if _, err := readLines(t, silent{}); !errors.Is(err, io.ErrNoProgress) {
 		t.Errorf("a reader that gives nothing: %v", err)
 	}
 }
@@ -107,7 +107,7 @@ func TestLineReaderMemory(t *testing.T) {
 	if err != nil || string(second.Bytes) != "good" || second.Number != 2 {
 		t.Fatalf("got %+v, %v", second, err)
 	}
-	if _, err := l.Next(); err != io.EOF {
+	if _, err := l.Next(); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)
@@ -158,7 +158,7 @@ func FuzzLineReader(f *testing.F) {
 			data = append(append(bytes.Clone(data[:at]), bytes.Repeat([]byte("L"), MaxLine-2+at%5)...), data[at:]...)
 		}
 		got, err := readLines(t, &chunks{data: data, cuts: cuts})
-		if err != io.EOF {
+		if !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
 		var want []gotLine

@@ -38,7 +38,7 @@ func (r *Runner) endTree(p *Process) {
 			r.logger.Error("processes of a child do not end although they were killed", "child", p.spec.Name, "pid", p.pid)
 			return
 		}
-		time.Sleep(pause)
+		<-time.After(pause)
 	}
 }
 

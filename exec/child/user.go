@@ -18,8 +18,7 @@ type User struct {
 // LookupUser finds a user by name; the error says what is missing.
 func LookupUser(name string) (*User, error) {
 	u, err := user.Lookup(name)
-	var unknown user.UnknownUserError
-	if errors.As(err, &unknown) {
+	if _, ok := errors.AsType[user.UnknownUserError](err); ok {
 		return nil, fmt.Errorf("cannot find user %q: there is no such user on this machine; create it with: useradd --system %s", name, name)
 	}
 	if err != nil {

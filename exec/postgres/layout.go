@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -165,12 +166,7 @@ func passable(path string, st fs.FileInfo, user *child.User) bool {
 }
 
 func inGroup(u *child.User, gid uint32) bool {
-	for _, g := range append(u.Groups, u.GID) {
-		if g == gid {
-			return true
-		}
-	}
-	return false
+	return u.GID == gid || slices.Contains(u.Groups, gid)
 }
 
 // socketDir is beside the cluster, if the socket's path fits; else a short one that its hash makes its

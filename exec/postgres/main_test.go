@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		os.Exit(child.RunKeeper())
 	case os.Getenv(helperVar) != "":
 		if err := helper(os.Getenv(helperVar)); err != nil {
-			fmt.Println("error:", err)
+			fmt.Fprintln(os.Stdout, "error:", err)
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -49,7 +49,7 @@ func helper(dir string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("ready", c.PID())
+	fmt.Fprintln(os.Stdout, "ready", c.PID())
 	_, err = io.Copy(io.Discard, os.Stdin)
 	if err != nil {
 		return err

@@ -298,7 +298,11 @@ func (s *sensor) start(ctx context.Context) happening {
 	if s.polled {
 		level = slog.LevelDebug // it may be so each second
 	}
-	s.logger.Log(ctx, level, "sensor started", "pid", life.PID(), "reason", s.reason)
+	log := s.logger
+	if s.reason != "" {
+		log = log.With("reason", s.reason)
+	}
+	log.Log(ctx, level, "sensor started", "pid", life.PID())
 	s.reason, s.polled = "", false
 	return hStarted
 }

@@ -104,7 +104,7 @@ func (t *timer) jitter() time.Duration {
 		return 0
 	}
 	h := fnv.New64a()
-	h.Write([]byte(t.eventID()))
+	_, _ = h.Write([]byte(t.eventID()))
 	part := float64(mix(h.Sum64())) / math.MaxUint64
 	return time.Duration(part * float64(t.misfire.Jitter))
 }

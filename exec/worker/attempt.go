@@ -18,7 +18,7 @@ import (
 type stopReason string
 
 const (
-	stopNot      stopReason = ""
+	stopNot      stopReason = "" // it runs, or ended by itself
 	stopTimeout  stopReason = "timeout"
 	stopCancel   stopReason = "cancel"
 	stopShutdown stopReason = "shutdown"
@@ -40,7 +40,7 @@ type attempt struct {
 	log   *slog.Logger
 
 	// ctx ends when the attempt is told to stop. It bounds everything but the child's life.
-	ctx    context.Context //nolint:containedctx // it is the attempt's own
+	ctx    context.Context
 	cancel context.CancelFunc
 	// printing is closed when stdout and stderr are set for good; nil: it never got that far.
 	printing       chan struct{}
@@ -99,7 +99,7 @@ func (a *attempt) end() {
 	a.cancel()
 	for _, capture := range []*child.Capture{a.stdout, a.stderr} {
 		if capture != nil {
-			capture.Close()
+			_ = capture.Close()
 		}
 	}
 	select {
@@ -213,10 +213,9 @@ func (a *attempt) neverRan() *store.Outcome {
 	if reason == stopUnheld {
 		return nil
 	}
-	now := time.Now()
 	o := &store.Outcome{Status: store.StatusCancelled, Error: "stopped before it began: " + string(reason)}
 	if reason != stopCancel {
-		o.RetryAt = &now
+		again(o, 0)
 	}
 	return o
 }
@@ -275,8 +274,8 @@ func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 }
 
 func (a *attempt) closeStreams() {
-	a.stdout.Close()
-	a.stderr.Close()
+	_ = a.stdout.Close()
+	_ = a.stderr.Close()
 }
 
 // conclude makes the outcome of an attempt whose child has ended, or cannot be ended.
@@ -289,23 +288,29 @@ func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkil
 	switch reason {
 	case stopNot:
 		a.judge(plan, exit, o)
+		a.retry(o)
 	case stopTimeout:
 		o.Status, o.Error = store.StatusTimedOut, fmt.Sprintf("timed out after %v", plan.timeout)
 		o.Result = plan.result(a.stdout, nil)
+		a.retry(o)
 	case stopCancel:
 		o.Status, o.Error = store.StatusCancelled, "cancelled while it ran"
 	case stopShutdown:
-		now := time.Now()
-		o.Status, o.Error, o.RetryAt = store.StatusCancelled, "stopped, because the daemon was stopping", &now
+		o.Status, o.Error = store.StatusCancelled, "stopped, because the daemon was stopping"
+		again(o, 0)
 	case stopFence:
 		o.Status, o.Error = store.StatusFailed, fmt.Sprintf("stopped, because this node could not renew its lease for %v", fenceStop)
-	default:
+		if delay, yes := retryLost(a.action(), a.claim.Attempt); yes {
+			again(o, delay)
+		}
+	case stopUnheld:
 		o.Status, o.Error = store.StatusFailed, "stopped, because its lease was lost"
+	default:
+		panic("worker: unknown reason to stop: " + string(reason))
 	}
 	if unkillable != nil {
 		o.Error += ": " + unkillable.Error()
 	}
-	a.retry(o)
 	return o
 }
 
@@ -336,17 +341,18 @@ func (a *attempt) judge(plan *plan, exit child.Exit, o *store.Outcome) {
 // retry lets another attempt follow where the action says so.
 func (a *attempt) retry(o *store.Outcome) {
 	action := a.action()
-	if action == nil || o.RetryAt != nil {
+	if action == nil {
 		return
 	}
-	delay, again := retryAfter(action.Retry, a.claim.Attempt, o.Status, o.ExitCode)
-	if reason, _ := a.stopped(); reason == stopFence {
-		delay, again = retryLost(action, a.claim.Attempt)
+	if delay, yes := retryAfter(action.Retry, a.claim.Attempt, o.Status, o.ExitCode); yes {
+		again(o, delay)
 	}
-	if again {
-		at := time.Now().Add(delay)
-		o.RetryAt = &at
-	}
+}
+
+// again lets another attempt follow after delay.
+func again(o *store.Outcome, delay time.Duration) {
+	at := time.Now().Add(delay)
+	o.RetryAt = &at
 }
 
 // action is what is to be run; nil: it is gone.

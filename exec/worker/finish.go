@@ -41,7 +41,7 @@ type finisher struct {
 
 	signal   chan struct{}
 	stopping chan struct{}
-	ctx      context.Context //nolint:containedctx // ends when nothing is tried any more
+	ctx      context.Context // ends when nothing is tried any more
 	giveUp   context.CancelFunc
 
 	mu      sync.Mutex

@@ -82,7 +82,7 @@ func (l *lease) hasten() {
 func (p *Pool) renewLeases(ctx context.Context) {
 	orphans := map[string]time.Duration{}
 	failing := false
-	for {
+	for ctx.Err() == nil {
 		wait := renewPeriod
 		err := p.renew(ctx, orphans)
 		if ctx.Err() != nil {

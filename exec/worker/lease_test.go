@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -36,6 +37,19 @@ type fakeQueue struct {
 	renewals []time.Time
 	// lostClaim makes the next claim commit without an answer.
 	lostClaim bool
+}
+
+// told is what the queue was told so far.
+type told struct {
+	released []string
+	outcomes []store.Outcome
+	renewals []time.Time
+}
+
+func (q *fakeQueue) told() told {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return told{slices.Clone(q.released), slices.Clone(q.outcomes), slices.Clone(q.renewals)}
 }
 
 func (q *fakeQueue) set(f func()) {
@@ -273,7 +287,34 @@ func (s *stage) proc(t *testing.T, id int64) *fakeProcess {
 	return p
 }
 
+func (s *stage) started() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.procs)
+}
+
 func (s *stage) setAway(away bool) { s.queue.set(func() { s.queue.away = away }) }
+
+// The package's comment tells of each reason in the order in which they are defined.
+func TestDocumentsStopReasons(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(doc), "What stops a running attempt")
+	table, _, _ = strings.Cut(table, "What it promises")
+	var got []stopReason
+	for line := range strings.Lines(table) {
+		if words := strings.Fields(strings.TrimPrefix(line, "//")); strings.HasPrefix(line, "//\t") && len(words) > 0 {
+			got = append(got, stopReason(words[0]))
+		}
+	}
+	want := []stopReason{stopTimeout, stopCancel, stopShutdown, stopFence, stopUnheld}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("reasons in doc.go (-want +got):\n%s", diff)
+	}
+}
 
 func TestRenewsLeases(t *testing.T) {
 	t.Parallel()
@@ -286,18 +327,21 @@ func TestRenewsLeases(t *testing.T) {
 		s.proc(t, 1).end(child.Exit{})
 		pass(time.Second)
 		var at []float64
-		for _, renewal := range s.queue.renewals {
+		for _, renewal := range s.queue.told().renewals {
 			at = append(at, renewal.Sub(s.begun).Seconds())
 		}
 		if diff := cmp.Diff([]float64{0, 10, 20, 30, 40}, at); diff != "" {
 			t.Errorf("renewals (-want +got):\n%s", diff)
 		}
 		// The keeper counts from before the statement was sent.
-		if want := time.Second + 10*time.Second + store.LeaseDuration; s.leases[1] != want {
-			t.Errorf("keeper was told %v, want %v", s.leases[1], want)
+		s.mu.Lock()
+		told := s.leases[1]
+		s.mu.Unlock()
+		if want := time.Second + 10*time.Second + store.LeaseDuration; told != want {
+			t.Errorf("keeper was told %v, want %v", told, want)
 		}
-		if len(s.queue.outcomes) != 1 || s.queue.outcomes[0].Status != store.StatusSucceeded {
-			t.Errorf("outcomes: %+v", s.queue.outcomes)
+		if len(s.queue.told().outcomes) != 1 || s.queue.told().outcomes[0].Status != store.StatusSucceeded {
+			t.Errorf("outcomes: %+v", s.queue.told().outcomes)
 		}
 	})
 }
@@ -328,10 +372,10 @@ func TestFencesItself(t *testing.T) {
 		if files, _ := os.ReadDir(s.opts.SpoolDir); len(files) != 0 {
 			t.Errorf("%d files are left in the spool", len(files))
 		}
-		if len(s.queue.outcomes) != 1 {
-			t.Fatalf("outcomes: %+v", s.queue.outcomes)
+		if len(s.queue.told().outcomes) != 1 {
+			t.Fatalf("outcomes: %+v", s.queue.told().outcomes)
 		}
-		o := s.queue.outcomes[0]
+		o := s.queue.told().outcomes[0]
 		if o.Status != store.StatusFailed || o.Error != "stopped, because this node could not renew its lease for 18s" || o.RetryAt == nil {
 			t.Errorf("outcome: %+v", o)
 		}
@@ -348,8 +392,7 @@ func TestFenceKillsTheStubborn(t *testing.T) {
 		s.offer(1, 2)
 		pass(3 * time.Second)
 		// One of them is being stopped already, with all the patience there is.
-		s.opts.StopGrace = time.Hour
-		s.held[token(2)].stop(stopTimeout, time.Hour)
+		s.heldBy(token(2)).stop(stopTimeout, time.Hour)
 		s.setAway(true)
 		began := s.proc(t, 1).began
 		renewed := s.begun
@@ -422,8 +465,8 @@ func TestCancelledByRenewal(t *testing.T) {
 		if stops := s.proc(t, 1).stopped(); len(stops) != 1 || stops[0].Grace != s.opts.StopGrace {
 			t.Errorf("stops: %v", stops)
 		}
-		if len(s.queue.outcomes) != 1 || s.queue.outcomes[0].Status != store.StatusCancelled || s.queue.outcomes[0].RetryAt != nil {
-			t.Errorf("outcomes: %+v", s.queue.outcomes)
+		if len(s.queue.told().outcomes) != 1 || s.queue.told().outcomes[0].Status != store.StatusCancelled || s.queue.told().outcomes[0].RetryAt != nil {
+			t.Errorf("outcomes: %+v", s.queue.told().outcomes)
 		}
 	})
 }
@@ -435,11 +478,11 @@ func TestOrphanedClaimIsReleased(t *testing.T) {
 		s.queue.set(func() { s.queue.lostClaim = true })
 		s.offer(1)
 		pass(orphanAfter)
-		if len(s.queue.released) != 0 {
+		if len(s.queue.told().released) != 0 {
 			t.Fatal("released too early")
 		}
 		pass(2 * renewPeriod)
-		if diff := cmp.Diff([]string{token(1)}, s.queue.released); diff != "" {
+		if diff := cmp.Diff([]string{token(1)}, s.queue.told().released); diff != "" {
 			t.Errorf("released (-want +got):\n%s", diff)
 		}
 	})
@@ -486,11 +529,11 @@ func TestFencedWhileStarting(t *testing.T) {
 		pass(fenceStop)
 		s.setAway(false)
 		pass(5 * time.Second)
-		if len(s.procs) != 0 {
+		if s.started() != 0 {
 			t.Error("it was started")
 		}
-		if len(s.queue.outcomes) != 1 || s.queue.outcomes[0].RetryAt == nil || s.queue.outcomes[0].Error != "stopped before it began: fence" {
-			t.Errorf("outcomes: %+v", s.queue.outcomes)
+		if len(s.queue.told().outcomes) != 1 || s.queue.told().outcomes[0].RetryAt == nil || s.queue.told().outcomes[0].Error != "stopped before it began: fence" {
+			t.Errorf("outcomes: %+v", s.queue.told().outcomes)
 		}
 	})
 }
@@ -500,8 +543,8 @@ func TestClaimsAtMostFreeSlots(t *testing.T) {
 	onStage(t, false, func(s *stage, _ func()) {
 		s.offer(1, 2, 3, 4, 5)
 		pass(3 * time.Second)
-		if got := s.Stats(); got != (Stats{Workers: 2, Busy: 2}) || len(s.procs) != 2 {
-			t.Errorf("%+v with %d processes", got, len(s.procs))
+		if got := s.Stats(); got != (Stats{Workers: 2, Busy: 2}) || s.started() != 2 {
+			t.Errorf("%+v with %d processes", got, s.started())
 		}
 		// A slot is filled as soon as it is free, without a notice or a poll.
 		s.proc(t, 1).end(child.Exit{})
@@ -514,8 +557,8 @@ func TestClaimsAtMostFreeSlots(t *testing.T) {
 		s.proc(t, 4).end(child.Exit{})
 		s.proc(t, 5).end(child.Exit{})
 		pass(time.Second)
-		if got := s.Stats(); got.Busy != 0 || len(s.queue.outcomes) != 5 {
-			t.Errorf("%+v, %d outcomes", got, len(s.queue.outcomes))
+		if got := s.Stats(); got.Busy != 0 || len(s.queue.told().outcomes) != 5 {
+			t.Errorf("%+v, %d outcomes", got, len(s.queue.told().outcomes))
 		}
 	})
 }
@@ -529,11 +572,9 @@ func TestEndsWithoutDatabase(t *testing.T) {
 		s.setAway(true)
 		s.proc(t, 1).end(child.Exit{Code: 0})
 		pass(time.Second)
-		began := time.Now()
 		leave()
 		s.Hurry()
 		pass(time.Minute)
-		_ = began
 		left, err := s.finisher.spool.load(s.log)
 		if err != nil || len(left) != 2 {
 			t.Fatalf("%d outcomes are kept: %v", len(left), err)

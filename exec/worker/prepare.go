@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -248,9 +249,7 @@ func (a *attempt) lay(p *plan, d *delivery) error {
 	if d.stdin != nil {
 		p.spec.Stdin = bytes.NewReader(d.stdin)
 	}
-	for name, value := range d.env {
-		variables[name] = value
-	}
+	maps.Copy(variables, d.env)
 	variables["ATTUNE_PARAMETER_DELIVERY"] = d.kind
 	variables["ATTUNE_PARAMETER_FORMAT"] = d.format
 	env, err := a.environment(p, variables)

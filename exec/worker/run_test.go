@@ -148,6 +148,42 @@ print(json.dumps({
 	}
 }
 
+func TestRunAs(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may run children as others")
+	}
+	m := newMachine(t)
+	// Others pass through, as they do through the daemon's state directory.
+	for _, dir := range []*string{&m.pack, &m.state} {
+		made, err := os.MkdirTemp("", "attune-worker-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(made) })
+		if err := os.Chmod(made, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		*dir = made
+	}
+	if err := os.Mkdir(filepath.Join(m.pack, "actions"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	m.action("other", `id -un; cat "$ATTUNE_PARAMETER_FILE"; echo x >"$TMPDIR/x" && echo x >"$HOME/x" && echo '{"a": 1}' >"$ATTUNE_RESULT_FILE"`,
+		edit(func(a *manifest.Action) { a.RunAs, a.ParameterDelivery = "nobody", manifest.DeliverFile }))
+	for _, path := range []string{"actions", "actions/other.sh"} {
+		if err := os.Chmod(filepath.Join(m.pack, path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.run()
+	e := m.do("p.other", `{"b": 2}`)
+	m.want(e, store.StatusSucceeded, "")
+	if e.Stdout != "nobody\n{\"b\":2}\n" || string(e.Result) != `{"a": 1}` {
+		t.Errorf("stdout %q, result %s", e.Stdout, e.Result)
+	}
+}
+
 func TestSecretsAreMasked(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

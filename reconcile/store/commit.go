@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -65,6 +63,7 @@ func (s *Store) commitAlone(ctx context.Context, event NewEvent, match Matcher) 
 			one[0].Payload = []byte(`{}`)
 			one[0].Problem = addProblem(event.Problem, "the database refused its payload or what a rule made of it: "+cleanText(err.Error()))
 			match = refuseMatches(match, one[0].Problem)
+			continue
 		case !IsTransient(err):
 			return nil, err
 		}
@@ -134,9 +133,8 @@ func (s *Store) commit(ctx context.Context, events []NewEvent, match Matcher) (s
 		return nil, err
 	}
 	if err := c.finish(ctx); err != nil {
-		// Whatever the server has answered is an answer, unless it says that it is going away.
-		var pg *pgconn.PgError
-		if errors.As(err, &pg) && !strings.HasPrefix(pg.Code, "57") || c.resolve(ctx) != nil {
+		// While the connection stands, whatever came over it is an answer.
+		if !conn.Conn().IsClosed() || c.resolve(ctx) != nil {
 			return nil, err
 		}
 		s.log.Warn("a commit lost its answer and was found done", "component", "store", "err", err)

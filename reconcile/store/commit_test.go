@@ -5,10 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,7 +29,7 @@ func TestCommitEvents(t *testing.T) {
 			Payload: object(t, map[string]int{"n": i}), Cursor: object(t, i),
 		})
 	}
-	stored := commit(t, s, matchAll("a.r", "a.x", 2), events...)
+	stored := commit(t, s, matchAll("a.x", 2), events...)
 	for i, e := range stored {
 		if e.Duplicate || len(e.Executions) != 2 || len(e.Matches) != 1 || e.CreatedAt.IsZero() {
 			t.Errorf("%+v", e)
@@ -72,14 +68,14 @@ func TestCommitEventsFindsDuplicates(t *testing.T) {
 	event := func(source, id string) store.NewEvent {
 		return store.NewEvent{Trigger: "a.t", Source: source, EventID: id}
 	}
-	first := commit(t, s, matchAll("a.r", "a.x", 1), event("s", "1"), event("s", "2"), event("s", "1"), event("s", long+"1"))
+	first := commit(t, s, matchAll("a.x", 1), event("s", "1"), event("s", "2"), event("s", "1"), event("s", long+"1"))
 	if first[0].Duplicate || first[1].Duplicate || !first[2].Duplicate || first[2].ID != first[0].ID || len(first[2].Executions) != 0 {
 		t.Errorf("inside a batch: %+v", first)
 	}
 	seen := 0
 	counting := func(ctx context.Context, generation int64, events []store.Event) ([][]store.Match, error) {
 		seen += len(events)
-		return matchAll("a.r", "a.x", 1)(ctx, generation, events)
+		return matchAll("a.x", 1)(ctx, generation, events)
 	}
 	second := commit(t, s, counting,
 		event("s", "2"), event("other", "2"), event("s", ""), event("s", ""), event("s", long+"1"), event("s", long+"2"), event("s", "1"))
@@ -127,7 +123,7 @@ func TestCommitEventsFromTwoNodes(t *testing.T) {
 					}
 					events = append(events, store.NewEvent{Trigger: "a.t", Instance: "a.t#1", Source: "s", EventID: fmt.Sprint(round, "-", n)})
 				}
-				stored, err := other.CommitEvents(t.Context(), events, matchAll("a.r", "a.x", 1))
+				stored, err := other.CommitEvents(t.Context(), events, matchAll("a.x", 1))
 				if err != nil {
 					t.Error(err)
 					return
@@ -162,7 +158,7 @@ func TestCommitEventsCleansPoison(t *testing.T) {
 		events = append(events, store.NewEvent{Trigger: "a.t", Source: "s", Payload: json.RawMessage(payload)})
 		events = append(events, store.NewEvent{Trigger: "a.t", Source: "s", Payload: json.RawMessage(`{"good": true}`)})
 	}
-	stored := commit(t, s, matchAll("a.r", "a.x", 1), events...)
+	stored := commit(t, s, matchAll("a.x", 1), events...)
 	for i, e := range stored {
 		got, _, err := s.Event(t.Context(), e.ID)
 		if err != nil {
@@ -258,7 +254,7 @@ func TestCommitEventsHoldsTheGeneration(t *testing.T) {
 		if now := one[int64](t, s, "SELECT number FROM attune.generation"); now != before {
 			t.Errorf("generation %d while the commit is open", now)
 		}
-		return matchAll("a.r", "a.x", 1)(ctx, generation, events)
+		return matchAll("a.x", 1)(ctx, generation, events)
 	}
 	commit(t, s, slow, store.NewEvent{Trigger: "a.t", Source: "s"})
 	select {
@@ -373,7 +369,7 @@ func TestCommitThatLosesItsAnswer(t *testing.T) {
 			s := storetest.Open(t, proxy.url)
 			match := func(ctx context.Context, generation int64, events []store.Event) ([][]store.Match, error) {
 				proxy.cutAtCommit(after)
-				return matchAll("a.r", "a.x", 2)(ctx, generation, events)
+				return matchAll("a.x", 2)(ctx, generation, events)
 			}
 			stored, err := s.CommitEvents(t.Context(), []store.NewEvent{{Trigger: "a.t", Source: "s"}, {Trigger: "a.t", Source: "s"}}, match)
 			count := one[int](t, s, "SELECT count(*) FROM attune.execution")
@@ -397,131 +393,4 @@ func TestCommitThatLosesItsAnswer(t *testing.T) {
 			}
 		})
 	}
-}
-
-// proxy stands between a store and its server, and cuts connections on demand.
-type proxy struct {
-	url    string
-	armed  atomic.Bool
-	after  atomic.Bool
-	server string
-}
-
-func newProxy(t *testing.T, direct string) *proxy {
-	t.Helper()
-	u, err := url.Parse(direct)
-	if err != nil {
-		t.Fatal(err)
-	}
-	query := u.Query()
-	if query.Get("host") == "" {
-		t.Skip("the server is not reached by a unix socket")
-	}
-	dir, err := os.MkdirTemp("", "attune-proxy-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	name := ".s.PGSQL." + query.Get("port")
-	p := &proxy{server: filepath.Join(query.Get("host"), name)}
-	query.Set("host", dir)
-	u.RawQuery = query.Encode()
-	p.url = u.String()
-	listener, err := net.Listen("unix", filepath.Join(dir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { p.serve(client) })
-		}
-	})
-	t.Cleanup(func() {
-		if err := listener.Close(); err != nil {
-			t.Error(err)
-		}
-		running.Wait()
-	})
-	return p
-}
-
-// cutAtCommit cuts the next connection that commits: before the server has seen that, or after it has
-// done so and before the client hears of it.
-func (p *proxy) cutAtCommit(after bool) {
-	p.after.Store(after)
-	p.armed.Store(true)
-}
-
-func (p *proxy) serve(client net.Conn) {
-	server, err := net.Dial("unix", p.server)
-	if err != nil {
-		_ = client.Close()
-		return
-	}
-	var cut atomic.Bool
-	var both sync.WaitGroup
-	// The statement is prepared by then, so its text is in no message. It is the first flush after the
-	// proxy was armed.
-	both.Go(func() {
-		defer closeBoth(client, server)
-		buffer := make([]byte, 1<<16)
-		for {
-			n, err := client.Read(buffer)
-			if n > 0 && p.armed.Load() && strings.Contains(string(buffer[:n]), "C") && isCommit(buffer[:n]) {
-				p.armed.Store(false)
-				cut.Store(true)
-				if !p.after.Load() {
-					return
-				}
-			}
-			if n > 0 {
-				if _, err := server.Write(buffer[:n]); err != nil {
-					return
-				}
-			}
-			if err != nil {
-				return
-			}
-		}
-	})
-	both.Go(func() {
-		defer closeBoth(client, server)
-		buffer := make([]byte, 1<<16)
-		for {
-			n, err := server.Read(buffer)
-			// Preparing is answered and lets the commit follow; COMMIT's own answer is what is lost.
-			if n > 0 && cut.Load() && strings.Contains(string(buffer[:n]), "COMMIT\x00") {
-				return
-			}
-			if n > 0 {
-				if _, err := client.Write(buffer[:n]); err != nil {
-					return
-				}
-			}
-			if err != nil {
-				return
-			}
-		}
-	})
-	both.Wait()
-}
-
-// isCommit says whether a message executes the commit: pgx prepares it by its text first, and the
-// server has not run it by then.
-func isCommit(message []byte) bool {
-	return strings.Contains(strings.ToUpper(string(message)), "COMMIT")
-}
-
-func closeBoth(a, b net.Conn) {
-	_ = a.Close()
-	_ = b.Close()
 }

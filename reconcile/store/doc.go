@@ -51,7 +51,8 @@
 //
 // # Locks
 //
-// Whoever needs several takes them in this order: the catalog's advisory lock, the generation, event
-// keys, trigger instances, triggers, sensors, queue. Within one of these, rows are locked in the
-// order of their key.
+// Apply takes the catalog's advisory lock, then the generation for itself, and then writes what it
+// likes. Whoever commits events takes a share of the generation first, then event keys, trigger
+// instances, triggers and sensors. Of each of these, and of the queue, rows are locked in the order of
+// their key.
 package store

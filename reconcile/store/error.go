@@ -18,8 +18,7 @@ func IsTransient(err error) bool {
 	if err == nil {
 		return false
 	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return isTransientCode(pg.Code)
 	}
 	if errors.Is(err, context.Canceled) {

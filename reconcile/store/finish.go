@@ -41,14 +41,16 @@ func (s *Store) Finish(ctx context.Context, outcomes []Outcome) (accepted []bool
 	accepted = make([]bool, len(outcomes))
 	var part []sentOutcome
 	size := 0
+	seen := map[uuid.UUID]bool{}
 	for i, o := range outcomes {
 		if !o.Status.isOutcome() {
 			return nil, fmt.Errorf("cannot finish an attempt as %q: expected succeeded, failed, timed_out or cancelled", o.Status)
 		}
 		token, err := uuid.Parse(o.Token)
-		if err != nil {
-			continue // nobody's
+		if err != nil || seen[token] {
+			continue // nobody's, or said already
 		}
+		seen[token] = true
 		part = append(part, sentOutcome{place: i, token: token, Outcome: cleanOutcome(o)})
 		size += len(o.Result) + len(o.Stdout.Text) + len(o.Stderr.Text)
 		if len(part) >= finishRows || size >= finishBytes {

@@ -186,8 +186,9 @@ func one[T any](t testing.TB, s *store.Store, text string, args ...any) T {
 	return value
 }
 
-// matchAll gives each event one match of the rule with n executions.
-func matchAll(rule, action string, n int) store.Matcher {
+// matchAll gives each event one match of the rule a.r with n executions.
+func matchAll(action string, n int) store.Matcher {
+	const rule = "a.r"
 	return func(_ context.Context, _ int64, events []store.Event) ([][]store.Match, error) {
 		all := make([][]store.Match, len(events))
 		for i, e := range events {
@@ -221,5 +222,3 @@ func object(t testing.TB, value any) json.RawMessage {
 	}
 	return data
 }
-
-func ptr[T any](value T) *T { return &value }

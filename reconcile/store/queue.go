@@ -120,11 +120,7 @@ func (s *Store) claim(ctx context.Context, node string, limit int) (pass claimPa
 			continue
 		}
 		s.turn.set(*row.PackRef)
-		one, err := s.claimedOf(&row)
-		if err != nil {
-			return pass, err
-		}
-		pass.claimed = append(pass.claimed, one)
+		pass.claimed = append(pass.claimed, s.claimedOf(&row))
 	}
 	return pass, nil
 }
@@ -160,10 +156,11 @@ type claimRow struct {
 	LastPack         string
 }
 
-func (s *Store) claimedOf(row *claimRow) (Claimed, error) {
+func (s *Store) claimedOf(row *claimRow) Claimed {
 	record, err := s.actions.record(row)
 	if err != nil {
-		return Claimed{}, err
+		// It is claimed already, and its neighbours with it: its node ends it as one without an action.
+		s.log.Error("a claimed action cannot be read", "component", "store", "action", *row.ActionRef, "execution_id", *row.ExecutionID, "err", err)
 	}
 	return Claimed{
 		ExecutionID: *row.ExecutionID,
@@ -180,7 +177,7 @@ func (s *Store) claimedOf(row *claimRow) (Claimed, error) {
 		Timeout:     time.Duration(deref(row.TimeoutSeconds) * float64(time.Second)),
 		QueuedAt:    *row.DueAt,
 		Record:      record,
-	}, nil
+	}
 }
 
 // deref gives the zero value for NULL.

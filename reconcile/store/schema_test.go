@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
@@ -253,5 +254,17 @@ func TestOpenRefusesUnknownPooler(t *testing.T) {
 	_, err := store.Open(context.Background(), "postgres:///x", store.Options{Pooler: "session"})
 	if err == nil || !strings.Contains(err.Error(), `"transaction"`) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Opening is tried again while the server is away, with the same registry.
+func TestOpenTwiceWithOneRegistry(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	for range 2 {
+		_, err := store.Open(t.Context(), "host=/nonexistent user=x dbname=x", store.Options{Registerer: registry})
+		if !store.IsTransient(err) {
+			t.Errorf("got %v", err)
+		}
 	}
 }

@@ -100,6 +100,10 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the decompressor: %w", err)
 	}
+	metrics, err := newMetrics(opts.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("cannot register metrics: %w", err)
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the database: %w", err)
@@ -108,7 +112,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		pool:    pool,
 		pooler:  cmp.Or(opts.Pooler, PoolerNone),
 		log:     cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
-		metrics: newMetrics(opts.Registerer),
+		metrics: metrics,
 		queries: queries,
 		packer:  packer,
 		opener:  opener,

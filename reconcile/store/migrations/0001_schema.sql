@@ -607,7 +607,7 @@ CREATE TABLE attune.queue (
     parameters       jsonb NOT NULL,
     secrets          jsonb,
     attempt          integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
-    token            uuid UNIQUE,
+    token            uuid,
     node             text,
     revision_id      bigint,
     revision         text,
@@ -638,6 +638,9 @@ CREATE INDEX queue_waiting ON attune.queue (pack_ref, priority DESC, due_at, exe
 WHERE status = 'requested';
 CREATE INDEX queue_scheduled ON attune.queue (due_at)
 WHERE status = 'scheduled';
+-- Partial, because most rows wait and have no token.
+CREATE UNIQUE INDEX queue_token ON attune.queue (token)
+WHERE token IS NOT NULL;
 -- lease_until is in no index: renewing a lease must stay a write to the row alone.
 CREATE INDEX queue_node ON attune.queue (node)
 WHERE token IS NOT NULL;

@@ -1,0 +1,300 @@
+package store_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+// model is what the queue should do, in a few words of Go: one execution by id.
+type model struct {
+	t          *testing.T
+	s          *store.Store
+	random     *rand.Rand
+	executions map[int64]*modelled
+	log        []string
+}
+
+type modelled struct {
+	status   store.Status
+	token    string
+	started  bool
+	lapsed   bool
+	cancel   bool
+	retry    bool // its action says on_lost: retry
+	attempts int
+	old      []string // tokens that hold no more
+}
+
+func TestQueueAgainstModel(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", action("a", "once"), action("a", "again", onLostRetry)))
+	for seed := range uint64(8) {
+		sql(t, s, "DELETE FROM attune.queue")
+		m := &model{t: t, s: s, random: rand.New(rand.NewPCG(seed, 0)), executions: map[int64]*modelled{}}
+		steps := []func(){m.enqueue, m.claim, m.claim, m.start, m.start, m.finish, m.retry, m.late, m.release, m.lapse, m.lapse, m.reap, m.reap, m.renew, m.cancel}
+		for range 5 {
+			m.enqueue()
+		}
+		for range 100 {
+			steps[m.random.IntN(len(steps))]()
+			m.check()
+			if t.Failed() {
+				t.Fatalf("seed %d: %v", seed, m.log)
+			}
+		}
+	}
+}
+
+// pick gives an execution that fulfils the condition.
+func (m *model) pick(condition func(*modelled) bool) (int64, *modelled) {
+	var ids []int64
+	for id, e := range m.executions {
+		if condition(e) {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return 0, nil
+	}
+	slices.Sort(ids)
+	id := ids[m.random.IntN(len(ids))]
+	return id, m.executions[id]
+}
+
+func (m *model) note(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
+
+// move changes a status, along the documented lines only.
+func (m *model) move(e *modelled, to store.Status) {
+	if e.status != to && !slices.Contains(e.status.Next(), to) {
+		m.t.Errorf("%s became %s", e.status, to)
+	}
+	if e.token != "" && to != store.StatusRunning {
+		e.old = append(e.old, e.token)
+		e.token, e.started, e.lapsed = "", false, false
+	}
+	e.status = to
+}
+
+func (m *model) enqueue() {
+	e := store.NewExecution{Action: "a.once"}
+	made := &modelled{status: store.StatusRequested}
+	if m.random.IntN(2) == 0 {
+		e.Action, made.retry = "a.again", true
+	}
+	if m.random.IntN(4) == 0 {
+		e.DueAt, made.status = new(time.Now().Add(time.Hour)), store.StatusScheduled
+	}
+	id := enqueue(m.t, m.s, e)[0]
+	m.executions[id] = made
+	m.note("enqueue %d", id)
+}
+
+func (m *model) claim() {
+	limit := 1 + m.random.IntN(3)
+	waiting := 0
+	for _, e := range m.executions {
+		if e.status == store.StatusRequested {
+			waiting++
+		}
+	}
+	claimed := claim(m.t, m.s, "n", limit)
+	if len(claimed) != min(limit, waiting) {
+		m.t.Errorf("claimed %d of %d, asked for %d", len(claimed), waiting, limit)
+	}
+	for _, c := range claimed {
+		e := m.executions[c.ExecutionID]
+		m.move(e, store.StatusRunning)
+		e.token = c.Token
+		e.attempts++
+		if c.Attempt != e.attempts {
+			m.t.Errorf("attempt %d, expected %d", c.Attempt, e.attempts)
+		}
+		m.note("claim %d", c.ExecutionID)
+	}
+}
+
+func (m *model) start() {
+	id, e := m.pick(func(e *modelled) bool { return e.token != "" })
+	if e == nil {
+		return
+	}
+	held, err := m.s.Start(m.t.Context(), []string{e.token})
+	if want := !e.lapsed && !e.cancel; err != nil || held[e.token] != want {
+		m.t.Errorf("start gave %v: %v", held, err)
+	}
+	e.started = e.started || held[e.token]
+	m.note("start %d: %v", id, held[e.token])
+}
+
+func (m *model) end(o store.Outcome, final store.Status) {
+	id, e := m.pick(func(e *modelled) bool { return e.token != "" })
+	if e == nil {
+		return
+	}
+	o.Token = e.token
+	// Lapsed but not reaped: it is still the holder's.
+	if !finish(m.t, m.s, o)[0] {
+		m.t.Error("the holder was refused")
+	}
+	if o.RetryAt != nil && e.cancel {
+		final = store.StatusCancelled
+	}
+	m.move(e, final)
+	m.note("finish %d as %s", id, final)
+}
+
+func (m *model) finish() {
+	ends := []store.Status{store.StatusSucceeded, store.StatusFailed, store.StatusTimedOut, store.StatusCancelled}
+	status := ends[m.random.IntN(len(ends))]
+	m.end(store.Outcome{Status: status}, status)
+}
+
+func (m *model) retry() {
+	if m.random.IntN(2) == 0 {
+		m.end(store.Outcome{Status: store.StatusFailed, RetryAt: new(time.Now().Add(time.Hour))}, store.StatusScheduled)
+		return
+	}
+	m.end(store.Outcome{Status: store.StatusFailed, RetryAt: new(time.Now().Add(-time.Hour))}, store.StatusRequested)
+}
+
+// late tries everything that only a holder may do. What it says of the outcome is what nobody said.
+func (m *model) late() {
+	id, e := m.pick(func(e *modelled) bool { return len(e.old) > 0 })
+	if e == nil {
+		return
+	}
+	token := e.old[m.random.IntN(len(e.old))]
+	if held, err := m.s.Start(m.t.Context(), []string{token}); err != nil || held[token] {
+		m.t.Errorf("a late start of %d was held: %v", id, err)
+	}
+	if err := m.s.Release(m.t.Context(), []string{token}); err != nil {
+		m.t.Error(err)
+	}
+	if _, err := m.s.Finish(m.t.Context(), []store.Outcome{{Token: token, Status: store.StatusSucceeded, RetryAt: new(time.Now())}}); err != nil {
+		m.t.Error(err)
+	}
+	m.note("late %d", id)
+}
+
+func (m *model) release() {
+	id, e := m.pick(func(e *modelled) bool { return e.token != "" })
+	if e == nil {
+		return
+	}
+	if err := m.s.Release(m.t.Context(), []string{e.token}); err != nil {
+		m.t.Error(err)
+	}
+	if !e.started {
+		m.move(e, store.StatusRequested)
+		e.attempts--
+	}
+	m.note("release %d", id)
+}
+
+func (m *model) lapse() {
+	id, e := m.pick(func(e *modelled) bool { return e.token != "" })
+	if e == nil {
+		return
+	}
+	sql(m.t, m.s, "UPDATE attune.queue SET lease_until = now() - INTERVAL '1 second' WHERE execution_id = $1", id)
+	e.lapsed = true
+	m.note("lapse %d", id)
+}
+
+func (m *model) renew() {
+	renewal, err := m.s.Renew(m.t.Context(), "n")
+	if err != nil {
+		m.t.Error(err)
+		return
+	}
+	var held, cancel []string
+	for _, e := range m.executions {
+		if e.token != "" && !e.lapsed {
+			held = append(held, e.token)
+			if e.cancel {
+				cancel = append(cancel, e.token)
+			}
+		}
+	}
+	for _, list := range [][]string{held, cancel, renewal.Held, renewal.Cancel} {
+		slices.Sort(list)
+	}
+	if !slices.Equal(held, renewal.Held) || !slices.Equal(cancel, renewal.Cancel) {
+		m.t.Errorf("renewed %+v, expected %v and %v", renewal, held, cancel)
+	}
+}
+
+func (m *model) reap() {
+	if _, _, err := m.s.Reap(m.t.Context()); err != nil {
+		m.t.Error(err)
+	}
+	for id, e := range m.executions {
+		if !e.lapsed {
+			continue
+		}
+		switch {
+		case !e.started:
+			m.move(e, store.StatusRequested)
+			e.attempts--
+		case e.retry && !e.cancel && e.attempts < store.MaxLostAttempts:
+			m.move(e, store.StatusRequested)
+		default:
+			m.move(e, store.StatusLost)
+		}
+		m.note("reap %d: %s", id, e.status)
+	}
+}
+
+func (m *model) cancel() {
+	id, e := m.pick(func(*modelled) bool { return true })
+	if e == nil {
+		return
+	}
+	found, err := m.s.Cancel(m.t.Context(), id, "alice")
+	if err != nil || found != e.status {
+		m.t.Errorf("cancel of %d found %s, expected %s: %v", id, found, e.status, err)
+	}
+	switch {
+	case e.status.Final():
+	case e.started:
+		e.cancel = true
+	default:
+		if e.token != "" {
+			e.attempts--
+		}
+		m.move(e, store.StatusCancelled)
+	}
+	m.note("cancel %d", id)
+}
+
+func (m *model) check() {
+	executions, err := m.s.ListExecutions(m.t.Context(), store.ExecutionFilter{Limit: 10_000})
+	if err != nil {
+		m.t.Error(err)
+		return
+	}
+	found := 0
+	for _, got := range executions {
+		want := m.executions[got.ID]
+		if want == nil {
+			continue // of a former seed
+		}
+		found++
+		if got.Status != want.status || got.Attempt != want.attempts {
+			m.t.Errorf("execution %d is %s after %d attempts, expected %s after %d", got.ID, got.Status, got.Attempt, want.status, want.attempts)
+		}
+		if want.status.Final() != (got.FinishedAt != nil) {
+			m.t.Errorf("execution %d is %s and finished at %v", got.ID, got.Status, got.FinishedAt)
+		}
+	}
+	if found != len(m.executions) {
+		m.t.Errorf("%d executions, expected %d", found, len(m.executions))
+	}
+}
