@@ -31,7 +31,7 @@ check: ## Formatting, linters, shell scripts, unit file, a few seconds of each f
 	@contrib/setup.sh test
 	@test -z "$$(go run $(GOFUMPT) -l daemon exec reconcile)" || { go run $(GOFUMPT) -d daemon exec reconcile; exit 1; }
 	go mod tidy -diff
-	go run $(GOLANGCI) run ./...
+	go run $(GOLANGCI) run --allow-parallel-runners ./...
 	shellcheck contrib/*.sh .ci/run packs/*/actions/*.sh packs/*/sensors/*.sh
 	contrib/fuzz.sh $(FUZZTIME)
 	@go run $(GOVULNCHECK) ./... || { [ $$? -ne 3 ] && echo "govulncheck: skipped, its database cannot be reached"; }

@@ -33,8 +33,11 @@ func Banner(w io.Writer, r Ready) {
 	}
 	fmt.Fprintln(w)
 	for _, line := range [][2]string{
-		{"socket", r.Socket}, {"metrics", withPath(r.URL, "/metrics")}, {"state", r.State},
-		{"database", r.Database}, {"config", r.ConfigFile},
+		{"socket", r.Socket},
+		{"metrics", withPath(r.URL, "/metrics")},
+		{"state", r.State},
+		{"database", r.Database},
+		{"config", r.ConfigFile},
 	} {
 		if line[1] != "" {
 			fmt.Fprintf(w, "  %-8s  %s\n", line[0], line[1])

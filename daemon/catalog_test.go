@@ -135,7 +135,7 @@ func TestCatalogFollowsNoticesThroughAnOutage(t *testing.T) {
 		l.fail.Store(true)
 		l.generation.Store(3)
 		notices <- "3"
-		time.Sleep(time.Minute) // the fake clock's
+		<-time.After(time.Minute) // of the fake clock
 		if got, err := c.Catalog(ctx, 0); err != nil || got.Generation != 2 {
 			t.Errorf("found %v, %v while the database is away; want generation 2", got, err)
 		}
@@ -144,7 +144,7 @@ func TestCatalogFollowsNoticesThroughAnOutage(t *testing.T) {
 			t.Errorf("tried %d times in a minute of outage, want a backoff", before)
 		}
 		l.fail.Store(false)
-		time.Sleep(refreshLast)
+		<-time.After(refreshLast)
 		synctest.Wait()
 		if n, g := changes.Load(), c.generation(); n != 2 || g != 3 {
 			t.Errorf("told of %d changes, generation %d; want 2 and 3: nobody notified anew", n, g)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -276,7 +277,7 @@ func readFile(name string) ([]byte, error) {
 
 // cause strips an error of the path that the message has already.
 func cause(err error) error {
-	if wrapped, ok := err.(*os.PathError); ok {
+	if wrapped, ok := errors.AsType[*os.PathError](err); ok {
 		return wrapped.Err
 	}
 	return err

@@ -288,17 +288,25 @@ func TestPathsOfTheMachine(t *testing.T) {
 		path       string
 		err        string
 	}{
-		{name: "systemd", env: map[string]string{"RUNTIME_DIRECTORY": "/run/attune:/run/other", "STATE_DIRECTORY": "/var/lib/private/attune", "XDG_RUNTIME_DIR": "/run/user/1"},
+		{
+			name: "systemd", env: map[string]string{"RUNTIME_DIRECTORY": "/run/attune:/run/other", "STATE_DIRECTORY": "/var/lib/private/attune", "XDG_RUNTIME_DIR": "/run/user/1"},
 			state:      "/var/lib/private/attune",
 			candidates: []string{"/run/attune/attune.sock", "/run/user/1/attune/attune.sock", "/var/lib/private/attune/attune.sock"},
-			path:       "/run/attune/attune.sock"},
-		{name: "root", root: true, env: map[string]string{"HOME": "/root"}, state: "/var/lib/attune",
-			candidates: []string{"/run/attune/attune.sock", "/var/lib/attune/attune.sock"}, path: "/run/attune/attune.sock"},
-		{name: "user with a session", env: map[string]string{"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/1"}, state: "/home/u/.local/state/attune",
+			path:       "/run/attune/attune.sock",
+		},
+		{
+			name: "root", root: true, env: map[string]string{"HOME": "/root"}, state: "/var/lib/attune",
+			candidates: []string{"/run/attune/attune.sock", "/var/lib/attune/attune.sock"}, path: "/run/attune/attune.sock",
+		},
+		{
+			name: "user with a session", env: map[string]string{"HOME": "/home/u", "XDG_RUNTIME_DIR": "/run/user/1"}, state: "/home/u/.local/state/attune",
 			candidates: []string{"/run/attune/attune.sock", "/run/user/1/attune/attune.sock", "/home/u/.local/state/attune/attune.sock"},
-			path:       "/run/user/1/attune/attune.sock"},
-		{name: "user without one", env: map[string]string{"HOME": "/home/u"}, state: "/home/u/.local/state/attune",
-			candidates: []string{"/run/attune/attune.sock", "/home/u/.local/state/attune/attune.sock"}, path: "/home/u/.local/state/attune/attune.sock"},
+			path:       "/run/user/1/attune/attune.sock",
+		},
+		{
+			name: "user without one", env: map[string]string{"HOME": "/home/u"}, state: "/home/u/.local/state/attune",
+			candidates: []string{"/run/attune/attune.sock", "/home/u/.local/state/attune/attune.sock"}, path: "/home/u/.local/state/attune/attune.sock",
+		},
 		{name: "nobody", candidates: []string{"/run/attune/attune.sock"}, err: "cannot choose a path for the socket"},
 		{name: "long", socket: long + "/a.sock", candidates: []string{long + "/a.sock"}, err: "cannot make socket " + long + "/a.sock: its path has 103 bytes, expected at most 100"},
 	}

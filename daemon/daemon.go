@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -69,9 +70,14 @@ type Daemon struct {
 	workers      *worker.Pool
 	server       *api.Server
 
+	// databaseEnded says that the private PostgreSQL was stopped in its place among the others.
+	databaseEnded atomic.Bool
 	// undo gives back what was built, the last first.
 	undo []func()
 }
+
+// spoolFolder of the state directory keeps results while the database is away.
+const spoolFolder = "spool"
 
 // New builds the daemon: state directory, children, database, and every part; what was built is given
 // back when a later step fails. It waits for a database that is not there yet until ctx ends. Nothing
@@ -180,7 +186,7 @@ func (d *Daemon) build(ctx context.Context) error {
 		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Workers: c.Exec.Workers,
 		Timeout: c.Exec.Timeout, OutputLimit: c.Exec.OutputLimit, StopGrace: c.Exec.StopGrace, Drain: c.Exec.Drain,
 		MaxTimeout: d.maxTimeout,
-		DataDir:    filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, "spool"),
+		DataDir:    filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, spoolFolder),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {
 		return err
@@ -271,10 +277,7 @@ func (d *Daemon) openDatabase(ctx context.Context) error {
 		var err error
 		d.cluster, err = postgres.Start(ctx, postgres.Options{
 			Dir: filepath.Join(d.state, "postgres"), Runner: d.runner, Logger: d.opts.Logger, Unsafe: d.opts.UnsafeDatabase,
-			Progress: func(text string) {
-				d.log.Info("private database", "doing", text)
-				d.notify.status(text)
-			},
+			Progress: d.notify.status,
 		})
 		if err != nil {
 			return err
@@ -320,8 +323,11 @@ func (d *Daemon) tryDatabase(ctx context.Context, url string) error {
 	return nil
 }
 
-// stopDatabase stops the private PostgreSQL of a daemon that was not run.
+// stopDatabase stops the private PostgreSQL of a daemon that was not run, or not to its end.
 func (d *Daemon) stopDatabase() {
+	if d.databaseEnded.Load() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), databaseStopTimeout)
 	defer cancel()
 	if err := d.cluster.Stop(ctx); err != nil {
@@ -340,11 +346,15 @@ func (d *Daemon) join(ctx context.Context) error {
 		return fmt.Errorf("cannot name this node: %v", err)
 	}
 	d.node = newNodeID(host)
-	former, err := replaceNode(d.state, d.node)
+	former, err := formerNode(d.state)
 	if err != nil {
 		return err
 	}
 	if former != "" {
+		// What a killed run had finished is told before its tokens become void.
+		if err := worker.FlushSpool(ctx, d.store, filepath.Join(d.state, spoolFolder), d.opts.Logger); err != nil {
+			return fmt.Errorf("cannot record the results of the former run: %w", err)
+		}
 		requeued, lost, err := d.store.LoseNode(ctx, former)
 		if err != nil {
 			return fmt.Errorf("cannot end the attempts of the former run: %w", err)
@@ -352,6 +362,9 @@ func (d *Daemon) join(ctx context.Context) error {
 		if len(requeued)+len(lost) > 0 {
 			d.log.Warn("attempts of the former run ended", "node", former, "lost", lost, "requeued", requeued)
 		}
+	}
+	if err := recordNode(d.state, d.node); err != nil {
+		return err
 	}
 	if err := d.store.PutNode(ctx, store.Node{
 		ID: d.node, Host: host, PID: os.Getpid(), Version: d.opts.Version, StartedAt: d.began, SeenAt: d.began,

@@ -2,12 +2,16 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rogpeppe/go-internal/txtar"
 
@@ -91,6 +95,9 @@ type running struct {
 	url     string // of the database
 	signals chan os.Signal
 	log     *lockedBuffer
+	ended   chan struct{}
+	// waiting, where set, runs while the daemon is built.
+	waiting func()
 	// stop ends it and waits; wait only waits.
 	stop func()
 	wait func() error
@@ -113,12 +120,12 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// start runs a daemon on the packs of a txtar archive until the test ends.
-func start(t *testing.T, archive string, flags ...Flag) *running {
+// start runs a daemon on demoPack until the test ends.
+func start(t *testing.T, flags ...Flag) *running {
 	t.Helper()
 	dir := shortDir(t)
 	r := &running{packs: filepath.Join(dir, "packs"), state: filepath.Join(dir, "state"), url: storetest.NewURL(t)}
-	writePacks(t, r.packs, archive)
+	writePacks(t, r.packs, demoPack)
 	r.run(t, flags...)
 	return r
 }
@@ -127,9 +134,13 @@ func start(t *testing.T, archive string, flags ...Flag) *running {
 func (r *running) run(t *testing.T, flags ...Flag) {
 	t.Helper()
 	config, err := FindConfig(os.DevNull, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, append([]Flag{
-		{"packs.directory", r.packs, "test"}, {"state.directory", r.state, "test"}, {"database.url", r.url, "test"},
-		{"http.socket", filepath.Join(r.state, "a.sock"), "test"}, {"http.listen", "127.0.0.1:0", "test"},
-		{"log.level", "debug", "test"}, {"exec.stop_grace", "2s", "test"},
+		{"packs.directory", r.packs, "test"},
+		{"state.directory", r.state, "test"},
+		{"database.url", r.url, "test"},
+		{"http.socket", filepath.Join(r.state, "a.sock"), "test"},
+		{"http.listen", "127.0.0.1:0", "test"},
+		{"log.level", "debug", "test"},
+		{"exec.stop_grace", "2s", "test"},
 	}, flags...)...)
 	if err != nil {
 		t.Fatal(err)
@@ -141,16 +152,30 @@ func (r *running) run(t *testing.T, flags ...Flag) {
 	r.log = &lockedBuffer{}
 	r.signals = make(chan os.Signal, 4)
 	ready := make(chan Ready, 1)
-	r.Daemon, err = New(t.Context(), Options{
+	options := Options{
 		Config: config, Logger: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Version: "1.2.3", Binary: binary, Signals: r.signals, OnReady: func(i Ready) { ready <- i },
-	})
-	if err != nil {
+		UnsafeDatabase: true,
+	}
+	built := make(chan error, 1)
+	go func() {
+		var err error
+		r.Daemon, err = New(t.Context(), options)
+		built <- err
+	}()
+	if r.waiting != nil {
+		r.waiting()
+	}
+	if err := <-built; err != nil {
 		t.Fatalf("%v\n%s", err, r.log)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
+	r.ended = make(chan struct{})
+	go func() {
+		defer close(r.ended)
+		done <- r.Run(ctx)
+	}()
 	r.wait = sync.OnceValue(func() error { return <-done })
 	r.stop = func() {
 		cancel()
@@ -203,6 +228,10 @@ func shortDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	// Under root the private database has a user of its own, who has to pass through.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
 
@@ -233,7 +262,7 @@ func collect(stdout, stderr *strings.Builder) func(worker.Chunk) error {
 
 func TestEveryRoute(t *testing.T) {
 	t.Parallel()
-	r := start(t, demoPack)
+	r := start(t)
 	t.Run("status", r.testStatus)
 	t.Run("components", r.testComponents)
 	t.Run("sensor to execution", r.testSensorToExecution)
@@ -609,7 +638,9 @@ func (r *running) testMetrics(t *testing.T) {
 
 func TestSignals(t *testing.T) {
 	t.Parallel()
-	r := start(t, demoPack)
+	// Nothing but the signal has the packs scanned, and nothing but the second one ends the drain.
+	r := start(t, Flag{"reconcile.debounce", "1h", "test"}, Flag{"reconcile.max_wait", "1h", "test"},
+		Flag{"reconcile.resync", "1h", "test"}, Flag{"exec.drain", "1h", "test"})
 	ctx := t.Context()
 	writePacks(t, r.packs, "-- demo/actions/new.yaml --\nname: new\nrunner_type: shell\nentry_point: greet.sh\n")
 	r.signals <- syscall.SIGHUP
@@ -628,6 +659,7 @@ func TestSignals(t *testing.T) {
 		return err
 	})
 	r.signals <- syscall.SIGTERM
+	r.signals <- syscall.SIGTERM // an echo
 	eventually(t, func() error {
 		if !strings.Contains(r.log.String(), "msg=stopping") {
 			return errors.New("it does not stop")
@@ -637,7 +669,17 @@ func TestSignals(t *testing.T) {
 	if s, err := r.client.Execution(ctx, queued.ID); err != nil || s.Status != store.StatusRunning {
 		t.Errorf("found %+v, %v: the API has to answer while actions drain", s, err)
 	}
+	select {
+	case <-time.After(2 * sameSignal):
+	case <-r.ended:
+		t.Error("one signal, sent to process and group, hurried the drain")
+	}
 	r.signals <- syscall.SIGTERM
+	select {
+	case <-r.ended:
+	case <-time.After(patience):
+		t.Fatal("the second signal did not end the drain")
+	}
 	if err := r.wait(); err != nil {
 		t.Error(err)
 	}
@@ -649,9 +691,240 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// The private database dies under a running daemon, is started anew, and everything goes on.
+func TestDatabaseDiesUnderTheDaemon(t *testing.T) {
+	t.Parallel()
+	r := start(t, Flag{"database.url", "", "test"})
+	ctx := t.Context()
+	var s *api.Status
+	eventually(t, func() (err error) {
+		s, err = r.client.Status(ctx)
+		if err == nil && s.Sensors[0].PID == nil {
+			err = errors.New("the sensor does not run")
+		}
+		return err
+	})
+	if !s.Database.Private || s.Database.PID == 0 || s.Database.Error != "" {
+		t.Fatalf("found %+v, want a private database", s.Database)
+	}
+	sensorPID := *s.Sensors[0].PID
+	if err := syscall.Kill(s.Database.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// Health, metrics and lists are answered all the while.
+	if status, _ := httpGet(t, r.server.URL()+"/-/healthy"); status != http.StatusOK {
+		t.Errorf("alive: found %d", status)
+	}
+	if _, err := r.client.Actions(ctx, api.ComponentFilter{}); err != nil {
+		t.Errorf("the catalog is not served without the database: %v", err)
+	}
+	var e *api.ExecutionDetail
+	eventually(t, func() (err error) {
+		e, err = r.client.Execute(ctx, api.NewExecution{Action: "demo.greet", Parameters: map[string]any{"name": "again"}})
+		return err
+	})
+	var stdout, stderr strings.Builder
+	id := e.ID
+	eventually(t, func() (err error) {
+		stdout.Reset()
+		e, err = r.client.Output(ctx, id, true, collect(&stdout, &stderr))
+		return err
+	})
+	if e.Status != store.StatusSucceeded || stdout.String() != "hello again\n" {
+		t.Errorf("found %+v and output %q", e, stdout.String())
+	}
+	eventually(t, func() error {
+		if status, body := httpGet(t, r.server.URL()+"/-/ready"); status != http.StatusOK {
+			return errors.New(body)
+		}
+		return nil
+	})
+	now, err := r.client.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now.Database.PID == s.Database.PID || now.Database.PID == 0 || now.Database.Error != "" {
+		t.Errorf("found database %+v", now.Database)
+	}
+	if pid := now.Sensors[0].PID; pid == nil || *pid != sensorPID {
+		t.Errorf("the sensor was restarted: found pid %v, want %d", pid, sensorPID)
+	}
+}
+
+// line is a connection to the database that can be cut.
+type line struct {
+	network, address string // of the server
+	listener         net.Listener
+	mu               sync.Mutex
+	conns            []net.Conn
+	wg               sync.WaitGroup
+}
+
+// newLine gives a line that is cut, and the URL through it.
+func newLine(t *testing.T, databaseURL string) (*line, string) {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &line{network: "tcp", address: u.Host}
+	query := u.Query()
+	if host := query.Get("host"); strings.HasPrefix(host, "/") {
+		l.network, l.address = "unix", filepath.Join(host, ".s.PGSQL."+cmp.Or(query.Get("port"), "5432"))
+		query.Del("host")
+		query.Del("port")
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.Host = free.Addr().String()
+	free.Close()
+	query.Set("sslmode", "disable")
+	u.RawQuery = query.Encode()
+	t.Cleanup(l.cut)
+	return l, u.String()
+}
+
+// mend lets connections through, at the address of the URL.
+func (l *line) mend(t *testing.T, through string) {
+	t.Helper()
+	u, err := url.Parse(through)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", u.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.mu.Lock()
+	l.listener = listener
+	l.mu.Unlock()
+	l.wg.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial(l.network, l.address)
+			if err != nil {
+				conn.Close()
+				continue
+			}
+			l.mu.Lock()
+			if l.listener != listener {
+				conn.Close()
+				server.Close()
+			}
+			l.conns = append(l.conns, conn, server)
+			l.mu.Unlock()
+			pump := func(to, from net.Conn) {
+				io.Copy(to, from)
+				to.Close()
+			}
+			l.wg.Go(func() { pump(server, conn) })
+			l.wg.Go(func() { pump(conn, server) })
+		}
+	})
+}
+
+// cut ends every connection and lets none through.
+func (l *line) cut() {
+	l.mu.Lock()
+	if l.listener != nil {
+		l.listener.Close()
+	}
+	l.listener = nil
+	for _, conn := range l.conns {
+		conn.Close()
+	}
+	l.conns = nil
+	l.mu.Unlock()
+	l.wg.Wait()
+}
+
+// The database is not there yet when the daemon starts, and later goes away for a while.
+func TestDatabaseComesAndGoes(t *testing.T) {
+	t.Parallel()
+	line, through := newLine(t, storetest.NewURL(t))
+	dir := shortDir(t)
+	r := &running{packs: filepath.Join(dir, "packs"), state: filepath.Join(dir, "state"), url: through}
+	writePacks(t, r.packs, demoPack)
+	r.waiting = func() {
+		eventually(t, func() error {
+			if !strings.Contains(r.log.String(), "waiting for the database") {
+				return errors.New("it does not say that it waits")
+			}
+			return nil
+		})
+		line.mend(t, through)
+	}
+	r.run(t)
+	ctx := t.Context()
+	ready := func(want int) {
+		t.Helper()
+		eventually(t, func() error {
+			if status, body := httpGet(t, r.server.URL()+"/-/ready"); status != want {
+				return fmt.Errorf("ready: found %d %s, want %d", status, body, want)
+			}
+			return nil
+		})
+	}
+	ready(http.StatusOK)
+	gate := filepath.Join(dir, "gate")
+	slow, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.slow", Parameters: map[string]any{"gate": gate}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began, followed := make(chan struct{}), make(chan error, 1)
+	var stdout, stderr strings.Builder
+	go func() {
+		each, first := collect(&stdout, &stderr), sync.OnceFunc(func() { close(began) })
+		e, err := r.client.Output(ctx, slow.ID, true, func(c worker.Chunk) error {
+			first()
+			return each(c)
+		})
+		if err == nil && (*e.ExitCode != 3 || stdout.String() != "first\nlast\n") {
+			err = fmt.Errorf("found %+v and output %q", e, stdout.String())
+		}
+		followed <- err
+	}()
+	select {
+	case <-began:
+	case err := <-followed:
+		t.Fatalf("following ended: %v", err)
+	}
+	line.cut()
+	// The action ends while nobody can write that down.
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ready(http.StatusServiceUnavailable)
+	if status, _ := httpGet(t, r.server.URL()+"/-/healthy"); status != http.StatusOK {
+		t.Errorf("alive: found %d", status)
+	}
+	var problem *api.Error
+	if _, err := r.client.Executions(ctx, api.ExecutionFilter{}); !errors.As(err, &problem) || problem.Code != api.CodeUnavailable {
+		t.Errorf("found %v, want %s", err, api.CodeUnavailable)
+	}
+	if s, err := r.client.Status(ctx); err != nil || s.Ready || s.Database.Error == "" || len(s.Packs) != 1 {
+		t.Errorf("found %+v, %v; want a status that says what is wrong", s, err)
+	}
+	if err := r.progress(ctx); err != nil {
+		t.Errorf("the watchdog would not be fed while the database is away: %v", err)
+	}
+	line.mend(t, through)
+	ready(http.StatusOK)
+	if err := <-followed; err != nil {
+		t.Errorf("following through the outage: %v", err)
+	}
+	writePacks(t, r.packs, "-- demo/actions/new.yaml --\nname: new\nrunner_type: shell\nentry_point: greet.sh\n")
+	eventually(t, func() error { _, err := r.client.Action(ctx, "demo.new"); return err })
+}
+
 func TestStartAgainFindsTheSame(t *testing.T) {
 	t.Parallel()
-	r := start(t, demoPack)
+	r := start(t)
 	before, err := r.client.Pack(t.Context(), "demo")
 	if err != nil {
 		t.Fatal(err)
@@ -662,14 +935,55 @@ func TestStartAgainFindsTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(before, after); diff != "" {
+	if diff := gocmp.Diff(before, after); diff != "" {
 		t.Errorf("a restart without a change changed the pack: %s", diff)
 	}
 }
 
+// A run that died left its node's id; the next one ends what that node held.
+func TestFormerNodeIsEndedAtTheStart(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	r.stop()
+	if err := os.WriteFile(filepath.Join(r.state, nodeFile), []byte("dead-node\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := storetest.Open(t, r.url)
+	if err := s.PutNode(t.Context(), store.Node{ID: "dead-node", Host: "h", PID: 1, Version: "x", StartedAt: time.Now(), SeenAt: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	ids, err := s.Enqueue(t.Context(), []store.NewExecution{
+		{Action: "demo.greet", Parameters: json.RawMessage(`{"name":"a","times":1}`), RequestedBy: "test"},
+		{Action: "demo.greet", Parameters: json.RawMessage(`{"name":"b","times":1}`), RequestedBy: "test"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One was started, the other only claimed.
+	claimed, err := s.Claim(t.Context(), "dead-node", 10)
+	begun := slices.IndexFunc(claimed, func(c store.Claimed) bool { return c.ExecutionID == ids[0] })
+	if err != nil || begun < 0 {
+		t.Fatalf("claimed %+v, %v; want those that were queued", claimed, err)
+	}
+	if _, err := s.Start(t.Context(), []string{claimed[begun].Token}); err != nil {
+		t.Fatal(err)
+	}
+	r.run(t)
+	if e, err := r.client.Execution(t.Context(), ids[0]); err != nil || e.Status != store.StatusLost {
+		t.Errorf("what had begun: found %+v, %v; want it lost at once", e, err)
+	}
+	eventually(t, func() error {
+		e, err := r.client.Execution(t.Context(), ids[1])
+		if err == nil && e.Status != store.StatusSucceeded {
+			err = fmt.Errorf("what had not begun is %s, want it to run", e.Status)
+		}
+		return err
+	})
+}
+
 func TestSecondDaemonOfAStateDirectoryIsRefused(t *testing.T) {
 	t.Parallel()
-	r := start(t, demoPack)
+	r := start(t)
 	_, err := New(t.Context(), Options{Config: r.config, Logger: slog.New(slog.DiscardHandler), Version: "x", Binary: r.opts.Binary})
 	if err == nil || !strings.Contains(err.Error(), r.state) {
 		t.Fatalf("found %v, want a refusal that names %s", err, r.state)
@@ -696,8 +1010,11 @@ func TestStartThatCannotBeMadeLeavesNothing(t *testing.T) {
 		"tls":      {{"http.tls_cert", blocked, "test"}, {"http.tls_key", blocked, "test"}},
 	} {
 		config, err := FindConfig(os.DevNull, []string{"PATH=" + os.Getenv("PATH")}, append([]Flag{
-			{"packs.directory", dir, "test"}, {"state.directory", filepath.Join(dir, "s-"+name), "test"}, {"database.url", storetest.NewURL(t), "test"},
-			{"http.socket", filepath.Join(dir, "a.sock"), "test"}, {"http.listen", "", "test"},
+			{"packs.directory", dir, "test"},
+			{"state.directory", filepath.Join(dir, "s-"+name), "test"},
+			{"database.url", storetest.NewURL(t), "test"},
+			{"http.socket", filepath.Join(dir, "a.sock"), "test"},
+			{"http.listen", "", "test"},
 		}, flags...)...)
 		if err != nil {
 			t.Fatal(err)

@@ -20,19 +20,23 @@ func newNodeID(host string) string {
 	return host + "-" + strings.ToLower(rand.Text()[:letters])
 }
 
-// replaceNode records this node in the state directory and gives the one that never left; empty: there
-// is none. It is written before the node is known to the database, so that none is forgotten.
-func replaceNode(state, node string) (former string, err error) {
-	name := filepath.Join(state, nodeFile)
-	text, err := os.ReadFile(name)
+// formerNode gives the node that used the state directory last and never left it; empty: there is none.
+func formerNode(state string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(state, nodeFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("cannot read the former node's id: %v", err)
 	}
-	former = strings.TrimSpace(string(text))
-	if err := writeDurably(name, node+"\n"); err != nil {
-		return "", fmt.Errorf("cannot record this node's id: %v", err)
+	return strings.TrimSpace(string(text)), nil
+}
+
+// recordNode puts this node in the former one's place. That comes after the former's attempts have been
+// ended, or a start that fails in between would forget them, and before this node is known to the
+// database, so that it is never forgotten itself.
+func recordNode(state, node string) error {
+	if err := writeDurably(filepath.Join(state, nodeFile), node+"\n"); err != nil {
+		return fmt.Errorf("cannot record this node's id: %v", err)
 	}
-	return former, nil
+	return nil
 }
 
 // forgetNode says that this node has left in order.

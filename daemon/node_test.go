@@ -13,7 +13,10 @@ func TestNodeOfADeadRunIsKnown(t *testing.T) {
 		node, former string
 		leaves       bool
 	}{{"a", "", false}, {"b", "a", false}, {"c", "b", true}, {"d", "", false}} {
-		former, err := replaceNode(state, step.node)
+		former, err := formerNode(state)
+		if err == nil {
+			err = recordNode(state, step.node)
+		}
 		if err != nil || former != step.former {
 			t.Errorf("start %d: found former node %q, %v; want %q", i, former, err, step.former)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -38,11 +40,11 @@ func TestWatchdogIsFedByProgressOnly(t *testing.T) {
 			mode.Store(m)
 			synctest.Wait()
 			before := fed.Load()
-			time.Sleep(d)
+			<-time.After(d)
 			synctest.Wait()
 			return fed.Load() - before
 		}
-		time.Sleep(time.Second) // off the ticks
+		<-time.After(time.Second) // off the ticks
 		if got := during(0, time.Minute); got != 4 {
 			t.Errorf("fed %d times a minute, want 4: twice an interval", got)
 		}
@@ -91,5 +93,25 @@ func TestNotices(t *testing.T) {
 		if i >= len(said) || len(said[i]) < len(want[i]) || said[i][:len(want[i])] != want[i] {
 			t.Fatalf("said %q, want %q", said, want)
 		}
+	}
+}
+
+// What is said arrives at systemd's socket.
+func TestNoticesReachTheSocket(t *testing.T) {
+	path := filepath.Join(shortDir(t), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	newNotifier(slog.New(slog.DiscardHandler)).ready("2 packs")
+	if err := socket.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	heard := make([]byte, 100)
+	n, err := socket.Read(heard)
+	if want := "READY=1\nSTATUS=2 packs"; err != nil || string(heard[:n]) != want {
+		t.Errorf("heard %q, %v; want %q", heard[:n], err, want)
 	}
 }

@@ -27,6 +27,10 @@ const (
 	// there yet must not have the daemon killed.
 	readyPatience = 30 * time.Second
 
+	// sameSignal is the time within which a second signal is the first one's echo: timeout(1), and
+	// service managers, send theirs to the process and to its group.
+	sameSignal = 300 * time.Millisecond
+
 	// stopMargin is what stopping may take beside the drain of actions and the grace of children:
 	// with the defaults 60 s, 2 times 10 s and this stay below the unit's TimeoutStopSec.
 	stopMargin = 30 * time.Second
@@ -189,7 +193,7 @@ func (d *Daemon) watchSignals(ctx context.Context, stop func()) error {
 		signals, release = own, func() { signal.Stop(own) }
 	}
 	defer func() { release() }()
-	asked := 0
+	var first time.Time // when an end was asked for
 	for {
 		select {
 		case <-ctx.Done():
@@ -202,10 +206,13 @@ func (d *Daemon) watchSignals(ctx context.Context, stop func()) error {
 				d.notify.ready("running")
 				continue
 			}
-			asked++
-			if asked == 1 {
+			if first.IsZero() {
+				first = time.Now()
 				d.log.Info("stop asked for, running actions may finish", "signal", s.String(), "drain", d.config.Exec.Drain)
 				stop()
+				continue
+			}
+			if time.Since(first) < sameSignal {
 				continue
 			}
 			d.log.Warn("stop asked for again, running actions are stopped", "signal", s.String())
@@ -365,5 +372,7 @@ func (d *Daemon) runDatabase(ctx context.Context) error {
 		d.store.Close()
 		cancel()
 	})()
-	return d.cluster.Run(inner)
+	err := d.cluster.Run(inner)
+	d.databaseEnded.Store(err == nil)
+	return err
 }

@@ -47,7 +47,7 @@ func (s secrets) read(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // it was only read
 	// Without O_NONBLOCK a FIFO would hold the caller until somebody writes to it.
 	file, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -179,8 +179,7 @@ func sections(keys []key) []string {
 // syntaxProblem is what the parser stopped at.
 func syntaxProblem(file string, err error) ConfigProblem {
 	place := manifest.Place{File: file}
-	var decode *toml.DecodeError
-	if errors.As(err, &decode) {
+	if decode, ok := errors.AsType[*toml.DecodeError](err); ok {
 		place.Line, place.Col = decode.Position()
 	}
 	return ConfigProblem{Place: place, Message: "cannot read TOML: " + strings.TrimPrefix(err.Error(), "toml: ")}

@@ -11,13 +11,16 @@ import (
 	"github.com/attune-io/attune/reconcile/store"
 )
 
-func (s *Server) listEvents(ctx context.Context, q *struct {
+// eventQuery narrows the list of events, and pages it.
+type eventQuery struct {
 	Since   string `query:"since" doc:"90s, 1h or 7d before now, or an RFC 3339 time"`
 	Before  int64  `query:"before" minimum:"0" doc:"Ids below this one: the last of the page before"`
 	Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Trigger string `query:"trigger"`
 	Source  string `query:"source" doc:"A sensor's ref, api or webhook"`
-}) ([]Event, error) {
+}
+
+func (s *Server) listEvents(ctx context.Context, q *eventQuery) ([]Event, error) {
 	since, err := parseSince(q.Since, time.Now())
 	if err != nil {
 		return nil, err

@@ -13,7 +13,8 @@ import (
 	"github.com/attune-io/attune/reconcile/store"
 )
 
-func (s *Server) listExecutions(ctx context.Context, q *struct {
+// executionQuery narrows the list of executions, and pages it.
+type executionQuery struct {
 	Since  string   `query:"since" doc:"90s, 1h or 7d before now, or an RFC 3339 time"`
 	Before int64    `query:"before" minimum:"0" doc:"Ids below this one: the last of the page before"`
 	Limit  int      `query:"limit" minimum:"1" maximum:"1000" default:"100"`
@@ -22,7 +23,9 @@ func (s *Server) listExecutions(ctx context.Context, q *struct {
 	Pack   string   `query:"pack"`
 	Status []string `query:"status,explode"`
 	Event  int64    `query:"event" minimum:"0"`
-}) ([]Execution, error) {
+}
+
+func (s *Server) listExecutions(ctx context.Context, q *executionQuery) ([]Execution, error) {
 	filter := store.ExecutionFilter{
 		Action: q.Action, Rule: q.Rule, Pack: q.Pack, EventID: q.Event, Before: q.Before, Limit: q.Limit,
 	}
@@ -104,7 +107,10 @@ type executionBody struct {
 	TimeoutSeconds float64           `json:"timeout_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Defaults to the action's."`
 }
 
-func (s *Server) createExecution(ctx context.Context, in *struct{ Body executionBody }) (*ExecutionDetail, error) {
+// executionRequest is the input of what queues an action.
+type executionRequest struct{ Body executionBody }
+
+func (s *Server) createExecution(ctx context.Context, in *executionRequest) (*ExecutionDetail, error) {
 	catalog, r, err := s.find(ctx, manifest.KindAction, in.Body.Action)
 	if err != nil {
 		return nil, err
@@ -128,7 +134,18 @@ func (s *Server) createExecution(ctx context.Context, in *struct{ Body execution
 		return nil, fmt.Errorf("cannot queue action %s: %w", r.Ref, err)
 	}
 	s.log.Info("execution requested", "execution_id", ids[0], "action", r.Ref, "by", n.RequestedBy)
-	return s.executionDetail(ctx, ids[0])
+	detail, err := s.executionDetail(ctx, ids[0])
+	if err != nil {
+		// It is queued. An error would have the caller queue it again.
+		s.log.Warn("execution queued, but not read back", "execution_id", ids[0], "err", err)
+		queued := store.Execution{
+			ID: ids[0], Action: r.Ref, Pack: r.Pack, Status: store.StatusRequested, Priority: n.Priority,
+			RequestedBy: n.RequestedBy, CreatedAt: time.Now(), DueAt: n.DueAt, Parameters: n.Parameters,
+		}
+		queued.Parameters = masked(catalog, &queued)
+		return &ExecutionDetail{Execution: queued, Attempts: []Attempt{}}, nil
+	}
+	return detail, nil
 }
 
 // parametersFor fills in the defaults and checks what an action is given.

@@ -32,23 +32,30 @@ func requestID(ctx context.Context) string {
 	return id
 }
 
-// wrap gives each request an id, turns a panic into an answer with that id, and every error that the
-// mux makes itself into a problem document.
-func (s *Server) wrap(mux *http.ServeMux) http.Handler {
+// identify gives each request an id, bounds its body, and sets the headers that every answer has.
+func identify(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		began := time.Now()
 		id := rand.Text()
 		r = r.WithContext(context.WithValue(r.Context(), requestKey{}, id))
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		w.Header().Set(requestHeader, id)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		w.Header().Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// wrap turns a panic into an answer with the request's id, and every error that the mux makes itself
+// into a problem document.
+func (s *Server) wrap(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
 		answer := &recorder{ResponseWriter: w}
 		defer func() {
 			if problem := recover(); problem != nil {
 				s.panicked(answer, r, problem)
 			}
-			s.log.Debug("request", "request_id", id, "method", r.Method, "path", r.URL.Path, "status", answer.status,
+			s.log.Debug("request", "request_id", requestID(r.Context()), "method", r.Method, "path", r.URL.Path, "status", answer.status,
 				"by", caller(r.Context()), "duration", time.Since(began))
 		}()
 		if _, pattern := mux.Handler(r); pattern == "" {

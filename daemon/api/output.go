@@ -56,10 +56,13 @@ func (s *Server) streaming(ctx context.Context) (context.Context, context.Cancel
 	return ctx, cancel
 }
 
-func (s *Server) executionOutput(ctx context.Context, in *struct {
+// outputQuery says whose output is wanted, and whether what comes as well.
+type outputQuery struct {
 	ID     int64 `path:"id" minimum:"1"`
 	Follow bool  `query:"follow" doc:"Go on until the execution has ended"`
-}) (func(*lineWriter), error) {
+}
+
+func (s *Server) executionOutput(ctx context.Context, in *outputQuery) (func(*lineWriter), error) {
 	detail, err := s.executionDetail(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -67,111 +70,127 @@ func (s *Server) executionOutput(ctx context.Context, in *struct {
 	return func(w *lineWriter) {
 		ctx, cancel := s.streaming(ctx)
 		defer cancel()
-		if err := s.follow(ctx, w, detail, in.Follow); err != nil {
-			problem := problemOf(ctx, err)
-			_ = w.write(OutputLine{Error: problem}, true)
+		finished, unsubscribe := s.opts.Notices.Subscribe(store.ChannelFinished)
+		defer unsubscribe()
+		f := &follower{look: s.executionDetail, workers: s.opts.Workers, finished: finished, write: w.write}
+		if err := f.follow(ctx, detail, in.Follow); err != nil {
+			_ = w.write(OutputLine{Error: problemOf(ctx, err)}, true)
 		}
 	}, nil
 }
 
+// follower follows one execution.
+type follower struct {
+	look     func(ctx context.Context, id int64) (*ExecutionDetail, error)
+	workers  Workers
+	finished <-chan string // a word whenever executions have ended
+	write    func(line any, flush bool) error
+	told     int // the attempt whose output is out
+}
+
 // follow writes what an execution printed, and what it prints, and at last the execution. Its attempt
 // may run here, and then its output is followed live; it may run elsewhere, or be over, and then there
-// is what the database has.
-func (s *Server) follow(ctx context.Context, w *lineWriter, detail *ExecutionDetail, wait bool) error {
-	finished, unsubscribe := s.opts.Notices.Subscribe(store.ChannelFinished)
-	defer unsubscribe()
-	told := 0 // the attempt whose output is out
+// is what the database has. A database that goes away meanwhile is waited for, as the action itself goes
+// on without it.
+func (f *follower) follow(ctx context.Context, detail *ExecutionDetail, wait bool) error {
 	delay := lookFirst
 	for {
 		if !detail.Status.Final() && wait {
-			attempt, err := s.followHere(ctx, w, detail, told)
-			if err != nil {
+			before := f.told
+			if err := f.attempt(ctx, detail); err != nil && !outage(ctx, err) {
 				return err
 			}
-			if attempt > told {
-				told, delay = attempt, lookFirst
+			if f.told > before {
+				delay = lookFirst
 			}
 		}
-		var err error
-		if detail, err = s.executionDetail(ctx, detail.ID); err != nil {
+		now, err := f.look(ctx, detail.ID)
+		switch {
+		case err == nil:
+			detail = now
+		case !wait || !outage(ctx, err):
 			return err
 		}
 		if detail.Status.Final() || !wait {
 			break
 		}
-		if delay, err = pause(ctx, delay, finished); err != nil {
+		if delay, err = f.pause(ctx, delay); err != nil {
 			return err
 		}
 	}
-	if told != detail.Attempt || told == 0 {
-		if err := stored(w, detail); err != nil {
+	if f.told != detail.Attempt || f.told == 0 {
+		if err := f.stored(detail); err != nil {
 			return err
 		}
 	}
-	return w.write(OutputLine{Execution: detail}, true)
+	return f.write(OutputLine{Execution: detail}, true)
 }
 
-// followHere writes the output of an attempt that runs in this daemon until that ends, and gives its
-// number; 0 where none runs here whose output is not out already. (An attempt can be followed for a
-// moment longer than it runs: until its end is written.)
-func (s *Server) followHere(ctx context.Context, w *lineWriter, detail *ExecutionDetail, told int) (int, error) {
+// outage says whether it is only the database that is away.
+func outage(ctx context.Context, err error) bool { return ctx.Err() == nil && store.IsTransient(err) }
+
+// attempt writes the output of an attempt that runs in this daemon until that ends; nothing where none
+// runs here whose output is not out already. (An attempt can be followed for a moment longer than it
+// runs: until its end is written.)
+func (f *follower) attempt(ctx context.Context, detail *ExecutionDetail) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	chunks, ok := s.opts.Workers.Follow(ctx, detail.ID)
+	chunks, ok := f.workers.Follow(ctx, detail.ID)
 	if !ok {
-		return 0, nil
+		return nil
 	}
 	if detail.Status != store.StatusRunning {
 		// The row was read before this attempt began.
 		var err error
-		if detail, err = s.executionDetail(ctx, detail.ID); err != nil {
-			return 0, err
+		if detail, err = f.look(ctx, detail.ID); err != nil {
+			return err
 		}
 	}
-	if detail.Attempt <= told {
-		return 0, nil
+	if detail.Attempt <= f.told {
+		return nil
 	}
 	if detail.Attempt > 1 {
-		if err := w.write(OutputLine{Attempt: detail.Attempt}, true); err != nil {
-			return 0, err
+		if err := f.write(OutputLine{Attempt: detail.Attempt}, true); err != nil {
+			return err
 		}
 	}
 	for {
 		select {
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return ctx.Err()
 		case chunk, open := <-chunks:
 			if !open {
-				return detail.Attempt, ctx.Err()
+				f.told = detail.Attempt
+				return ctx.Err()
 			}
-			if err := w.write(OutputLine{Stream: chunk.Stream, Text: chunk.Text}, true); err != nil {
-				return 0, err
+			if err := f.write(OutputLine{Stream: chunk.Stream, Text: chunk.Text}, true); err != nil {
+				return err
 			}
 		}
 	}
 }
 
 // stored writes the output that the database has.
-func stored(w *lineWriter, detail *ExecutionDetail) error {
+func (f *follower) stored(detail *ExecutionDetail) error {
 	if detail.Stdout != "" {
-		if err := w.write(OutputLine{Stream: "stdout", Text: detail.Stdout}, false); err != nil {
+		if err := f.write(OutputLine{Stream: "stdout", Text: detail.Stdout}, false); err != nil {
 			return err
 		}
 	}
 	if detail.Stderr != "" {
-		return w.write(OutputLine{Stream: "stderr", Text: detail.Stderr}, false)
+		return f.write(OutputLine{Stream: "stderr", Text: detail.Stderr}, false)
 	}
 	return nil
 }
 
 // pause waits until it is worth while to look again, and gives how long to wait the next time.
-func pause(ctx context.Context, delay time.Duration, finished <-chan string) (time.Duration, error) {
+func (f *follower) pause(ctx context.Context, delay time.Duration) (time.Duration, error) {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return 0, ctx.Err()
-	case <-finished:
+	case <-f.finished:
 		return lookFirst, nil
 	case <-timer.C:
 		return min(2*delay, lookLast), nil

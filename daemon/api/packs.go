@@ -11,9 +11,12 @@ import (
 	"github.com/attune-io/attune/reconcile/store"
 )
 
-func (s *Server) listPacks(ctx context.Context, q *struct {
+// packQuery narrows the list of packs.
+type packQuery struct {
 	All bool `query:"all" doc:"The disabled and the vanished too"`
-}) ([]Pack, error) {
+}
+
+func (s *Server) listPacks(ctx context.Context, q *packQuery) ([]Pack, error) {
 	catalog, err := s.catalog(ctx)
 	if err != nil {
 		return nil, err
@@ -111,10 +114,13 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 	return detail, nil
 }
 
-func (s *Server) listRevisions(ctx context.Context, in *struct {
+// revisionQuery says whose revisions are wanted.
+type revisionQuery struct {
 	Ref   string `path:"ref"`
 	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-}) ([]Revision, error) {
+}
+
+func (s *Server) listRevisions(ctx context.Context, in *revisionQuery) ([]Revision, error) {
 	if _, _, err := s.findPack(ctx, in.Ref); err != nil {
 		return nil, err
 	}

@@ -91,10 +91,13 @@ func (s *Server) restartSensor(ctx context.Context, in *byRef) (*Sensor, error) 
 	return &one, nil
 }
 
-func (s *Server) sensorLogs(ctx context.Context, in *struct {
+// logQuery says whose log is wanted, and whether what comes as well.
+type logQuery struct {
 	Ref    string `path:"ref"`
 	Follow bool   `query:"follow" doc:"Go on with the lines that come"`
-}) (func(*lineWriter), error) {
+}
+
+func (s *Server) sensorLogs(ctx context.Context, in *logQuery) (func(*lineWriter), error) {
 	catalog, r, err := s.find(ctx, manifest.KindSensor, in.Ref)
 	if err != nil {
 		return nil, err

@@ -118,7 +118,7 @@ func New(opts Options) (*Server, error) {
 		return s, nil
 	}
 	if s.tcp, err = net.Listen("tcp", loopbackHost(opts.Listen)); err != nil {
-		s.socket.Close()
+		s.socket.close()
 		return nil, fmt.Errorf("cannot listen on %s: %v; set http.listen to another address, or to \"\" for none", opts.Listen, listenCause(err))
 	}
 	if opts.TLS != nil {
@@ -137,8 +137,7 @@ func loopbackHost(listen string) string {
 }
 
 func listenCause(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err
 	}
 	return err
@@ -162,9 +161,9 @@ func (s *Server) URL() string {
 // Close gives up the addresses of a server that does not run.
 func (s *Server) Close() {
 	s.stop()
-	s.socket.Close()
+	s.socket.close()
 	if s.tcp != nil {
-		s.tcp.Close()
+		_ = s.tcp.Close() // it fails only where it was closed before
 	}
 }
 
@@ -191,14 +190,14 @@ func (s *Server) Run(ctx context.Context) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	handler := s.handler()
-	full := s.server(requests, handler)
+	full := s.server(requests, identify(handler))
 	full.ConnContext = withPeer
 	servers := []*http.Server{full}
 	failed := make(chan error, 2)
 	var wg sync.WaitGroup
 	wg.Go(func() { failed <- full.Serve(s.socket) })
 	if s.tcp != nil {
-		public := s.server(requests, s.gate(handler))
+		public := s.server(requests, identify(s.gate(handler)))
 		servers = append(servers, public)
 		wg.Go(func() { failed <- public.Serve(s.tcp) })
 	}
@@ -214,7 +213,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, server := range servers {
 		if server.Shutdown(bounded) != nil {
 			cut()
-			server.Close()
+			_ = server.Close() // what is left of its connections is cut
 		}
 	}
 	wg.Wait()

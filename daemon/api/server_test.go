@@ -92,10 +92,14 @@ func testCatalog() *store.Catalog {
 	return &store.Catalog{
 		Generation: 3,
 		Packs: map[string]*store.PackRow{
-			"core": {Ref: "core", Enabled: true, Present: true, Revision: 2, TreeDigest: "d1",
+			"core": {
+				Ref: "core", Enabled: true, Present: true, Revision: 2, TreeDigest: "d1",
 				Manifest: &manifest.Pack{Ref: "core", Version: "1.0.0", Enabled: true},
-				Errors: manifest.Errors{{Place: manifest.Place{File: "core/actions/echo.yaml", Line: 2, Col: 1},
-					Severity: manifest.SeverityError, Ref: "core.echo", Kind: manifest.KindAction, Message: "broken"}}},
+				Errors: manifest.Errors{{
+					Place:    manifest.Place{File: "core/actions/echo.yaml", Line: 2, Col: 1},
+					Severity: manifest.SeverityError, Ref: "core.echo", Kind: manifest.KindAction, Message: "broken",
+				}},
+			},
 			"gone": {Ref: "gone"},
 		},
 		Actions: map[string]*store.Record{
@@ -104,8 +108,10 @@ func testCatalog() *store.Catalog {
 		},
 		Triggers: map[string]*store.Record{"core.tick": record(&manifest.Trigger{Header: head("core.tick"), Type: "interval"}, true)},
 		Sensors:  map[string]*store.Record{"core.timer": record(&manifest.Sensor{Header: head("core.timer"), TriggerTypes: []string{"core.tick"}}, true)},
-		Rules: map[string]*store.Record{"core.r": record(&manifest.Rule{Header: head("core.r"),
-			Trigger: manifest.Use{Ref: "core.tick"}, Actions: []manifest.Use{{Ref: "core.echo"}}}, true)},
+		Rules: map[string]*store.Record{"core.r": record(&manifest.Rule{
+			Header:  head("core.r"),
+			Trigger: manifest.Use{Ref: "core.tick"}, Actions: []manifest.Use{{Ref: "core.echo"}},
+		}, true)},
 	}
 }
 
@@ -247,24 +253,36 @@ func TestErrorsAreProblemDocuments(t *testing.T) {
 		ask  func(context.Context) error
 		want Error
 	}{
-		{"unknown action", func(ctx context.Context) error { _, err := b.client.Action(ctx, "core.ecko"); return err },
-			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "action core.ecko is not known", Hint: "did you mean core.echo?"}},
-		{"action without its pack", func(ctx context.Context) error { _, err := b.client.Action(ctx, "echo"); return err },
-			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "action echo is not known", Hint: "did you mean core.echo?"}},
-		{"unknown pack", func(ctx context.Context) error { _, err := b.client.Pack(ctx, "zzz/../../x"); return err },
-			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "pack zzz/../../x is not known"}},
-		{"unknown rule", func(ctx context.Context) error { _, err := b.client.Rule(ctx, "core.x"); return err },
-			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "rule core.x is not known", Hint: "did you mean core.r?"}},
-		{"disabled action", func(ctx context.Context) error {
-			_, err := b.client.Execute(ctx, NewExecution{Action: "core.off"})
-			return err
+		{
+			"unknown action", func(ctx context.Context) error { _, err := b.client.Action(ctx, "core.ecko"); return err },
+			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "action core.ecko is not known", Hint: "did you mean core.echo?"},
 		},
-			Error{Title: "Conflict", Status: 409, Code: CodeDisabled, Detail: "action core.off is disabled: its manifest says enabled: false", Hint: "edit core/actions/off.yaml"}},
+		{
+			"action without its pack", func(ctx context.Context) error { _, err := b.client.Action(ctx, "echo"); return err },
+			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "action echo is not known", Hint: "did you mean core.echo?"},
+		},
+		{
+			"unknown pack", func(ctx context.Context) error { _, err := b.client.Pack(ctx, "zzz/../../x"); return err },
+			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "pack zzz/../../x is not known"},
+		},
+		{
+			"unknown rule", func(ctx context.Context) error { _, err := b.client.Rule(ctx, "core.x"); return err },
+			Error{Title: "Not Found", Status: 404, Code: CodeNotFound, Detail: "rule core.x is not known", Hint: "did you mean core.r?"},
+		},
+		{
+			"disabled action", func(ctx context.Context) error {
+				_, err := b.client.Execute(ctx, NewExecution{Action: "core.off"})
+				return err
+			},
+			Error{Title: "Conflict", Status: 409, Code: CodeDisabled, Detail: "action core.off is disabled: its manifest says enabled: false", Hint: "edit core/actions/off.yaml"},
+		},
 		{"parameters of an action that takes none", func(ctx context.Context) error {
 			_, err := b.client.Execute(ctx, NewExecution{Action: "core.echo", Parameters: map[string]any{"a": 1}})
 			return err
-		}, Error{Title: "Unprocessable Entity", Status: 422, Code: CodeInvalidParameters, Detail: "the parameters do not fit action core.echo",
-			Hint: "see `attune action show core.echo`", Errors: []ErrorDetail{{Pointer: "/a"}}}},
+		}, Error{
+			Title: "Unprocessable Entity", Status: 422, Code: CodeInvalidParameters, Detail: "the parameters do not fit action core.echo",
+			Hint: "see `attune action show core.echo`", Errors: []ErrorDetail{{Pointer: "/a"}},
+		}},
 		{"payload that is no object", func(ctx context.Context) error {
 			_, err := b.client.Fire(ctx, "core.tick", Fire{Payload: json.RawMessage(`[1]`)})
 			return err
@@ -273,17 +291,23 @@ func TestErrorsAreProblemDocuments(t *testing.T) {
 			_, err := b.client.Executions(ctx, ExecutionFilter{Status: []store.Status{"faild"}})
 			return err
 		}, Error{Title: "Bad Request", Status: 400, Code: CodeInvalidRequest, Detail: `cannot use status: found "faild"`, Hint: "did you mean failed?"}},
-		{"bad since", func(ctx context.Context) error {
-			_, err := b.client.Events(ctx, EventFilter{Since: "soon"})
-			return err
+		{
+			"bad since", func(ctx context.Context) error {
+				_, err := b.client.Events(ctx, EventFilter{Since: "soon"})
+				return err
+			},
+			Error{Title: "Bad Request", Status: 400, Code: CodeInvalidRequest, Detail: `cannot use since: found "soon"`},
 		},
-			Error{Title: "Bad Request", Status: 400, Code: CodeInvalidRequest, Detail: `cannot use since: found "soon"`}},
-		{"limit out of range", func(ctx context.Context) error {
-			_, err := b.client.Events(ctx, EventFilter{Limit: 100000})
-			return err
+		{
+			"limit out of range", func(ctx context.Context) error {
+				_, err := b.client.Events(ctx, EventFilter{Limit: 100000})
+				return err
+			},
+			Error{
+				Title: "Unprocessable Entity", Status: 422, Code: CodeInvalidRequest, Detail: "cannot take the request: validation failed",
+				Errors: []ErrorDetail{{Pointer: "limit", Message: "expected number <= 1000"}},
+			},
 		},
-			Error{Title: "Unprocessable Entity", Status: 422, Code: CodeInvalidRequest, Detail: "cannot take the request: validation failed",
-				Errors: []ErrorDetail{{Pointer: "limit", Message: "expected number <= 1000"}}}},
 	}
 	for _, test := range tests {
 		err := test.ask(t.Context())
@@ -308,8 +332,14 @@ func TestErrorsAreProblemDocuments(t *testing.T) {
 	}
 }
 
+// answered is the head of an answer whose body has been read.
+type answered struct {
+	StatusCode int
+	Header     http.Header
+}
+
 // raw sends a request over the socket as it stands.
-func (b *bundle) raw(t *testing.T, method, path, body string) (*http.Response, string) {
+func (b *bundle) raw(t *testing.T, method, path, body string) (answered, string) {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), method, "http://attune"+path, strings.NewReader(body))
 	if err != nil {
@@ -325,7 +355,7 @@ func (b *bundle) raw(t *testing.T, method, path, body string) (*http.Response, s
 	if err != nil {
 		t.Fatal(err)
 	}
-	return response, string(text)
+	return answered{response.StatusCode, response.Header}, string(text)
 }
 
 func TestBadRequests(t *testing.T) {

@@ -49,7 +49,7 @@ func listenSocket(path string, log *slog.Logger) (*socket, error) {
 	s := &socket{Listener: listener, path: path, lock: lock}
 	s.close = sync.OnceFunc(func() {
 		os.Remove(path)
-		listener.Close()
+		_ = listener.Close() // it fails only where it was closed before
 		lock.Close()
 	})
 	return s, nil
@@ -115,7 +115,7 @@ func bind(path string, log *slog.Logger) (net.Listener, error) {
 	}
 	if err != nil {
 		os.Remove(fresh)
-		listener.Close()
+		_ = listener.Close() // the error at hand says more
 		return nil, fmt.Errorf("cannot put socket %s in place: %v", path, cause(err))
 	}
 	return listener, nil
@@ -134,7 +134,7 @@ func removeStale(path string) error {
 		return fmt.Errorf("cannot listen on socket %s: found a file that is no socket; remove it, or set http.socket to another path", path)
 	}
 	if conn, err := net.DialTimeout("unix", path, probeTimeout); err == nil {
-		conn.Close()
+		_ = conn.Close() // nothing was said
 		return fmt.Errorf("cannot listen on socket %s: something serves there; set http.socket to another path", path)
 	}
 	if err := os.Remove(path); err != nil {

@@ -80,10 +80,13 @@ type fireBody struct {
 	EventID  string          `json:"event_id,omitempty" maxLength:"255" doc:"Makes a repetition harmless."`
 }
 
-func (s *Server) fireTrigger(ctx context.Context, in *struct {
+// fireRequest is the input of a fire.
+type fireRequest struct {
 	Ref  string `path:"ref"`
 	Body fireBody
-}) (*Fired, error) {
+}
+
+func (s *Server) fireTrigger(ctx context.Context, in *fireRequest) (*Fired, error) {
 	catalog, r, err := s.find(ctx, manifest.KindTrigger, in.Ref)
 	if err != nil {
 		return nil, err
@@ -106,7 +109,9 @@ func (s *Server) fireTrigger(ctx context.Context, in *struct {
 	}
 	detail, err := s.eventDetail(ctx, stored.ID)
 	if err != nil {
-		return nil, err
+		// It is stored. An error would have the caller fire again.
+		s.log.Warn("event stored, but not read back", "event_id", stored.ID, "err", err)
+		detail = &EventDetail{Event: stored.Event, Enforcements: []Enforcement{}}
 	}
 	return &Fired{EventDetail: *detail, Duplicate: stored.Duplicate, Executions: orEmpty(stored.Executions)}, nil
 }

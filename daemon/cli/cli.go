@@ -221,8 +221,7 @@ func strictGroups(cmd *cobra.Command) {
 // flagError names the nearest flag.
 func flagError(cmd *cobra.Command, err error) error {
 	usage := &usageError{text: fmt.Sprintf("cannot run %q: %v", cmd.CommandPath(), err)}
-	var unknown *pflag.NotExistError
-	if errors.As(err, &unknown) {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		var names []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
 			if !f.Hidden {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"strings"
@@ -38,8 +39,7 @@ func (c *command) runCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := &runner{command: c, detach: detach, timeout: timeout}
 			code, err := r.run(cmd.Context(), args[0], args[1:])
-			var usage *usageError
-			if errors.As(err, &usage) {
+			if _, ok := errors.AsType[*usageError](err); ok {
 				return err
 			}
 			if err != nil {
@@ -217,9 +217,7 @@ func (c *command) values(words []string, schema *manifest.Schema) (map[string]an
 		if err := decoder.Decode(&object); err != nil {
 			return nil, usagef("cannot read parameters from %s: expected one JSON object: %v", word, err)
 		}
-		for name, v := range object {
-			values[name] = v
-		}
+		maps.Copy(values, object)
 	}
 	return values, nil
 }

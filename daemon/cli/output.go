@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"charm.land/lipgloss/v2"
-
 	"golang.org/x/term"
 
 	"github.com/attune-io/attune/reconcile/manifest"

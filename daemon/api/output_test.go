@@ -1,0 +1,141 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/attune-io/attune/exec/worker"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// script is what a follower sees of the database and of the workers, look by look.
+type script struct {
+	rows  []store.Execution // what each look finds; the last one stays
+	runs  [][]string        // what each question to the workers gives; nil: it does not run here
+	asked int
+}
+
+func (s *script) look(context.Context, int64) (*ExecutionDetail, error) {
+	row := s.rows[0]
+	if len(s.rows) > 1 {
+		s.rows = s.rows[1:]
+	}
+	return &ExecutionDetail{Execution: row}, nil
+}
+
+func (s *script) Follow(context.Context, int64) (<-chan worker.Chunk, bool) {
+	if s.asked >= len(s.runs) || s.runs[s.asked] == nil {
+		s.asked++
+		return nil, false
+	}
+	printed := s.runs[s.asked]
+	s.asked++
+	chunks := make(chan worker.Chunk, len(printed))
+	for _, text := range printed {
+		chunks <- worker.Chunk{Stream: "stdout", Text: text}
+	}
+	close(chunks)
+	return chunks, true
+}
+
+func (s *script) Stats() worker.Stats { return worker.Stats{} }
+
+func TestFollow(t *testing.T) {
+	t.Parallel()
+	row := func(status store.Status, attempt int, stdout string) store.Execution {
+		return store.Execution{ID: 7, Status: status, Attempt: attempt, Stdout: stdout}
+	}
+	waiting, running, again := row(store.StatusRequested, 0, ""), row(store.StatusRunning, 1, ""), row(store.StatusRunning, 2, "")
+	tests := []struct {
+		name string
+		rows []store.Execution // the first is what was known before
+		runs [][]string
+		want []string
+	}{
+		{"over already", []store.Execution{row(store.StatusSucceeded, 1, "a"), row(store.StatusSucceeded, 1, "a")}, nil, []string{"a", "succeeded"}},
+		{"cancelled before it ran", []store.Execution{waiting, row(store.StatusCancelled, 0, "")}, nil, []string{"cancelled"}},
+		{"runs here", []store.Execution{running, row(store.StatusSucceeded, 1, "ab")}, [][]string{{"a", "b"}}, []string{"a", "b", "succeeded"}},
+		{"runs elsewhere", []store.Execution{running, running, row(store.StatusFailed, 1, "ab")}, nil, []string{"ab", "failed"}},
+		{
+			"begins here after it was looked at",
+			[]store.Execution{waiting, running, row(store.StatusSucceeded, 1, "a")},
+			[][]string{{"a"}},
+			[]string{"a", "succeeded"},
+		},
+		{
+			"can be followed longer than it runs: nothing is told twice",
+			[]store.Execution{running, running, running, row(store.StatusSucceeded, 1, "a")},
+			[][]string{{"a"}, {"a"}, {"a"}},
+			[]string{"a", "succeeded"},
+		},
+		{
+			"claimed, and not begun yet",
+			[]store.Execution{waiting, waiting, running, row(store.StatusSucceeded, 1, "a")},
+			[][]string{{"a"}, {"a"}},
+			[]string{"a", "succeeded"},
+		},
+		{
+			"tried again here",
+			[]store.Execution{running, row(store.StatusScheduled, 1, ""), again, row(store.StatusSucceeded, 2, "b")},
+			[][]string{{"a"}, nil, {"b"}},
+			[]string{"a", "attempt", "b", "succeeded"},
+		},
+		{
+			"tried again elsewhere",
+			[]store.Execution{running, row(store.StatusScheduled, 1, ""), again, row(store.StatusSucceeded, 2, "b")},
+			[][]string{{"a"}},
+			[]string{"a", "b", "succeeded"},
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := &script{rows: test.rows, runs: test.runs}
+			first, err := s.look(t.Context(), 7)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			f := &follower{look: s.look, workers: s, write: func(line any, _ bool) error {
+				switch l := line.(OutputLine); {
+				case l.Execution != nil:
+					got = append(got, string(l.Execution.Status))
+				case l.Attempt != 0:
+					got = append(got, "attempt")
+				default:
+					got = append(got, l.Text)
+				}
+				return nil
+			}}
+			if err := f.follow(t.Context(), first, true); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestFollowEndsWithItsReader(t *testing.T) {
+	t.Parallel()
+	gone := errors.New("gone")
+	s := &script{rows: []store.Execution{{ID: 7, Status: store.StatusRunning, Attempt: 1}}, runs: [][]string{{"a", "b"}}}
+	f := &follower{look: s.look, workers: s, write: func(any, bool) error { return gone }}
+	first, err := s.look(t.Context(), 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.follow(t.Context(), first, true); !errors.Is(err, gone) {
+		t.Errorf("found %v, want the writer's error", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f.write = func(any, bool) error { return nil }
+	if err := f.follow(ctx, first, true); !errors.Is(err, context.Canceled) {
+		t.Errorf("found %v, want the context's error", err)
+	}
+}
