@@ -420,9 +420,15 @@ func (c *Config) validate() []ConfigProblem {
 			refuse("packs.auto_load", "found %q, expected a pattern like \"*\" or \"net_*\"", pattern)
 		}
 	}
+	if problem := databaseProblem(c.Database.URL); problem != "" {
+		refuse("database.url", "%s", problem)
+	}
 	choice("database.pooler", c.Database.Pooler, "none", "transaction")
 	if problem := listenProblem(c.HTTP.Listen); problem != "" {
 		refuse("http.listen", "%s", problem)
+	}
+	if n := len(c.HTTP.Socket); n > maxSocketPath {
+		refuse("http.socket", "found a path of %d bytes, expected at most %d", n, maxSocketPath)
 	}
 	switch {
 	case c.HTTP.TLSCert != "" && c.HTTP.TLSKey == "":
@@ -455,6 +461,16 @@ func (c *Config) validate() []ConfigProblem {
 	choice("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	choice("log.format", c.Log.Format, "auto", "text", "json", "journal")
 	return problems
+}
+
+// databaseProblem says what is wrong with a database.url, without repeating a password; a text without
+// a scheme is a list of keywords, which PostgreSQL's own parser judges.
+func databaseProblem(text string) string {
+	scheme, _, ok := strings.Cut(text, "://")
+	if ok && scheme != "postgres" && scheme != "postgresql" {
+		return fmt.Sprintf("found a URL of scheme %q, expected postgres://user@host/database", scheme)
+	}
+	return ""
 }
 
 const (

@@ -37,7 +37,25 @@ func (s *Server) find(ctx context.Context, kind manifest.Kind, ref string) (*sto
 	if record, ok := records[ref]; ok {
 		return catalog, record, nil
 	}
+	if err := refused(catalog, kind, ref); err != nil {
+		return nil, nil, err
+	}
 	return nil, nil, unknown(string(kind), ref, slices.Collect(maps.Keys(records)))
+}
+
+// refused says why a component that the files have is not there; nil: they do not have it.
+func refused(catalog *store.Catalog, kind manifest.Kind, ref string) error {
+	name, _, _ := strings.Cut(ref, ".")
+	pack := catalog.Packs[name]
+	if pack == nil {
+		return nil
+	}
+	for _, e := range pack.Errors {
+		if e.Ref == ref && e.Kind == kind && e.Severity == manifest.SeverityError {
+			return newError(CodeNotFound, fmt.Sprintf("%s %s was refused: %v", kind, ref, e), "see `attune pack show "+name+"`")
+		}
+	}
+	return nil
 }
 
 // unknown says that there is no such thing, and which one was probably meant.

@@ -24,12 +24,12 @@ func (s *Server) listPacks(ctx context.Context, q *packQuery) ([]Pack, error) {
 	return packs(catalog, q.All), nil
 }
 
-// packs lists the packs by ref: those in force, or all.
+// packs lists the packs by ref: those in force and those that want to be but cannot, or all.
 func packs(catalog *store.Catalog, all bool) []Pack {
 	counts := countByPack(catalog)
 	list := []Pack{}
 	for _, ref := range slices.Sorted(maps.Keys(catalog.Packs)) {
-		if row := catalog.Packs[ref]; row.Enabled || all {
+		if row := catalog.Packs[ref]; row.Enabled || row.Present && row.DisabledBy == "" && row.Errors.HasErrors() || all {
 			list = append(list, pack(row, counts[ref]))
 		}
 	}
@@ -134,6 +134,9 @@ type onePack struct {
 }
 
 func (s *Server) plan(ctx context.Context, in *onePack) (*Plan, error) {
+	if err := s.sourceProblem(); err != nil {
+		return nil, err
+	}
 	plan, err := s.opts.Reconciler.Plan(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("cannot plan: %w", err)
@@ -145,6 +148,9 @@ func (s *Server) reload(ctx context.Context, in *onePack) (*Report, error) {
 	report, err := s.opts.Reconciler.Reload(ctx, caller(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("cannot reload: %w", err)
+	}
+	if err := s.sourceProblem(); err != nil {
+		return nil, err
 	}
 	// Whoever asks next is to see what this reload did.
 	if _, err := s.opts.Catalogs.Catalog(ctx, report.Generation); err != nil {
@@ -164,6 +170,14 @@ func (s *Server) reload(ctx context.Context, in *onePack) (*Report, error) {
 	}
 	narrowed.Errors = orEmpty(narrowed.Errors)
 	return &narrowed, nil
+}
+
+// sourceProblem refuses to tell of files that cannot be read: nothing seen is not nothing changed.
+func (s *Server) sourceProblem() error {
+	if problem := s.opts.Reconciler.Status().SourceProblem; problem != "" {
+		return newError(CodeUnavailable, "cannot scan the packs: "+problem, "what is in force stays; see packs.directory")
+	}
+	return nil
 }
 
 // planOf narrows a plan to one pack, which has to be known: by the files or by the database.

@@ -74,6 +74,10 @@ func setUp(t *testing.T, env *testscript.Env) error {
 	if err != nil {
 		return err
 	}
+	// Whatever umask the machine has: the private PostgreSQL must get through, as with openFolder.
+	if err := os.Chmod(env.WorkDir, 0o711); err != nil {
+		return err
+	}
 	config := filepath.Join(env.WorkDir, "attune.toml")
 	text := fmt.Sprintf(`
 [packs]

@@ -37,6 +37,9 @@ func (c *command) runCommand() *cobra.Command {
 			"  attune run core.http_request url=http://localhost:8080 -o json",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if timeout < 0 {
+				return usagef("cannot wait for --timeout %s: expected more than 0s", timeout)
+			}
 			r := &runner{command: c, detach: detach, timeout: timeout}
 			code, err := r.run(cmd.Context(), args[0], args[1:])
 			if _, ok := errors.AsType[*usageError](err); ok {
@@ -203,7 +206,7 @@ func (c *command) values(words []string, schema *manifest.Schema) (map[string]an
 			}
 			v, err := coerce(schema, name, value)
 			if err != nil {
-				return nil, fmt.Errorf("cannot read %s: %v", name, err)
+				return nil, err
 			}
 			values[name] = v
 			continue
@@ -216,6 +219,9 @@ func (c *command) values(words []string, schema *manifest.Schema) (map[string]an
 		decoder.UseNumber()
 		if err := decoder.Decode(&object); err != nil {
 			return nil, usagef("cannot read parameters from %s: expected one JSON object: %v", word, err)
+		}
+		if decoder.More() {
+			return nil, usagef("cannot read parameters from %s: expected one JSON object, found more behind it", word)
 		}
 		maps.Copy(values, object)
 	}

@@ -64,6 +64,9 @@ func packsLine(packs []api.Pack) string {
 	const most = 8 // what still reads as one line
 	var names []string
 	for _, p := range packs {
+		if !p.Enabled {
+			continue
+		}
 		names = append(names, p.Ref+" "+p.Version)
 	}
 	switch {

@@ -17,6 +17,13 @@ const maxTold = 5
 // action's schema. The error names each misfit by pointer, with what was found and what is expected.
 func fit(action *manifest.Action, values *manifest.Values) (json.RawMessage, error) {
 	parameters := action.Parameters.ApplyDefaults(values.Parameters)
+	for pointer := range values.Secrets {
+		// A default where the secret will stand would be shown as if it had been used.
+		name := unescape(strings.TrimPrefix(pointer, "/"))
+		if _, given := values.Parameters[name]; !given && !strings.Contains(pointer[1:], "/") {
+			delete(parameters, name)
+		}
+	}
 	if misfits := action.Parameters.ValidateUnresolved(parameters, values.Secrets); len(misfits) > 0 {
 		return nil, errors.New(told(misfits))
 	}
@@ -29,6 +36,11 @@ func fit(action *manifest.Action, values *manifest.Values) (json.RawMessage, err
 			len(data), maxEnvParameters)
 	}
 	return data, nil
+}
+
+// unescape reads one step of a JSON pointer (RFC 6901).
+func unescape(step string) string {
+	return strings.NewReplacer("~1", "/", "~0", "~").Replace(step)
 }
 
 // told puts violations into one line.

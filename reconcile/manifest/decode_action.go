@@ -29,6 +29,10 @@ func (d *decoder) action(v *value, src *source) Component {
 	a.OnLost = o.choice("on_lost", words("fail", "retry"))
 	a.Warm = o.flag("warm", false)
 	a.Detach = o.flag("detach", false)
+	o.warnIdle("concurrency", "expires")
+	if a.Warm {
+		o.warnIdle("warm")
+	}
 	o.finish()
 	d.checkVariables(a)
 	return a

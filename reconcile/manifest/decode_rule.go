@@ -19,6 +19,7 @@ func (d *decoder) rule(v *value, src *source) Component {
 	r.Debounce = o.tree("debounce")
 	r.Dedupe = o.tree("dedupe")
 	r.Breaker = o.tree("breaker")
+	o.warnIdle("throttle", "debounce", "dedupe", "breaker")
 	o.finish()
 	return r
 }

@@ -46,6 +46,10 @@ func (d *decoder) warn(place Place, hint, format string, args ...any) {
 	d.report(SeverityWarning, place, hint, format, args...)
 }
 
+func (d *decoder) warnNotEnforced(f field) {
+	d.warn(f.place, "remove it, and what it promises with it", "cannot enforce %s: nothing is done about it", quoted(f.key))
+}
+
 // mapping gives a mapping's keys out one by one. The keys that were asked for are the known ones, so
 // that no second list of them can disagree; finish tells the others.
 type mapping struct {
@@ -341,6 +345,16 @@ var meantKeys = map[string]string{
 	"open_files": "nofile", "file_size": "fsize", "attempts": "max_attempts",
 }
 
+// warnIdle tells keys that are read and kept, but that this version does nothing about: whoever relies
+// on one must hear of it before it matters.
+func (o *mapping) warnIdle(keys ...string) {
+	for _, f := range o.v.fields {
+		if slices.Contains(keys, f.key) && !f.value.isNull() {
+			o.d.warnNotEnforced(f)
+		}
+	}
+}
+
 // finish tells the keys that nobody asked for.
 func (o *mapping) finish() {
 	for _, f := range o.v.fields {
@@ -348,7 +362,7 @@ func (o *mapping) finish() {
 			continue
 		}
 		if slices.Contains(notEnforced, f.key) {
-			o.d.warn(f.place, "remove it, and what it promises with it", "cannot enforce %s: nothing is done about it", quoted(f.key))
+			o.d.warnNotEnforced(f)
 			continue
 		}
 		hint := didYouMean(f.key, o.known)

@@ -174,8 +174,13 @@ def no_answer(url, error, started):
     }
 
 
+ending = threading.Lock()
+
+
 def finish(result):
-    """Prints the result and ends the process."""
+    """Prints the result and ends the process. Of two threads that come here the first one does."""
+    if not ending.acquire(blocking=False):
+        threading.Event().wait()
     # ensure_ascii keeps a lone surrogate from a server out of the output.
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
