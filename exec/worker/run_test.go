@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -404,7 +405,11 @@ until [ -s ` + m.file(name) + ` ]; do sleep 0.01; done; echo done`
 	if !alive(pid) {
 		t.Error("what detach lets live is gone")
 	}
-	if err := exec.Command("kill", "-9", pid).Run(); err != nil {
+	number, err := strconv.Atoi(pid)
+	if err == nil {
+		err = syscall.Kill(number, syscall.SIGKILL)
+	}
+	if err != nil {
 		t.Error(err)
 	}
 }
