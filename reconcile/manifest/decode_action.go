@@ -45,7 +45,7 @@ func (d *decoder) retry(o *mapping) *Retry {
 	}
 	r := &Retry{
 		MaxAttempts: int(c.integer("max_attempts", 1)),
-		Delay:       c.duration("delay"),
+		Delay:       c.pause("delay"),
 		Backoff:     c.choice("backoff", words("constant", "exponential")),
 		MaxDelay:    c.duration("max_delay"),
 		On:          c.texts("on"),

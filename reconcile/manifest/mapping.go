@@ -215,7 +215,12 @@ func (o *mapping) texts(key string, aliases ...string) []string {
 }
 
 // duration reads a time span above zero.
-func (o *mapping) duration(key string) Duration {
+func (o *mapping) duration(key string) Duration { return o.span(key, 1) }
+
+// pause is a duration that may be 0: at once.
+func (o *mapping) pause(key string) Duration { return o.span(key, 0) }
+
+func (o *mapping) span(key string, lowest Duration) Duration {
 	e := o.get(key)
 	if e == nil {
 		return 0
@@ -235,8 +240,11 @@ func (o *mapping) duration(key string) Duration {
 	case err != nil:
 		o.d.mismatch(e, "seconds or a duration like 1m30s", "")
 		return 0
-	case d <= 0:
+	case d < lowest && lowest > 0:
 		o.d.mismatch(e, "more than 0", "leave it out for the default")
+		return 0
+	case d < lowest:
+		o.d.mismatch(e, "0 or more", "")
 		return 0
 	}
 	return d
