@@ -618,13 +618,15 @@ func TestStatusAndMetrics(t *testing.T) {
 func TestLostEvents(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.options = func(o *Options) { o.Resync = 500 * time.Millisecond }
+	// The regular scan is asked for below: one that came in between would watch the folders again.
+	b.options = func(o *Options) { o.Resync = time.Hour }
 	b.pack("one")
 	b.start()
 	b.watcher.mu.Lock()
 	clear(b.watcher.folders) // as if the kernel had told nobody
 	b.watcher.mu.Unlock()
 	b.write("one/actions/act.sh", "#!/bin/bash\necho lost\n")
+	b.Dirty(causeResync)
 	b.await("the edit", func(c *store.Catalog) bool { return c.Packs["one"].Revision == 2 })
 	if b.metric("attune_resync_found_changes_total", "") != 1 {
 		t.Error("attune_resync_found_changes_total is not 1")

@@ -31,8 +31,12 @@ func (c *command) daemonCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var flags []daemon.Flag
 			for _, f := range []struct{ name, key string }{
-				{"packs", "packs.directory"}, {"listen", "http.listen"}, {"socket", "http.socket"},
-				{"state", "state.directory"}, {"database-url", "database.url"}, {"log-level", "log.level"},
+				{"packs", "packs.directory"},
+				{"listen", "http.listen"},
+				{"socket", "http.socket"},
+				{"state", "state.directory"},
+				{"database-url", "database.url"},
+				{"log-level", "log.level"},
 			} {
 				if flag := cmd.Flags().Lookup(f.name); flag.Changed {
 					value := flag.Value.String()

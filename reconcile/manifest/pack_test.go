@@ -78,7 +78,8 @@ var ignorePlaces = cmp.Options{
 func roundTrip(t interface {
 	Helper()
 	Fatalf(format string, args ...any)
-}, b *manifest.Bundle) {
+}, b *manifest.Bundle,
+) {
 	t.Helper()
 	if b.Pack != nil {
 		first, err := manifest.Encode(b.Pack)

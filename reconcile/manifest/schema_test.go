@@ -58,23 +58,31 @@ func TestSchemaNormalForm(t *testing.T) {
 			`{"type":["object"],"required":["a","a"],"properties":{"a":{"type":["string"],"required":true},"b":{"secret":false}},"additionalProperties":false}`,
 			`{"$schema":"http://json-schema.org/draft-07/schema#","type":"object","properties":{"a":{"type":"string"},"b":true},"required":["a"]}`,
 		}, want: `{"additionalProperties":false,"properties":{"a":{"type":"string"},"b":{}},"required":["a"],"type":"object"}`},
-		{name: "a parameter called type", docs: []string{`{"type":{"type":"string","required":true}}`},
-			want: `{"additionalProperties":false,"properties":{"type":{"type":"string"}},"required":["type"],"type":"object"}`},
+		{
+			name: "a parameter called type", docs: []string{`{"type":{"type":"string","required":true}}`},
+			want: `{"additionalProperties":false,"properties":{"type":{"type":"string"}},"required":["type"],"type":"object"}`,
+		},
 		{name: "a default satisfies required", docs: []string{
 			`{"a":{"default":1,"required":true}}`,
 			`{"type":"object","properties":{"a":{"default":1.0}},"required":["a"]}`,
 		}, want: `{"additionalProperties":false,"properties":{"a":{"default":1}},"type":"object"}`},
-		{name: "required at depth", docs: []string{`{"auth":{"type":"object","properties":{"user":{"required":true}}},"list":{"items":{"properties":{"x":{"required":true}}}}}`},
-			want: `{"additionalProperties":false,"properties":{"auth":{"properties":{"user":{}},"required":["user"],"type":"object"},"list":{"items":{"properties":{"x":{}},"required":["x"]}}},"type":"object"}`},
+		{
+			name: "required at depth", docs: []string{`{"auth":{"type":"object","properties":{"user":{"required":true}}},"list":{"items":{"properties":{"x":{"required":true}}}}}`},
+			want: `{"additionalProperties":false,"properties":{"auth":{"properties":{"user":{}},"required":["user"],"type":"object"},"list":{"items":{"properties":{"x":{}},"required":["x"]}}},"type":"object"}`,
+		},
 		{name: "said to be open", docs: []string{
 			`{"type":"object","properties":{"a":{}},"additionalProperties":true}`,
 			`{"a":{},"additionalProperties":true}`,
 		}, want: `{"properties":{"a":{}},"type":"object"}`},
 		{name: "open", open: true, docs: []string{`{"a":{}}`, `{"a":null}`}, want: `{"properties":{"a":{}},"type":"object"}`},
-		{name: "branches", docs: []string{`{"allOf":[{"properties":{"a":{}}}]}`},
-			want: `{"allOf":[{"properties":{"a":{}}}],"unevaluatedProperties":false}`},
-		{name: "annotations", docs: []string{`{"a":{"secret":true,"immutable":true,"literal":true,"position":1.0,"x-identity":false,"x-ui":{"w":2},"type":["string","null"]}}`},
-			want: `{"additionalProperties":false,"properties":{"a":{"immutable":true,"literal":true,"position":1,"secret":true,"type":["null","string"],"x-identity":false,"x-ui":{"w":2}}},"type":"object"}`},
+		{
+			name: "branches", docs: []string{`{"allOf":[{"properties":{"a":{}}}]}`},
+			want: `{"allOf":[{"properties":{"a":{}}}],"unevaluatedProperties":false}`,
+		},
+		{
+			name: "annotations", docs: []string{`{"a":{"secret":true,"immutable":true,"literal":true,"position":1.0,"x-identity":false,"x-ui":{"w":2},"type":["string","null"]}}`},
+			want: `{"additionalProperties":false,"properties":{"a":{"immutable":true,"literal":true,"position":1,"secret":true,"type":["null","string"],"x-identity":false,"x-ui":{"w":2}}},"type":"object"}`,
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
