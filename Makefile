@@ -4,7 +4,7 @@ GOLANGCI    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-FUZZTIME ?= 5s
+FUZZTIME ?= 1000x
 PREFIX   ?= /usr/local
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
