@@ -24,15 +24,12 @@ func (d *decoder) action(v *value, src *source) Component {
 	a.Timeout = o.duration("timeout")
 	a.Expires = o.duration("expires")
 	a.Retry = d.retry(o)
-	a.Concurrency = d.concurrency(o)
+	a.Concurrency = d.concurrency(o, a)
 	a.Priority = int(o.integer("priority", math.MinInt32))
 	a.OnLost = o.choice("on_lost", words("fail", "retry"))
 	a.Warm = o.flag("warm", false)
 	a.Detach = o.flag("detach", false)
-	o.warnIdle("concurrency", "expires")
-	if a.Warm {
-		o.warnIdle("warm")
-	}
+	o.warnIdle(KindAction)
 	o.finish()
 	d.checkVariables(a)
 	return a
@@ -92,7 +89,7 @@ func (d *decoder) exitCodes(o *mapping) []int {
 	return slices.Compact(codes)
 }
 
-func (d *decoder) concurrency(o *mapping) *Concurrency {
+func (d *decoder) concurrency(o *mapping, a *Action) *Concurrency {
 	c := o.child("concurrency")
 	if c == nil {
 		return nil
@@ -106,7 +103,29 @@ func (d *decoder) concurrency(o *mapping) *Concurrency {
 		d.fail(c.v.place, "add max: 1", "cannot use concurrency: it has no max")
 	}
 	c.finish()
+	if limit.Key != "" {
+		d.concurrencyKey(c.at("key"), limit.Key, a.Parameters)
+	}
 	return limit
+}
+
+func (d *decoder) concurrencyKey(pointer, source string, parameters *Schema) {
+	key, problems := compileKey(newLanguage(), source, names{parameters: parameters != nil, noEvent: true})
+	if key != nil {
+		for _, p := range key.paths() {
+			if bad := undeclared(parameters, p, 1, "the action"); bad != nil {
+				problems = append(problems, *bad)
+			}
+		}
+	}
+	for _, p := range problems {
+		severity := SeverityError
+		if p.warning {
+			severity = SeverityWarning
+		}
+		place := inside(d.places, d.texts, pointer, source, p.at)
+		d.report(severity, place, p.hint, "cannot compile concurrency.key: %s", p.message)
+	}
 }
 
 // checkVariables refuses two parameters that would be one variable, where the environment is used.

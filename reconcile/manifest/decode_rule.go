@@ -15,11 +15,11 @@ func (d *decoder) rule(v *value, src *source) Component {
 	r.Actions = d.ruleActions(o, src.pack)
 	r.ForEach = o.str("for_each")
 	r.Priority = int(o.integer("priority", math.MinInt32))
-	r.Throttle = o.tree("throttle")
-	r.Debounce = o.tree("debounce")
-	r.Dedupe = o.tree("dedupe")
-	r.Breaker = o.tree("breaker")
-	o.warnIdle("throttle", "debounce", "dedupe", "breaker")
+	r.Throttle = o.throttle()
+	r.Debounce = o.debounce()
+	r.Dedupe = o.dedupe()
+	r.Breaker = o.breaker()
+	o.warnIdle(KindRule)
 	o.finish()
 	return r
 }

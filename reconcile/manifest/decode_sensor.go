@@ -19,6 +19,7 @@ func (d *decoder) sensor(v *value, src *source) Component {
 	s.Watchdog = o.duration("watchdog")
 	s.Ack = o.flag("ack", false)
 	s.Updates = o.flag("updates", false)
+	o.warnIdle(KindSensor)
 	o.finish()
 	return s
 }

@@ -26,6 +26,8 @@ type Env struct {
 	Now time.Time
 	// Item is the element of for_each that the parameters are made for; nil without for_each.
 	Item any
+	// Parameters are those of an execution, for the key of concurrency.
+	Parameters map[string]any
 }
 
 // CompiledRule is a rule whose condition and parameters are ready to be evaluated. It is safe for
@@ -37,6 +39,9 @@ type CompiledRule struct {
 	when     *expression // nil: always
 	forEach  *expression // nil: once
 	machines *machines
+
+	// The keys of the rule's guards; nil where they have none.
+	ThrottleKey, DebounceKey, DedupeKey *CompiledKey
 }
 
 // CompiledAction is one action of a rule with its parameters' templates.
@@ -60,6 +65,7 @@ func CompileRule(rule *Rule, trigger *Trigger, actions map[string]*Action) (*Com
 	if rule.When != "" {
 		compiled.when = c.condition("when", "/when", rule.When, names{})
 	}
+	c.guards(compiled)
 	known := names{item: rule.ForEach != "", secret: true}
 	if rule.ForEach != "" {
 		source, from := unwrap(rule.ForEach)
@@ -234,6 +240,8 @@ func (p path) value(env *Env) any {
 		value = map[string]any{"config": env.Config}
 	case "item":
 		value = env.Item
+	case "parameters":
+		value = env.Parameters
 	}
 	for _, step := range p.steps[1:] {
 		var key any = step
@@ -354,6 +362,39 @@ func (c *ruleCompiler) expression(inner string, from int, known names, pointer, 
 	return e
 }
 
+// guards compiles the keys of throttle, debounce and dedupe.
+func (c *ruleCompiler) guards(compiled *CompiledRule) {
+	if t := c.rule.Throttle; t != nil {
+		compiled.ThrottleKey = c.key("throttle", t.Key)
+	}
+	if b := c.rule.Debounce; b != nil {
+		compiled.DebounceKey = c.key("debounce", b.Key)
+	}
+	if u := c.rule.Dedupe; u != nil {
+		compiled.DedupeKey = c.key("dedupe", u.Key)
+	}
+}
+
+func (c *ruleCompiler) key(guard, source string) *CompiledKey {
+	if source == "" {
+		return nil
+	}
+	pointer, what := "/"+guard+"/key", guard+".key"
+	key, problems := compileKey(c.language, source, names{})
+	for _, p := range problems {
+		c.fail(pointer, source, what, p)
+	}
+	if key == nil {
+		return nil
+	}
+	for _, p := range key.paths() {
+		if bad := c.payload(p); bad != nil {
+			c.fail(pointer, source, what, *bad)
+		}
+	}
+	return key
+}
+
 // webhookFields are what a webhook's payload is made of.
 var webhookFields = []string{"body", "headers", "method", "query", "remote"}
 
@@ -373,14 +414,14 @@ func (c *ruleCompiler) payload(p path) *problem {
 	if schema == nil {
 		return nil
 	}
-	return undeclared(schema, p)
+	return undeclared(schema, p, 2, "the trigger's payload_schema")
 }
 
-// undeclared finds the first step of a path that the payload's schema does not know. Where the schema
+// undeclared finds the first step of a path, from one on, that a schema does not know. Where the schema
 // says little (no properties, or one of several alternatives), so does this.
-func undeclared(schema *Schema, p path) *problem {
+func undeclared(schema *Schema, p path, from int, who string) *problem {
 	node := resolve(schema.raw, schema.raw)
-	for i, step := range p.steps[2:] {
+	for i, step := range p.steps[from:] {
 		if next := below(node, step); next != nil {
 			node = resolve(schema.raw, next)
 			continue
@@ -393,9 +434,9 @@ func undeclared(schema *Schema, p path) *problem {
 		if !closed && len(properties) == 0 {
 			return nil
 		}
-		at := path{steps: p.steps[:i+3]}
+		at := path{steps: p.steps[:i+from+1]}
 		return &problem{
-			at: p.at, warning: !closed, message: "the trigger's payload_schema does not list " + at.String(),
+			at: p.at, warning: !closed, message: who + " does not list " + at.String(),
 			hint: didYouMean(step, sortedKeys(properties)),
 		}
 	}

@@ -785,3 +785,34 @@ func BenchmarkEvaluate(b *testing.B) {
 		}
 	}
 }
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	r := rule("")
+	r.Throttle = &Throttle{Max: 1, Per: 1, Key: "event.payload.name"}
+	r.Debounce = &Debounce{Window: 1, Key: "{{ event.payload.name }}/{{ event.payload.nothing }}/{{ trigger }}"}
+	compiled, errs := CompileRule(r, nil, nil)
+	if compiled == nil {
+		t.Fatal(errs)
+	}
+	for _, c := range []struct {
+		key  *CompiledKey
+		want string
+	}{{compiled.ThrottleKey, "Ada"}, {compiled.DebounceKey, "Ada//core.t"}, {compiled.DedupeKey, ""}} {
+		env := testEnv(t)
+		env.Trigger = "core.t"
+		if text, err := c.key.Text(env); err != nil || text != c.want {
+			t.Errorf("found %q, %v, expected %q", text, err, c.want)
+		}
+	}
+	key, err := CompileConcurrencyKey(&Action{Concurrency: &Concurrency{Max: 1, Key: "{{ parameters.host | lower }}:{{ parameters.port }}"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := key.Text(&Env{Parameters: map[string]any{"host": "DB1", "port": float64(5432)}}); err != nil || text != "db1:5432" {
+		t.Errorf("found %q, %v", text, err)
+	}
+	if _, err := CompileConcurrencyKey(&Action{Concurrency: &Concurrency{Max: 1, Key: "event.id"}}); err == nil {
+		t.Error("a key of concurrency reads an event")
+	}
+}

@@ -43,8 +43,10 @@ type (
 		Rule    ruleScope  `expr:"rule"`
 		Pack    packScope  `expr:"pack"`
 		Item    any        `expr:"item"`
-		Now     any        `expr:"$now"`
-		Work    *work      `expr:"$work"`
+		// Parameters are those of an execution, for the key of concurrency.
+		Parameters any   `expr:"parameters"`
+		Now        any   `expr:"$now"`
+		Work       *work `expr:"$work"`
 	}
 	eventScope struct {
 		ID      int64          `expr:"id"`
@@ -118,6 +120,8 @@ func (p path) String() string {
 type names struct {
 	item   bool
 	secret bool
+	// parameters are those of an execution; noEvent is for where there is no event beside them.
+	parameters, noEvent bool
 }
 
 // compile compiles one expression. All problems that can be told at once are told; with an
@@ -230,13 +234,14 @@ func (m *machines) get(env *Env) *machine {
 		k = &machine{vm: vm.VM{MemoryBudget: memoryBudget}}
 	}
 	k.scope = scope{
-		Event:   eventScope{ID: env.EventID, Trigger: env.Trigger, Time: env.Time, Payload: env.Payload},
-		Trigger: env.Trigger,
-		Rule:    ruleScope{Ref: env.Rule},
-		Pack:    packScope{Config: env.Config},
-		Item:    env.Item,
-		Now:     env.Now,
-		Work:    &k.work,
+		Event:      eventScope{ID: env.EventID, Trigger: env.Trigger, Time: env.Time, Payload: env.Payload},
+		Trigger:    env.Trigger,
+		Rule:       ruleScope{Ref: env.Rule},
+		Pack:       packScope{Config: env.Config},
+		Item:       env.Item,
+		Parameters: env.Parameters,
+		Now:        env.Now,
+		Work:       &k.work,
 	}
 	return k
 }

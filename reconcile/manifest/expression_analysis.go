@@ -190,10 +190,18 @@ func (a *analysis) unknownField(root string, fields, steps []string, node ast.No
 // root judges the first name of a path.
 func (a *analysis) root(id *ast.IdentifierNode, steps []string) bool {
 	name := id.Value
-	if _, ok := scopeFields[name]; ok {
-		return true
-	}
+	_, known := scopeFields[name]
 	switch {
+	case known && !a.known.noEvent:
+		return true
+	case known:
+		a.fail(id, "write parameters.name", "%s is not known here", name)
+	case name == "parameters" && a.known.parameters:
+		return true
+	case name == "parameters" && a.known.noEvent:
+		a.fail(id, "declare parameters, or remove the key", "the action has no parameters")
+	case name == "parameters":
+		a.fail(id, "write event.payload.name", "parameters are not known before the rule has matched")
 	case name == "item" && a.known.item:
 		return true
 	case name == "item":
@@ -221,7 +229,12 @@ func (a *analysis) unknownName(id *ast.IdentifierNode, steps []string) {
 	}
 	candidates := slices.Concat(a.locals, []string{"true", "false", "nil"})
 	for known := range scopeFields {
-		candidates = append(candidates, known)
+		if !a.known.noEvent {
+			candidates = append(candidates, known)
+		}
+	}
+	if a.known.parameters {
+		candidates = append(candidates, "parameters")
 	}
 	if a.known.item {
 		candidates = append(candidates, "item")

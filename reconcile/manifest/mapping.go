@@ -46,10 +46,6 @@ func (d *decoder) warn(place Place, hint, format string, args ...any) {
 	d.report(SeverityWarning, place, hint, format, args...)
 }
 
-func (d *decoder) warnNotEnforced(f field) {
-	d.warn(f.place, "remove it, and what it promises with it", "cannot enforce %s: nothing is done about it", quoted(f.key))
-}
-
 // mapping gives a mapping's keys out one by one. The keys that were asked for are the known ones, so
 // that no second list of them can disagree; finish tells the others.
 type mapping struct {
@@ -215,12 +211,17 @@ func (o *mapping) texts(key string, aliases ...string) []string {
 }
 
 // duration reads a time span above zero.
-func (o *mapping) duration(key string) Duration { return o.span(key, 1) }
+func (o *mapping) duration(key string) Duration {
+	return o.span(key, 1, "leave it out for the default")
+}
+
+// window is a duration that has no default.
+func (o *mapping) window(key string) Duration { return o.span(key, 1, "") }
 
 // pause is a duration that may be 0: at once.
-func (o *mapping) pause(key string) Duration { return o.span(key, 0) }
+func (o *mapping) pause(key string) Duration { return o.span(key, 0, "") }
 
-func (o *mapping) span(key string, lowest Duration) Duration {
+func (o *mapping) span(key string, lowest Duration, hint string) Duration {
 	e := o.get(key)
 	if e == nil {
 		return 0
@@ -241,7 +242,7 @@ func (o *mapping) span(key string, lowest Duration) Duration {
 		o.d.mismatch(e, "seconds or a duration like 1m30s", "")
 		return 0
 	case d < lowest && lowest > 0:
-		o.d.mismatch(e, "more than 0", "leave it out for the default")
+		o.d.mismatch(e, "more than 0", hint)
 		return 0
 	case d < lowest:
 		o.d.mismatch(e, "0 or more", "")
@@ -340,27 +341,14 @@ func dottedBelow(path, pointer string) string {
 	return path + "." + dotted(pointer)
 }
 
-// notEnforced are keys of other systems that promise something which is not done.
-var notEnforced = []string{
-	"worker_selector", "worker_tolerations", "required_worker_runtimes", "workflow_file", "permission_set_refs",
-}
-
 // meantKeys are the words that newcomers from elsewhere use for a key, too far from it to be a slip.
 var meantKeys = map[string]string{
 	"runner": "runner_type", "runtime": "runner_type", "params": "parameters", "input_schema": "parameters",
 	"script": "entry_point", "command": "entry_point", "environment": "env", "retries": "retry",
 	"condition": "when", "if": "when", "schema": "parameters_schema", "disabled": "enabled",
 	"open_files": "nofile", "file_size": "fsize", "attempts": "max_attempts",
-}
-
-// warnIdle tells keys that are read and kept, but that this version does nothing about: whoever relies
-// on one must hear of it before it matters.
-func (o *mapping) warnIdle(keys ...string) {
-	for _, f := range o.v.fields {
-		if slices.Contains(keys, f.key) && !f.value.isNull() {
-			o.d.warnNotEnforced(f)
-		}
-	}
+	"limit": "max", "count": "max", "rate": "max", "period": "per", "group_by": "key", "by": "key", "within": "window",
+	"ttl": "window", "cooldown": "pause", "reset": "pause", "wait": "window",
 }
 
 // finish tells the keys that nobody asked for.

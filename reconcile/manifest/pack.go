@@ -75,9 +75,13 @@ type Header struct {
 // folded or has escapes does not run in the file as it does in the model: then it is the place of the
 // whole. ok is false for a component that was not read from a file.
 func (h *Header) Inside(pointer, text string, at int) (place Place, ok bool) {
-	place, exact := h.Texts[pointer]
+	return inside(h.Places, h.Texts, pointer, text, at), h.Texts != nil
+}
+
+func inside(places, texts Places, pointer, text string, at int) Place {
+	place, exact := texts[pointer]
 	if !exact {
-		return h.Places.At(pointer), h.Texts != nil
+		return places.At(pointer)
 	}
 	first := place.Col
 	for i, char := range []rune(text) {
@@ -89,7 +93,7 @@ func (h *Header) Inside(pointer, text string, at int) (place Place, ok bool) {
 			place.Line, place.Col = place.Line+1, first
 		}
 	}
-	return place, true
+	return place
 }
 
 // Head gives the header of any component.
@@ -210,7 +214,8 @@ type Retry struct {
 
 // Concurrency bounds how many executions of an action, or of one key of it, run at once.
 type Concurrency struct {
-	Max    int    `json:"max"`
+	Max int `json:"max"`
+	// Key is an expression or a template over `parameters`; empty: all executions are counted as one.
 	Key    string `json:"key,omitempty"`
 	Policy string `json:"policy,omitempty"` // queue (default), skip or replace
 }
@@ -224,14 +229,45 @@ const (
 	TriggerCustom   = "custom"
 )
 
+// How a webhook's sender is verified: by the signature of a provider, by one of one's own (VerifyHMAC), by
+// the trigger's own token, or not at all.
+const (
+	VerifyGitHub   = "github"
+	VerifyGitLab   = "gitlab"
+	VerifyStripe   = "stripe"
+	VerifySlack    = "slack"
+	VerifyStandard = "standard" // the Standard Webhooks specification
+	VerifyHMAC     = "hmac"
+	VerifyToken    = "token"
+	VerifyNone     = "none"
+)
+
+// Verify says how the sender of a webhook is checked.
+type Verify struct {
+	// Type is one of the Verify constants.
+	Type string `json:"type"`
+	// Secret is a reference in braces, "{{ secret.name }}" or "{{ pack.config.name }}": never the secret
+	// itself. It is empty for VerifyToken and VerifyNone.
+	Secret string `json:"secret,omitempty"`
+	// Header has the signature of VerifyHMAC, and Prefix what stands before it there, like "sha256=".
+	Header   string `json:"header,omitempty"`
+	Prefix   string `json:"prefix,omitempty"`
+	Encoding string `json:"encoding,omitempty"` // hex (default) or base64
+	// Tolerance is how old a signed time may be; 0: the default of five minutes.
+	Tolerance Duration `json:"tolerance,omitempty"`
+	// DeliveryID names the header whose value is the event_id; empty: the provider's own.
+	DeliveryID string `json:"delivery_id,omitempty"`
+}
+
 // Trigger is triggers/*.yaml.
 type Trigger struct {
 	Header
-	Type             string         `json:"type"`
-	ParametersSchema *Schema        `json:"parameters_schema,omitempty"`
-	PayloadSchema    *Schema        `json:"payload_schema,omitempty"`
-	OnInvalid        string         `json:"on_invalid,omitempty"` // keep (default) or refuse
-	Verify           map[string]any `json:"verify,omitempty"`
+	Type             string  `json:"type"`
+	ParametersSchema *Schema `json:"parameters_schema,omitempty"`
+	PayloadSchema    *Schema `json:"payload_schema,omitempty"`
+	OnInvalid        string  `json:"on_invalid,omitempty"` // keep (default) or refuse
+	// Verify is nil for what is no webhook, and for a webhook that wants its own token.
+	Verify *Verify `json:"verify,omitempty"`
 }
 
 // Kind is KindTrigger.
@@ -257,16 +293,47 @@ func (*Sensor) Kind() Kind { return KindSensor }
 // Rule is rules/*.yaml.
 type Rule struct {
 	Header
-	Trigger  Use    `json:"trigger"`
-	When     string `json:"when,omitempty"` // empty: always
-	Actions  []Use  `json:"actions"`
-	ForEach  string `json:"for_each,omitempty"`
-	Priority int    `json:"priority,omitempty"`
-	// Throttle, Debounce, Dedupe and Breaker are kept as written, in their normal form.
-	Throttle map[string]any `json:"throttle,omitempty"`
-	Debounce map[string]any `json:"debounce,omitempty"`
-	Dedupe   map[string]any `json:"dedupe,omitempty"`
-	Breaker  map[string]any `json:"breaker,omitempty"`
+	Trigger  Use       `json:"trigger"`
+	When     string    `json:"when,omitempty"` // empty: always
+	Actions  []Use     `json:"actions"`
+	ForEach  string    `json:"for_each,omitempty"`
+	Priority int       `json:"priority,omitempty"`
+	Throttle *Throttle `json:"throttle,omitempty"`
+	Debounce *Debounce `json:"debounce,omitempty"`
+	Dedupe   *Dedupe   `json:"dedupe,omitempty"`
+	Breaker  *Breaker  `json:"breaker,omitempty"`
+}
+
+// Throttle lets a rule act on at most Max events in each Per; those beyond are recorded as throttled.
+// Key is an expression or a template: events of different keys are counted apart. Empty: all as one.
+type Throttle struct {
+	Max int      `json:"max"`
+	Per Duration `json:"per"`
+	Key string   `json:"key,omitempty"`
+}
+
+// Debounce lets a rule act on the last event of a burst: when none of its Key has come for Window, but
+// no later than MaxWait (0: no bound) after the first.
+type Debounce struct {
+	Window  Duration `json:"window"`
+	MaxWait Duration `json:"max_wait,omitempty"`
+	Key     string   `json:"key,omitempty"`
+}
+
+// Dedupe lets a rule act on the first event of a Key in each Window. Without a Key, the whole payload is
+// the key.
+type Dedupe struct {
+	Key    string   `json:"key,omitempty"`
+	Window Duration `json:"window"`
+}
+
+// Breaker stops a rule for Pause when Failures executions in a row did not succeed, or when it led to more
+// than Executions executions in Per. 0 of either: not watched.
+type Breaker struct {
+	Failures   int      `json:"failures,omitempty"`
+	Executions int      `json:"executions,omitempty"`
+	Per        Duration `json:"per,omitempty"`
+	Pause      Duration `json:"pause,omitempty"`
 }
 
 // Kind is KindRule.
@@ -366,11 +433,11 @@ func unmarshal(data json.RawMessage, v any) error {
 }
 
 func (a *Action) normalizeNumbers()  { normalizeTrees(a.Extra) }
-func (t *Trigger) normalizeNumbers() { normalizeTrees(t.Extra, t.Verify) }
+func (t *Trigger) normalizeNumbers() { normalizeTrees(t.Extra) }
 func (s *Sensor) normalizeNumbers()  { normalizeTrees(s.Extra, s.Config) }
 
 func (r *Rule) normalizeNumbers() {
-	normalizeTrees(r.Extra, r.Throttle, r.Debounce, r.Dedupe, r.Breaker, r.Trigger.Parameters)
+	normalizeTrees(r.Extra, r.Trigger.Parameters)
 	for _, use := range r.Actions {
 		normalizeTrees(use.Parameters)
 	}
