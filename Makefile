@@ -13,7 +13,7 @@ DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench build install clean
+.PHONY: help run test faults check bench build install clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -26,6 +26,10 @@ run: ## Install what is missing, build, and run the daemon on packs/ (Ctrl-C sto
 test: ## Install what is missing, and run every test with the race detector
 	@contrib/setup.sh test
 	go test -race -shuffle=on -timeout 12m ./...
+
+faults: ## Break real daemons in every way of daemon/faults: takes long, wants root
+	@contrib/setup.sh test
+	go test -tags faults -timeout 2h ./daemon/faults
 
 check: ## Formatting, linters, shell scripts, unit file, a few seconds of each fuzz test
 	@contrib/setup.sh test

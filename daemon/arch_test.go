@@ -22,6 +22,7 @@ const module = "github.com/attune-io/attune"
 // import each other.
 var ranks = map[string]int{
 	"daemon/attune":             100, // main: nothing but the call of the command line
+	"daemon/faults":             100, // tests alone: it breaks whole daemons
 	"daemon/cli":                90,  // people face this; it talks to a daemon by the client, or starts one
 	"daemon":                    80,  // builds everything and decides the order of stopping
 	"daemon/api":                70,  // serves what exec and reconcile know
