@@ -420,3 +420,16 @@ func IsNotFound(err error) bool {
 	var problem *Error
 	return errors.As(err, &problem) && problem.Code == CodeNotFound
 }
+
+// IsRefusal says whether a daemon answered, and refused.
+func IsRefusal(err error) bool {
+	var problem *Error
+	return errors.As(err, &problem)
+}
+
+// IsUnavailable says whether the daemon answers, but cannot do what was asked just now: its database is
+// away, or it starts or stops.
+func IsUnavailable(err error) bool {
+	var problem *Error
+	return errors.As(err, &problem) && problem.Code == CodeUnavailable
+}

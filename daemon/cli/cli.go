@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -145,15 +146,9 @@ func (c *command) root() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.configPath, "config", "", "configuration file (default: $ATTUNE_CONFIG, ./attune.toml, /etc/attune/attune.toml)")
 	flags.StringVar(&c.url, "url", "", "daemon to talk to (default: $ATTUNE_URL, else its unix socket)")
-	flags.StringVarP(&c.output, "output", "o", "table", "how to print: table, json or yaml")
+	flags.StringVarP(&c.output, "output", "o", outputTable, "how to print: table, json or yaml; lists also wide and name")
 	flags.BoolVar(&c.noColor, "no-color", false, "print without colour (as does $NO_COLOR)")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
-		switch c.output {
-		case "table", "json", "yaml":
-			return nil
-		}
-		return usagef("cannot print as %q: expected table, json or yaml", c.output)
-	}
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return c.checkOutput(cmd) }
 	root.SetFlagErrorFunc(flagError)
 
 	root.AddCommand(
@@ -176,6 +171,19 @@ func (c *command) root() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	strictGroups(root)
 	return root
+}
+
+// checkOutput refuses a way to print that the command does not have, before it does anything.
+func (c *command) checkOutput(cmd *cobra.Command) error {
+	known := []string{outputTable, outputJSON, outputYAML}
+	if _, isList := cmd.Annotations[listing]; isList {
+		known = []string{outputTable, outputWide, outputJSON, outputYAML, outputName}
+	}
+	if slices.Contains(known, c.output) {
+		return nil
+	}
+	last := len(known) - 1
+	return usagef("cannot print as %q: expected %s or %s", c.output, strings.Join(known[:last], ", "), known[last])
 }
 
 // strictGroups makes a group of commands refuse what it does not know, instead of printing its help and
@@ -236,19 +244,6 @@ func flagError(cmd *cobra.Command, err error) error {
 		usage.hint = fmt.Sprintf("Try `%s --help`.", cmd.CommandPath())
 	}
 	return usage
-}
-
-// needRef is for commands that take exactly one ref or id.
-func needOne(what string) cobra.PositionalArgs {
-	return func(_ *cobra.Command, args []string) error {
-		switch {
-		case len(args) == 0:
-			return fmt.Errorf("%s is missing", what)
-		case len(args) > 1:
-			return fmt.Errorf("expected one %s, found %d words: %s", what, len(args), strings.Join(args, " "))
-		}
-		return nil
-	}
 }
 
 // terminalWidth gives the width of stdout, and whether it is a terminal at all.

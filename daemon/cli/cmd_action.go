@@ -22,73 +22,49 @@ func (c *command) actionCommand() *cobra.Command {
 	return cmd
 }
 
-// componentFlags are the filters that all component lists share.
-func componentFlags(cmd *cobra.Command, filter *api.ComponentFilter) {
-	cmd.Flags().BoolVar(&filter.All, "all", false, "list the disabled and the removed too")
-	cmd.Flags().StringVar(&filter.Pack, "pack", "", "only of this pack")
-}
-
 func (c *command) actionList() *cobra.Command {
 	var filter api.ComponentFilter
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
+	cmd := listCommand(c, &cobra.Command{
 		Short:   "List the actions in force",
 		Example: "  attune action list --pack core",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			actions, err := client.Actions(cmd.Context(), filter)
-			if err != nil {
-				return err
-			}
-			return c.printList(actions, len(actions), "action", func(w io.Writer) {
-				var rows [][]cell
-				for _, a := range actions {
-					rows = append(rows, []cell{plain(a.Ref), plain(a.RunnerType), status(yesNo(a.Enabled)), plain(a.Description)})
-				}
-				c.table(w, []string{"ref", "runner", "enabled", "description"}, rows)
-			})
+	}, list[api.Action]{
+		noun: "action",
+		ask:  narrowed((*api.Client).Actions, &filter),
+		name: func(a *api.Action) string { return a.Ref },
+		columns: []column[api.Action]{
+			textColumn("ref", func(a *api.Action) string { return a.Ref }),
+			textColumn("runner", func(a *api.Action) string { return a.RunnerType }),
+			stateColumn("enabled", func(a *api.Action) string { return yesNo(a.Enabled) }),
+			textColumn("entry point", func(a *api.Action) string { return a.EntryPoint }).onlyWide(),
+			textColumn("runs from", func(a *api.Action) string { return short(a.Digest) }).onlyWide(),
+			textColumn("description", func(a *api.Action) string { return a.Description }),
 		},
-	}
+	})
 	componentFlags(cmd, &filter)
 	return cmd
 }
 
 func (c *command) actionShow() *cobra.Command {
-	return &cobra.Command{
+	return byRef(c, &cobra.Command{
 		Use:     "show REF",
 		Aliases: []string{"get"},
 		Short:   "Show an action and its parameters",
 		Example: "  attune action show core.http_request",
-		Args:    needOne("action"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			a, err := client.Action(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return c.print(a, func(w io.Writer) {
-				timeout := "the daemon's"
-				if a.TimeoutSeconds > 0 {
-					timeout = fmt.Sprintf("%gs", a.TimeoutSeconds)
-				}
-				c.componentFields(w, "action", &a.Component, [][2]string{
-					{"runner", a.RunnerType},
-					{"entry point", a.EntryPoint},
-					{"timeout", timeout},
-				})
-				c.schemaTable(w, "parameters", a.Parameters)
-				c.schemaTable(w, "result", a.OutputSchema)
-			})
-		},
+	}, "action", (*api.Client).Action, c.actionScreen)
+}
+
+func (c *command) actionScreen(w io.Writer, a *api.Action) {
+	timeout := "the daemon's"
+	if a.TimeoutSeconds > 0 {
+		timeout = fmt.Sprintf("%gs", a.TimeoutSeconds)
 	}
+	c.componentFields(w, "action", &a.Component, [][2]string{
+		{"runner", a.RunnerType},
+		{"entry point", a.EntryPoint},
+		{"timeout", timeout},
+	})
+	c.schemaTable(w, "parameters", a.Parameters)
+	c.schemaTable(w, "result", a.OutputSchema)
 }
 
 // componentFields prints what all components have in common, then what is the kind's own.

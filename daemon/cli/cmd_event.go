@@ -24,85 +24,53 @@ func (c *command) eventCommand() *cobra.Command {
 
 func (c *command) eventList() *cobra.Command {
 	var filter api.EventFilter
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
+	cmd := listCommand(c, &cobra.Command{
 		Short:   "List events, newest first",
 		Example: "  attune event list --trigger core.crontimer --since 1h",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			events, err := client.Events(cmd.Context(), filter)
-			if err != nil {
-				return err
-			}
-			return c.printList(events, len(events), "event", func(w io.Writer) {
-				var rows [][]cell
-				for _, e := range events {
-					rows = append(rows, []cell{
-						plain(strconv.FormatInt(e.ID, 10)), plain(age(time.Now(), e.CreatedAt)), plain(e.Trigger), plain(e.Source), plain(string(e.Payload)),
-					})
-				}
-				c.table(w, []string{"id", "age", "trigger", "source", "payload"}, rows)
-			})
+	}, list[api.Event]{
+		noun:        "event",
+		newestFirst: true,
+		ask:         narrowed((*api.Client).Events, &filter),
+		name:        func(e *api.Event) string { return strconv.FormatInt(e.ID, 10) },
+		columns: []column[api.Event]{
+			numberColumn("id", func(e *api.Event) int64 { return e.ID }),
+			ageColumn("age", func(e *api.Event) *time.Time { return &e.CreatedAt }),
+			textColumn("trigger", func(e *api.Event) string { return e.Trigger }),
+			textColumn("source", func(e *api.Event) string { return e.Source }),
+			textColumn("event id", func(e *api.Event) string { return e.EventID }).onlyWide(),
+			textColumn("payload", func(e *api.Event) string { return string(e.Payload) }),
 		},
-	}
+	})
 	flags := cmd.Flags()
 	flags.StringVar(&filter.Trigger, "trigger", "", "only of this trigger")
 	flags.StringVar(&filter.Source, "source", "", "only from this sensor, or api")
-	flags.StringVar(&filter.Since, "since", "", "only since then: 90s, 1h, 7d, or a time such as 2026-01-31T09:00:00Z")
-	flags.Int64Var(&filter.Before, "before", 0, "only with an id below this one")
-	flags.IntVar(&filter.Limit, "limit", 100, "how many at most")
+	sinceFlag(cmd, &filter.Since)
+	beforeFlag(cmd, &filter.Before)
+	limitFlag(cmd, &filter.Limit, 100)
 	return cmd
 }
 
 func (c *command) eventShow() *cobra.Command {
-	return &cobra.Command{
+	return byID(c, &cobra.Command{
 		Use:     "show ID",
 		Aliases: []string{"get"},
 		Short:   "Show an event, the rules that matched it and what they queued",
 		Example: "  attune event show 17",
-		Args:    needOne("id"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := parseID(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			e, err := client.Event(cmd.Context(), id)
-			if err != nil {
-				return err
-			}
-			return c.print(e, func(w io.Writer) {
-				c.fields(w, [][2]string{
-					{"event", strconv.FormatInt(e.ID, 10)},
-					{"time", fmt.Sprintf("%s, %s ago", e.CreatedAt.Local().Format(time.RFC3339), age(time.Now(), e.CreatedAt))},
-					{"trigger", e.Trigger},
-					{"instance", e.Instance},
-					{"source", e.Source},
-					{"event id", e.EventID},
-					{"payload", string(e.Payload)},
-				})
-				c.eventNote(w, &e.Event)
-				c.enforcements(w, e.Enforcements)
-			})
-		},
-	}
+	}, (*api.Client).Event, c.eventScreen)
 }
 
-// parseID reads an id from the command line.
-func parseID(word string) (int64, error) {
-	id, err := strconv.ParseInt(word, 10, 64)
-	if err != nil || id <= 0 {
-		return 0, usagef("cannot use %q as an id: expected a number such as 17", word)
-	}
-	return id, nil
+func (c *command) eventScreen(w io.Writer, e *api.EventDetail) {
+	c.fields(w, [][2]string{
+		{"event", strconv.FormatInt(e.ID, 10)},
+		{"time", fmt.Sprintf("%s, %s ago", e.CreatedAt.Local().Format(time.RFC3339), age(time.Now(), e.CreatedAt))},
+		{"trigger", e.Trigger},
+		{"instance", e.Instance},
+		{"source", e.Source},
+		{"event id", e.EventID},
+		{"payload", string(e.Payload)},
+	})
+	c.eventNote(w, &e.Event)
+	c.enforcements(w, e.Enforcements)
 }
 
 // eventNote tells what is wrong with an event.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
@@ -37,56 +38,70 @@ func statuses() []string {
 func (c *command) executionList() *cobra.Command {
 	var filter api.ExecutionFilter
 	var wanted []string
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
+	cmd := listCommand(c, &cobra.Command{
 		Short:   "List executions, newest first",
 		Example: "  attune execution list --status failed --since 1h",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, word := range wanted {
-				if !slices.Contains(statuses(), word) {
-					err := &usageError{text: fmt.Sprintf("cannot filter by status %q: expected %s", word, strings.Join(statuses(), ", "))}
-					if near := manifest.Nearest(word, statuses()); near != "" {
-						err.hint = fmt.Sprintf("Did you mean --status %s?", near)
-					}
-					return err
-				}
-				filter.Status = append(filter.Status, store.Status(word))
+	}, list[api.Execution]{
+		noun:        "execution",
+		newestFirst: true,
+		ask: func(client *api.Client, ctx context.Context) ([]api.Execution, error) {
+			var err error
+			if filter.Status, err = parseStatuses(wanted); err != nil {
+				return nil, err
 			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			executions, err := client.Executions(cmd.Context(), filter)
-			if err != nil {
-				return err
-			}
-			return c.printList(executions, len(executions), "execution", func(w io.Writer) { c.executionTable(w, executions) })
+			return client.Executions(ctx, filter)
 		},
-	}
+		name:    func(e *api.Execution) string { return strconv.FormatInt(e.ID, 10) },
+		columns: executionColumns(),
+	})
 	flags := cmd.Flags()
 	flags.StringVar(&filter.Action, "action", "", "only of this action")
 	flags.StringVar(&filter.Rule, "rule", "", "only those that this rule queued")
 	flags.StringVar(&filter.Pack, "pack", "", "only of actions of this pack")
-	flags.StringSliceVar(&wanted, "status", nil, "only in this status: requested, scheduled, running, succeeded, failed, timed_out, cancelled, lost")
+	flags.StringSliceVar(&wanted, "status", nil, "only in this status: "+strings.Join(statuses(), ", "))
 	flags.Int64Var(&filter.EventID, "event", 0, "only those that followed from this event")
-	flags.StringVar(&filter.Since, "since", "", "only since then: 90s, 1h, 7d, or a time such as 2026-01-31T09:00:00Z")
-	flags.Int64Var(&filter.Before, "before", 0, "only with an id below this one")
-	flags.IntVar(&filter.Limit, "limit", 100, "how many at most")
+	sinceFlag(cmd, &filter.Since)
+	beforeFlag(cmd, &filter.Before)
+	limitFlag(cmd, &filter.Limit, 100)
 	return cmd
 }
 
-func (c *command) executionTable(w io.Writer, executions []api.Execution) {
-	now := time.Now()
-	var rows [][]cell
-	for _, e := range executions {
-		rows = append(rows, []cell{
-			plain(strconv.FormatInt(e.ID, 10)), plain(e.Action), status(string(e.Status)), plain(exitText(&e)),
-			plain(age(now, e.CreatedAt)), plain(tookText(now, &e)), plain(byText(&e)),
-		})
+// parseStatuses reads the words of --status.
+func parseStatuses(words []string) ([]store.Status, error) {
+	var found []store.Status
+	for _, word := range words {
+		if !slices.Contains(statuses(), word) {
+			err := &usageError{text: fmt.Sprintf("cannot filter by status %q: expected %s", word, strings.Join(statuses(), ", "))}
+			if near := manifest.Nearest(word, statuses()); near != "" {
+				err.hint = fmt.Sprintf("Did you mean --status %s?", near)
+			}
+			return nil, err
+		}
+		found = append(found, store.Status(word))
 	}
-	c.table(w, []string{"id", "action", "status", "exit", "age", "took", "by"}, rows)
+	return found, nil
+}
+
+func executionColumns() []column[api.Execution] {
+	return []column[api.Execution]{
+		numberColumn("id", func(e *api.Execution) int64 { return e.ID }),
+		textColumn("action", func(e *api.Execution) string { return e.Action }),
+		stateColumn("status", func(e *api.Execution) string { return string(e.Status) }),
+		textColumn("exit", exitText),
+		ageColumn("age", func(e *api.Execution) *time.Time { return &e.CreatedAt }),
+		{title: "took", moving: true, cell: func(now time.Time, e *api.Execution) cell { return plain(tookText(now, e)) }},
+		textColumn("node", func(e *api.Execution) string { return orDash(e.Node) }).onlyWide(),
+		textColumn("ran from", func(e *api.Execution) string { return short(orDash(e.Revision)) }).onlyWide(),
+		textColumn("by", byText),
+	}
+}
+
+// orDash is a value of a column that may be absent.
+func orDash(text *string) string {
+	if text == nil || *text == "" {
+		return "-"
+	}
+	return *text
 }
 
 func exitText(e *api.Execution) string {
@@ -120,28 +135,12 @@ func byText(e *api.Execution) string {
 }
 
 func (c *command) executionShow() *cobra.Command {
-	return &cobra.Command{
+	return byID(c, &cobra.Command{
 		Use:     "show ID",
 		Aliases: []string{"get"},
 		Short:   "Show an execution: parameters, attempts, output, result",
 		Example: "  attune execution show 17",
-		Args:    needOne("id"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := parseID(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			e, err := client.Execution(cmd.Context(), id)
-			if err != nil {
-				return err
-			}
-			return c.print(e, func(w io.Writer) { c.executionScreen(w, e) })
-		},
-	}
+	}, (*api.Client).Execution, c.executionScreen)
 }
 
 func (c *command) executionScreen(w io.Writer, e *api.ExecutionDetail) {
@@ -234,35 +233,19 @@ func (c *command) executionLogs() *cobra.Command {
 }
 
 func (c *command) executionCancel() *cobra.Command {
-	return &cobra.Command{
+	return byID(c, &cobra.Command{
 		Use:     "cancel ID",
 		Aliases: []string{"stop", "kill"},
 		Short:   "Cancel an execution that waits, or stop one that runs",
 		Example: "  attune execution cancel 17",
-		Args:    needOne("id"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := parseID(args[0])
-			if err != nil {
-				return err
-			}
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			found, err := client.Cancel(cmd.Context(), id)
-			if err != nil {
-				return err
-			}
-			return c.print(found, func(w io.Writer) {
-				switch {
-				case found.Status == store.StatusRunning:
-					fmt.Fprintf(w, "execution %d is being stopped\n", id)
-				case found.Status.Final():
-					fmt.Fprintf(w, "execution %d has %s already\n", id, strings.ReplaceAll(string(found.Status), "_", " "))
-				default:
-					fmt.Fprintf(w, "execution %d is cancelled\n", id)
-				}
-			})
-		},
-	}
+	}, (*api.Client).Cancel, func(w io.Writer, found *api.Cancelled) {
+		switch {
+		case found.Status == store.StatusRunning:
+			fmt.Fprintf(w, "execution %d is being stopped\n", found.ID)
+		case found.Status.Final():
+			fmt.Fprintf(w, "execution %d has %s already\n", found.ID, strings.ReplaceAll(string(found.Status), "_", " "))
+		default:
+			fmt.Fprintf(w, "execution %d is cancelled\n", found.ID)
+		}
+	})
 }

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,43 +29,27 @@ func (c *command) packCommand() *cobra.Command {
 
 func (c *command) packList() *cobra.Command {
 	var filter api.ComponentFilter
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
+	cmd := listCommand(c, &cobra.Command{
 		Short:   "List the packs in force",
 		Example: "  attune pack list --all",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			packs, err := client.Packs(cmd.Context(), filter)
-			if err != nil {
-				return err
-			}
-			return c.printList(packs, len(packs), "pack", func(w io.Writer) {
-				var rows [][]cell
-				for _, p := range packs {
-					rows = append(rows, []cell{
-						plain(p.Ref), plain(p.Version), status(yesNo(p.Enabled)), plain(fmt.Sprint(p.Revision)),
-						plain(componentsText(p.Components)), c.errorCell(p.Errors), plain(age(time.Now(), p.UpdatedAt)),
-					})
-				}
-				c.table(w, []string{"ref", "version", "enabled", "revision", "components", "errors", "changed"}, rows)
-			})
+	}, list[api.Pack]{
+		noun: "pack",
+		ask:  narrowed((*api.Client).Packs, &filter),
+		name: func(p *api.Pack) string { return p.Ref },
+		columns: []column[api.Pack]{
+			textColumn("ref", func(p *api.Pack) string { return p.Ref }),
+			textColumn("version", func(p *api.Pack) string { return p.Version }),
+			stateColumn("enabled", func(p *api.Pack) string { return yesNo(p.Enabled) }),
+			numberColumn("revision", func(p *api.Pack) int { return p.Revision }),
+			textColumn("digest", func(p *api.Pack) string { return short(p.Digest) }).onlyWide(),
+			textColumn("components", func(p *api.Pack) string { return componentsText(p.Components) }),
+			{title: "errors", cell: func(_ time.Time, p *api.Pack) cell { return errorCell(p.Errors) }},
+			ageColumn("changed", func(p *api.Pack) *time.Time { return &p.UpdatedAt }),
+			textColumn("directory", func(p *api.Pack) string { return p.Directory }).onlyWide(),
 		},
-	}
+	})
 	cmd.Flags().BoolVar(&filter.All, "all", false, "list the disabled and the removed too")
 	return cmd
-}
-
-// printList prints a list, and where people read it says so if it is empty.
-func (c *command) printList(v any, n int, noun string, human func(io.Writer)) error {
-	if n == 0 {
-		c.note("no %ss", noun)
-	}
-	return c.print(v, human)
 }
 
 func componentsText(n api.ComponentCounts) string {
@@ -92,7 +78,7 @@ func errorCount(errs manifest.Errors) int {
 	return n
 }
 
-func (c *command) errorCell(errs manifest.Errors) cell {
+func errorCell(errs manifest.Errors) cell {
 	n := errorCount(errs)
 	switch {
 	case n > 0:
@@ -105,24 +91,12 @@ func (c *command) errorCell(errs manifest.Errors) cell {
 }
 
 func (c *command) packShow() *cobra.Command {
-	return &cobra.Command{
+	return byRef(c, &cobra.Command{
 		Use:     "show REF",
 		Aliases: []string{"get"},
 		Short:   "Show a pack, its components and what is wrong with it",
 		Example: "  attune pack show core",
-		Args:    needOne("pack"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			p, err := client.Pack(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return c.print(p, func(w io.Writer) { c.packScreen(w, p) })
-		},
-	}
+	}, "pack", (*api.Client).Pack, c.packScreen)
 }
 
 func (c *command) packScreen(w io.Writer, p *api.PackDetail) {
@@ -268,22 +242,16 @@ func (c *command) packPlan() *cobra.Command {
 		Example: "  attune pack plan\n  attune pack plan tour --detailed-exitcode",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			plan, err := client.Plan(cmd.Context(), first(args))
-			if err != nil {
-				return err
-			}
-			if err := c.print(plan, func(w io.Writer) { c.planScreen(w, plan) }); err != nil {
-				return err
-			}
-			if detailed && !plan.Empty() {
+			var plan *reconcile.Plan
+			err := ask(cmd.Context(), c, func(client *api.Client, ctx context.Context) (_ *reconcile.Plan, err error) {
+				plan, err = client.Plan(ctx, first(args))
+				return plan, err
+			}, c.planScreen)
+			if err == nil && detailed && !plan.Empty() {
 				const changes = 2 // as terraform has it
 				return &exitError{changes}
 			}
-			return nil
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 where there are changes")
@@ -358,15 +326,11 @@ func (c *command) packReload() *cobra.Command {
 		Example: "  attune pack reload core",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			report, err := client.Reload(cmd.Context(), first(args))
-			if err != nil {
-				return err
-			}
-			err = c.print(report, func(w io.Writer) {
+			var report *api.Report
+			err := ask(cmd.Context(), c, func(client *api.Client, ctx context.Context) (_ *api.Report, err error) {
+				report, err = client.Reload(ctx, first(args))
+				return report, err
+			}, func(w io.Writer, _ *api.Report) {
 				if report.Plan != nil {
 					c.planScreen(w, report.Plan)
 				}
@@ -384,32 +348,28 @@ func (c *command) packReload() *cobra.Command {
 
 func (c *command) packHistory() *cobra.Command {
 	var limit int
-	cmd := &cobra.Command{
+	var cmd *cobra.Command
+	cmd = listCommand(c, &cobra.Command{
 		Use:     "history REF",
 		Short:   "List the applied states of a pack, newest first",
 		Example: "  attune pack history core",
 		Args:    needOne("pack"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			revisions, err := client.History(cmd.Context(), args[0], limit)
-			if err != nil {
-				return err
-			}
-			return c.printList(revisions, len(revisions), "revision", func(w io.Writer) {
-				var rows [][]cell
-				for _, r := range revisions {
-					rows = append(rows, []cell{
-						plain(fmt.Sprint(r.Number)), plain(r.Version), plain(short(r.Digest)),
-						plain(age(time.Now(), r.CreatedAt)), plain(r.Cause), plain(strings.Join(r.Changes, ", ")),
-					})
-				}
-				c.table(w, []string{"revision", "version", "digest", "age", "cause", "changes"}, rows)
-			})
+	}, list[api.Revision]{
+		noun:        "revision",
+		newestFirst: true,
+		ask: func(client *api.Client, ctx context.Context) ([]api.Revision, error) {
+			return client.History(ctx, cmd.Flags().Arg(0), limit)
 		},
-	}
-	cmd.Flags().IntVar(&limit, "limit", 20, "how many at most")
+		name: func(r *api.Revision) string { return strconv.Itoa(r.Number) },
+		columns: []column[api.Revision]{
+			numberColumn("revision", func(r *api.Revision) int { return r.Number }),
+			textColumn("version", func(r *api.Revision) string { return r.Version }),
+			textColumn("digest", func(r *api.Revision) string { return short(r.Digest) }),
+			ageColumn("age", func(r *api.Revision) *time.Time { return &r.CreatedAt }),
+			textColumn("cause", func(r *api.Revision) string { return r.Cause }),
+			textColumn("changes", func(r *api.Revision) string { return strings.Join(r.Changes, ", ") }),
+		},
+	})
+	limitFlag(cmd, &limit, 20)
 	return cmd
 }

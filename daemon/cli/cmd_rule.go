@@ -21,83 +21,63 @@ func (c *command) ruleCommand() *cobra.Command {
 
 func (c *command) ruleList() *cobra.Command {
 	var filter api.ComponentFilter
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
+	cmd := listCommand(c, &cobra.Command{
 		Short:   "List the rules in force",
 		Example: "  attune rule list --trigger core.crontimer",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			rules, err := client.Rules(cmd.Context(), filter)
-			if err != nil {
-				return err
-			}
-			return c.printList(rules, len(rules), "rule", func(w io.Writer) {
-				c.table(w, []string{"ref", "enabled", "trigger", "action", "when"}, ruleRows(rules))
-			})
+	}, list[api.Rule]{
+		noun: "rule",
+		ask:  narrowed((*api.Client).Rules, &filter),
+		name: func(r *api.Rule) string { return r.Ref },
+		columns: []column[api.Rule]{
+			textColumn("ref", func(r *api.Rule) string { return r.Ref }),
+			stateColumn("enabled", func(r *api.Rule) string { return yesNo(r.Enabled) }),
+			textColumn("trigger", func(r *api.Rule) string { return r.Trigger }),
+			textColumn("action", ruleActionText),
+			textColumn("runs from", func(r *api.Rule) string { return short(r.Digest) }).onlyWide(),
+			textColumn("when", whenText),
 		},
-	}
+	})
 	componentFlags(cmd, &filter)
 	cmd.Flags().StringVar(&filter.Trigger, "trigger", "", "only of this trigger")
 	cmd.Flags().StringVar(&filter.Action, "action", "", "only those that run this action")
 	return cmd
 }
 
-func ruleRows(rules []api.Rule) [][]cell {
-	var rows [][]cell
-	for _, r := range rules {
-		action := r.Action
-		if len(r.Actions) > 1 {
-			action += fmt.Sprintf(" +%d", len(r.Actions)-1)
-		}
-		when := r.When
-		if when == "" {
-			when = "always"
-		}
-		rows = append(rows, []cell{plain(r.Ref), status(yesNo(r.Enabled)), plain(r.Trigger), plain(action), plain(when)})
+func ruleActionText(r *api.Rule) string {
+	if more := len(r.Actions) - 1; more > 0 {
+		return fmt.Sprintf("%s +%d", r.Action, more)
 	}
-	return rows
+	return r.Action
+}
+
+func whenText(r *api.Rule) string {
+	if r.When == "" {
+		return "always"
+	}
+	return r.When
 }
 
 func (c *command) ruleShow() *cobra.Command {
-	return &cobra.Command{
+	return byRef(c, &cobra.Command{
 		Use:     "show REF",
 		Aliases: []string{"get"},
 		Short:   "Show a rule: what it waits for, and what it does then",
 		Example: "  attune rule show tour.summarize_load",
-		Args:    needOne("rule"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			r, err := client.Rule(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return c.print(r, func(w io.Writer) {
-				fields := [][2]string{{"trigger", r.Trigger}}
-				if len(r.TriggerParameters) > 0 {
-					fields = append(fields, [2]string{"with", jsonText(r.TriggerParameters)})
-				}
-				when := r.When
-				if when == "" {
-					when = "always"
-				}
-				fields = append(fields, [2]string{"when", when}, [2]string{"for each", r.ForEach})
-				for _, a := range r.Actions {
-					text := a.Action
-					if len(a.Parameters) > 0 {
-						text += " " + jsonText(a.Parameters)
-					}
-					fields = append(fields, [2]string{"action", text})
-				}
-				c.componentFields(w, "rule", &r.Component, fields)
-			})
-		},
+	}, "rule", (*api.Client).Rule, c.ruleScreen)
+}
+
+func (c *command) ruleScreen(w io.Writer, r *api.Rule) {
+	fields := [][2]string{{"trigger", r.Trigger}}
+	if len(r.TriggerParameters) > 0 {
+		fields = append(fields, [2]string{"with", jsonText(r.TriggerParameters)})
 	}
+	fields = append(fields, [2]string{"when", whenText(r)}, [2]string{"for each", r.ForEach})
+	for _, a := range r.Actions {
+		text := a.Action
+		if len(a.Parameters) > 0 {
+			text += " " + jsonText(a.Parameters)
+		}
+		fields = append(fields, [2]string{"action", text})
+	}
+	c.componentFields(w, "rule", &r.Component, fields)
 }

@@ -23,63 +23,47 @@ func (c *command) sensorCommand() *cobra.Command {
 
 func (c *command) sensorList() *cobra.Command {
 	var filter api.ComponentFilter
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
+	cmd := listCommand(c, &cobra.Command{
 		Short:   "List the sensors in force and what their processes do",
 		Example: "  attune sensor list --state backoff",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			sensors, err := client.Sensors(cmd.Context(), filter)
-			if err != nil {
-				return err
-			}
-			return c.printList(sensors, len(sensors), "sensor", func(w io.Writer) { c.sensorTable(w, sensors, time.Now()) })
-		},
-	}
+	}, list[api.Sensor]{
+		noun:    "sensor",
+		ask:     narrowed((*api.Client).Sensors, &filter),
+		name:    func(s *api.Sensor) string { return s.Ref },
+		columns: sensorColumns(),
+	})
 	componentFlags(cmd, &filter)
 	cmd.Flags().StringVar(&filter.State, "state", "", "only in this state: running, idle, backoff, …")
 	return cmd
 }
 
-func (c *command) sensorTable(w io.Writer, sensors []api.Sensor, now time.Time) {
-	var rows [][]cell
-	for _, s := range sensors {
-		pid := "-"
-		if s.PID != nil {
-			pid = fmt.Sprint(*s.PID)
-		}
-		rows = append(rows, []cell{
-			plain(s.Ref), status(s.State), plain(pid), plain(agePtr(now, s.StartedAt)), plain(fmt.Sprint(s.Restarts)),
-			plain(fmt.Sprint(s.Events)), plain(agePtr(now, s.LastEventAt)), plain(s.Problem),
-		})
+func sensorColumns() []column[api.Sensor] {
+	return []column[api.Sensor]{
+		textColumn("sensor", func(s *api.Sensor) string { return s.Ref }),
+		stateColumn("state", func(s *api.Sensor) string { return s.State }),
+		textColumn("pid", func(s *api.Sensor) string {
+			if s.PID == nil {
+				return "-"
+			}
+			return fmt.Sprint(*s.PID)
+		}),
+		ageColumn("up", func(s *api.Sensor) *time.Time { return s.StartedAt }),
+		numberColumn("restarts", func(s *api.Sensor) int64 { return s.Restarts }),
+		numberColumn("events", func(s *api.Sensor) int64 { return s.Events }).moves(),
+		ageColumn("last", func(s *api.Sensor) *time.Time { return s.LastEventAt }),
+		numberColumn("bad lines", func(s *api.Sensor) int64 { return s.BadLines }).onlyWide().moves(),
+		textColumn("last exit", func(s *api.Sensor) string { return s.LastExit }).onlyWide(),
+		textColumn("problem", func(s *api.Sensor) string { return s.Problem }),
 	}
-	c.table(w, []string{"sensor", "state", "pid", "up", "restarts", "events", "last", "problem"}, rows)
 }
 
 func (c *command) sensorShow() *cobra.Command {
-	return &cobra.Command{
+	return byRef(c, &cobra.Command{
 		Use:     "show REF",
 		Aliases: []string{"get"},
 		Short:   "Show a sensor, its process and its last words",
 		Example: "  attune sensor show core.interval_timer_sensor",
-		Args:    needOne("sensor"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			s, err := client.Sensor(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) { c.sensorScreen(w, s) })
-		},
-	}
+	}, "sensor", (*api.Client).Sensor, c.sensorScreen)
 }
 
 func (c *command) sensorScreen(w io.Writer, s *api.Sensor) {
@@ -142,21 +126,9 @@ func (c *command) sensorLogs() *cobra.Command {
 }
 
 func (c *command) sensorRestart() *cobra.Command {
-	return &cobra.Command{
+	return byRef(c, &cobra.Command{
 		Use:     "restart REF",
 		Short:   "Restart a sensor now, whatever its backoff",
 		Example: "  attune sensor restart tour.load",
-		Args:    needOne("sensor"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			s, err := client.RestartSensor(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) { fmt.Fprintf(w, "%s is restarting\n", s.Ref) })
-		},
-	}
+	}, "sensor", (*api.Client).RestartSensor, func(w io.Writer, s *api.Sensor) { fmt.Fprintf(w, "%s is restarting\n", s.Ref) })
 }

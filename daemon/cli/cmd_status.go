@@ -19,15 +19,7 @@ func (c *command) statusCommand() *cobra.Command {
 		Example: "  attune status\n  attune status -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			s, err := client.Status(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return c.print(s, func(w io.Writer) { c.statusScreen(w, s) })
+			return ask(cmd.Context(), c, (*api.Client).Status, c.statusScreen)
 		},
 	}
 }
@@ -56,7 +48,7 @@ func (c *command) statusScreen(w io.Writer, s *api.Status) {
 	}
 	if len(s.Sensors) > 0 {
 		fmt.Fprintln(w)
-		c.sensorTable(w, s.Sensors, s.Time)
+		printTable(c, w, sensorColumns(), s.Sensors, s.Time)
 	}
 }
 

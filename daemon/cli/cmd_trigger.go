@@ -24,74 +24,53 @@ func (c *command) triggerCommand() *cobra.Command {
 
 func (c *command) triggerList() *cobra.Command {
 	var filter api.ComponentFilter
-	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
+	cmd := listCommand(c, &cobra.Command{
 		Short:   "List the triggers in force",
 		Example: "  attune trigger list --type cron",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			triggers, err := client.Triggers(cmd.Context(), filter)
-			if err != nil {
-				return err
-			}
-			return c.printList(triggers, len(triggers), "trigger", func(w io.Writer) {
-				var rows [][]cell
-				for _, t := range triggers {
-					rows = append(rows, []cell{
-						plain(t.Ref), plain(t.Type), status(yesNo(t.Enabled)), plain(fmt.Sprint(len(t.Rules))), plain(t.Description),
-					})
-				}
-				c.table(w, []string{"ref", "type", "enabled", "rules", "description"}, rows)
-			})
+	}, list[api.Trigger]{
+		noun: "trigger",
+		ask:  narrowed((*api.Client).Triggers, &filter),
+		name: func(t *api.Trigger) string { return t.Ref },
+		columns: []column[api.Trigger]{
+			textColumn("ref", func(t *api.Trigger) string { return t.Ref }),
+			textColumn("type", func(t *api.Trigger) string { return t.Type }),
+			stateColumn("enabled", func(t *api.Trigger) string { return yesNo(t.Enabled) }),
+			numberColumn("rules", func(t *api.Trigger) int { return len(t.Rules) }),
+			textColumn("runs from", func(t *api.Trigger) string { return short(t.Digest) }).onlyWide(),
+			textColumn("description", func(t *api.Trigger) string { return t.Description }),
 		},
-	}
+	})
 	componentFlags(cmd, &filter)
 	cmd.Flags().StringVar(&filter.Type, "type", "", "only of this type: interval, cron, datetime, webhook or custom")
 	return cmd
 }
 
 func (c *command) triggerShow() *cobra.Command {
-	return &cobra.Command{
+	return byRef(c, &cobra.Command{
 		Use:     "show REF",
 		Aliases: []string{"get"},
 		Short:   "Show a trigger, its schemas and who waits for it",
 		Example: "  attune trigger show core.crontimer",
-		Args:    needOne("trigger"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			t, err := client.Trigger(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return c.print(t, func(w io.Writer) {
-				c.componentFields(w, "trigger", &t.Component, [][2]string{
-					{"type", t.Type},
-					{"rules", strings.Join(t.Rules, ", ")},
-				})
-				c.schemaTable(w, "parameters", t.ParametersSchema)
-				c.schemaTable(w, "payload", t.PayloadSchema)
-				if len(t.Instances) == 0 {
-					return
-				}
-				fmt.Fprintln(w)
-				var rows [][]cell
-				for _, i := range t.Instances {
-					rows = append(rows, []cell{
-						plain(i.ID), plain(agePtr(time.Now(), i.LastDue)), plain(strings.Join(i.Rules, ", ")), plain(string(i.Parameters)),
-					})
-				}
-				c.table(w, []string{"instance", "last", "rules", "parameters"}, rows)
-			})
-		},
+	}, "trigger", (*api.Client).Trigger, c.triggerScreen)
+}
+
+func (c *command) triggerScreen(w io.Writer, t *api.Trigger) {
+	c.componentFields(w, "trigger", &t.Component, [][2]string{
+		{"type", t.Type},
+		{"rules", strings.Join(t.Rules, ", ")},
+	})
+	c.schemaTable(w, "parameters", t.ParametersSchema)
+	c.schemaTable(w, "payload", t.PayloadSchema)
+	if len(t.Instances) == 0 {
+		return
 	}
+	fmt.Fprintln(w)
+	printTable(c, w, []column[api.TriggerInstance]{
+		textColumn("instance", func(i *api.TriggerInstance) string { return i.ID }),
+		ageColumn("last", func(i *api.TriggerInstance) *time.Time { return i.LastDue }),
+		textColumn("rules", func(i *api.TriggerInstance) string { return strings.Join(i.Rules, ", ") }),
+		textColumn("parameters", func(i *api.TriggerInstance) string { return string(i.Parameters) }),
+	}, t.Instances, time.Now())
 }
 
 func (c *command) triggerFire() *cobra.Command {

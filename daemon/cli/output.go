@@ -14,6 +14,15 @@ import (
 	"github.com/attune-io/attune/reconcile/manifest"
 )
 
+// The ways to print. Lists have all of them, everything else table, json and yaml.
+const (
+	outputTable = "table"
+	outputWide  = "wide"
+	outputJSON  = "json"
+	outputYAML  = "yaml"
+	outputName  = "name"
+)
+
 // The few styles there are: colour says how something is, never what it is.
 const (
 	styleGood = "2" // ANSI green
@@ -42,12 +51,12 @@ func (c *command) colour() bool {
 // print writes a value as JSON or YAML, or by human where people read it.
 func (c *command) print(v any, human func(w io.Writer)) error {
 	switch c.output {
-	case "json":
+	case outputJSON:
 		enc := json.NewEncoder(c.sys.Stdout)
 		enc.SetEscapeHTML(false)
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
-	case "yaml":
+	case outputYAML:
 		text, err := manifest.FormatYAML(v)
 		if err != nil {
 			return err
@@ -88,43 +97,53 @@ func status(text string) cell {
 // table prints rows in aligned columns. On a terminal the last column is cut to the width, so that a
 // row is always a line; elsewhere nothing is cut, since a program may be reading.
 func (c *command) table(w io.Writer, head []string, rows [][]cell) {
+	t := tableWriter{command: c, head: head}
+	t.write(w, rows)
+}
+
+// tableWriter prints a table in one go or in several, with one head above all.
+type tableWriter struct {
+	*command
+	head   []string
+	widths []int // nil: nothing is out yet
+}
+
+// write prints rows. Columns are as wide as what they held so far.
+func (t *tableWriter) write(w io.Writer, rows [][]cell) {
 	if len(rows) == 0 {
 		return
 	}
-	widths := make([]int, len(head))
-	for i, h := range head {
-		widths[i] = lipgloss.Width(h)
+	if t.widths == nil {
+		header := make([]cell, len(t.head))
+		for i, h := range t.head {
+			header[i] = cell{strings.ToUpper(h), styleDim}
+		}
+		rows = append([][]cell{header}, rows...)
+		t.widths = make([]int, len(t.head))
 	}
 	for _, row := range rows {
 		for i, f := range row {
-			widths[i] = max(widths[i], lipgloss.Width(f.text))
+			t.widths[i] = max(t.widths[i], lipgloss.Width(f.text))
 		}
 	}
 	const gap = 2
-	limit, isTerminal := c.terminalWidth()
-	if isTerminal {
-		before := 0
-		for _, width := range widths[:len(widths)-1] {
-			before += width + gap
-		}
-		const narrowest = 8 // a column below this says nothing; better a long line
-		widths[len(widths)-1] = max(min(widths[len(widths)-1], limit-before), narrowest)
+	last := len(t.head) - 1
+	room, isTerminal := t.terminalWidth()
+	for _, width := range t.widths[:last] {
+		room -= width + gap
 	}
-	header := make([]cell, len(head))
-	for i, h := range head {
-		header[i] = cell{strings.ToUpper(h), styleDim}
-	}
-	for _, row := range append([][]cell{header}, rows...) {
+	const narrowest = 8 // a column below this says nothing; better a long line
+	room = max(room, narrowest)
+	for _, row := range rows {
 		var line strings.Builder
 		for i, f := range row {
 			text := oneLine(f.text)
-			last := i == len(row)-1
-			if last && isTerminal {
-				text = cut(text, widths[i])
+			if i == last && isTerminal {
+				text = cut(text, room)
 			}
-			line.WriteString(c.paint(f.style, text))
-			if !last {
-				line.WriteString(strings.Repeat(" ", widths[i]-lipgloss.Width(text)+gap))
+			line.WriteString(t.paint(f.style, text))
+			if i != last {
+				line.WriteString(strings.Repeat(" ", max(t.widths[i]-lipgloss.Width(text), 0)+gap))
 			}
 		}
 		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
