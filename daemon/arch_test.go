@@ -33,6 +33,7 @@ var ranks = map[string]int{
 	"reconcile":                 50, // what is wanted
 	"reconcile/store/storetest": 45, // a real server for the tests of all that is above
 	"reconcile/store":           40, // what is recorded
+	"reconcile/seal":            35, // keeps secret parameters unreadable at rest
 	"reconcile/manifest":        30, // what files mean
 	"exec/postgres":             20, // the private server is a child like any other
 	"exec/child":                10, // processes; knows nothing of Attune

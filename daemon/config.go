@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/seal"
 )
 
 // Config is attune.toml. Every key is optional, can be given as ATTUNE_<SECTION>_<KEY> too, and, for
@@ -119,6 +120,9 @@ type RetentionConfig struct {
 type SecretsConfig struct {
 	// Directory has a file for each secret. Defaults to $CREDENTIALS_DIRECTORY, where set.
 	Directory string `toml:"directory"`
+	// KeyFile holds the keys that secret parameters are encrypted with. Defaults to attune.key in
+	// $CREDENTIALS_DIRECTORY, where there is one, else in the state directory, where it is made.
+	KeyFile string `toml:"key_file"`
 }
 
 // LogConfig is [log].
@@ -314,6 +318,23 @@ func (c *Config) SecretsDirectory() string {
 	return c.machine.env["CREDENTIALS_DIRECTORY"]
 }
 
+// credentialKey is the credential, and the file in the state directory, with the keys of parameters.
+const credentialKey = "attune.key"
+
+// KeyFile is where the keys are that secret parameters are encrypted with.
+func (c *Config) KeyFile() seal.Options {
+	if c.Secrets.KeyFile != "" {
+		return seal.Options{Path: c.Secrets.KeyFile}
+	}
+	if dir := c.machine.env["CREDENTIALS_DIRECTORY"]; dir != "" {
+		path := filepath.Join(dir, credentialKey)
+		if _, err := os.Stat(path); err == nil {
+			return seal.Options{Path: path, Guarded: true}
+		}
+	}
+	return seal.Options{Path: filepath.Join(c.StateDirectory(), credentialKey), Create: true}
+}
+
 // SocketCandidates are the places where a client looks for the daemon's socket, in order.
 func (c *Config) SocketCandidates() []string {
 	if c.HTTP.Socket != "" {
@@ -388,6 +409,7 @@ func (c *Config) resolve() {
 	}
 	absolute("state.directory", &c.State.Directory)
 	absolute("secrets.directory", &c.Secrets.Directory)
+	absolute("secrets.key_file", &c.Secrets.KeyFile)
 	absolute("http.socket", &c.HTTP.Socket)
 	absolute("http.tls_cert", &c.HTTP.TLSCert)
 	absolute("http.tls_key", &c.HTTP.TLSKey)

@@ -25,6 +25,7 @@ import (
 	"github.com/attune-io/attune/exec/sensor"
 	"github.com/attune-io/attune/exec/worker"
 	"github.com/attune-io/attune/reconcile"
+	"github.com/attune-io/attune/reconcile/seal"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -53,7 +54,10 @@ type Daemon struct {
 	node    string
 	began   time.Time
 	secrets secrets
-	notify  *notifier
+	keys    *seal.Keys
+	// resealed is the key that everything was last encrypted with anew.
+	resealed string
+	notify   *notifier
 
 	registry     *prometheus.Registry
 	queueMetrics *queueMetrics
@@ -90,6 +94,7 @@ func New(ctx context.Context, opts Options) (*Daemon, error) {
 		config: opts.Config, opts: opts, log: opts.Logger.With("component", "daemon"), began: time.Now(),
 		notify:   newNotifier(opts.Logger),
 		secrets:  secrets{opts.Config.SecretsDirectory()},
+		keys:     seal.New(opts.Config.KeyFile()),
 		registry: newRegistry(opts.Version),
 	}
 	d.queueMetrics = newQueueMetrics(d.registry)
@@ -122,6 +127,10 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	tlsConfig, err := loadTLS(c.HTTP)
 	if err != nil {
+		return err
+	}
+
+	if _, _, err := d.keys.Rotating(); err != nil {
 		return err
 	}
 
@@ -183,7 +192,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	if d.workers, err = worker.New(worker.Options{
 		Node: d.node, Store: d.store, Listener: d.listener, Runner: d.runner, Interpreters: d.interpreters,
-		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Workers: c.Exec.Workers,
+		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Unseal: d.keys.Open, Workers: c.Exec.Workers,
 		Timeout: c.Exec.Timeout, OutputLimit: c.Exec.OutputLimit, StopGrace: c.Exec.StopGrace, Drain: c.Exec.Drain,
 		MaxTimeout: d.maxTimeout,
 		DataDir:    filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, spoolFolder),
@@ -305,7 +314,7 @@ func (d *Daemon) openDatabase(ctx context.Context) error {
 func (d *Daemon) tryDatabase(ctx context.Context, url string) error {
 	if d.store == nil {
 		opened, err := store.Open(ctx, url, store.Options{
-			Pooler: d.config.Database.Pooler, Logger: d.opts.Logger, Registerer: d.registry,
+			Pooler: d.config.Database.Pooler, Seal: d.sealParameters, Logger: d.opts.Logger, Registerer: d.registry,
 		})
 		if err != nil {
 			return err

@@ -317,6 +317,7 @@ func (d *Daemon) keepCatalog(ctx context.Context) error {
 func (d *Daemon) keepHouse(ctx context.Context) error {
 	wait := maintainPeriod
 	for {
+		d.reseal(ctx)
 		select {
 		case <-ctx.Done():
 			return nil

@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"bytes"
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
 )
 
 // maxSecret bounds a secret, in bytes: keys and certificates are far shorter, and it goes through a
@@ -88,4 +92,66 @@ func (s secrets) missing(name string) error {
 		text += "; did you mean " + near + "?"
 	}
 	return errors.New(text)
+}
+
+// sealParameters encrypts what the action's schema of now calls secret. Parameters of actions that are
+// not known, or have nothing secret, are passed on as they are.
+func (d *Daemon) sealParameters(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error) {
+	catalog := d.catalogs.current.Load()
+	if catalog == nil {
+		return parameters, secrets, nil
+	}
+	schema := parameterSchema(catalog.Actions[action])
+	if len(schema.Secrets()) == 0 || len(parameters) == 0 {
+		return parameters, secrets, nil
+	}
+	decoder := json.NewDecoder(bytes.NewReader(parameters))
+	decoder.UseNumber()
+	var values map[string]any
+	if err := decoder.Decode(&values); err != nil {
+		return nil, nil, fmt.Errorf("cannot encrypt the secret parameters of action %s: they are no JSON object", action)
+	}
+	values, secrets, err := d.keys.Hide(action, schema, values, secrets)
+	if err != nil {
+		return nil, nil, err
+	}
+	encoded, err := json.Marshal(values)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot encode the parameters of action %s: %v", action, err)
+	}
+	return encoded, secrets, nil
+}
+
+func parameterSchema(r *store.Record) *manifest.Schema {
+	if r == nil {
+		return nil
+	}
+	action, _ := r.Spec.(*manifest.Action)
+	if action == nil {
+		return nil
+	}
+	return action.Parameters
+}
+
+// reseal encrypts with the first key what older ones have encrypted, if there are older ones.
+func (d *Daemon) reseal(ctx context.Context) {
+	first, others, err := d.keys.Rotating()
+	if err != nil {
+		d.log.Warn("secret parameters cannot be encrypted or read", "err", err)
+		return
+	}
+	if !others {
+		return
+	}
+	count, err := d.store.Reseal(ctx, d.keys.Renew)
+	if err != nil {
+		if ctx.Err() == nil {
+			d.log.Warn("parameters not all encrypted with the new key, it is tried again", "count", count, "err", err)
+		}
+		return
+	}
+	if count > 0 || d.resealed != first {
+		d.log.Info("nothing is encrypted with older keys any more, they may be removed from the key file", "key", first, "count", count)
+	}
+	d.resealed = first
 }

@@ -86,6 +86,7 @@ func (c *Config) keys() []key {
 		{"retention.executions", (*durationValue)(&c.Retention.Executions)},
 		{"retention.revisions", (*intValue)(&c.Retention.Revisions)},
 		{"secrets.directory", (*textValue)(&c.Secrets.Directory)},
+		{"secrets.key_file", (*textValue)(&c.Secrets.KeyFile)},
 		{"log.level", (*textValue)(&c.Log.Level)},
 		{"log.format", (*textValue)(&c.Log.Format)},
 	}

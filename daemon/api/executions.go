@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -150,6 +151,13 @@ func (s *Server) createExecution(ctx context.Context, in *executionRequest) (*Ex
 
 // parametersFor fills in the defaults and checks what an action is given.
 func parametersFor(spec *manifest.Action, given json.RawMessage, secrets map[string]string) (json.RawMessage, error) {
+	for pointer, name := range secrets {
+		// What looks like an encrypted value may be one, of somebody else's.
+		if !secretName.MatchString(name) || !strings.HasPrefix(pointer, "/") {
+			return nil, newError(CodeInvalidParameters, fmt.Sprintf("cannot use secrets: found %q for %q", name, pointer),
+				"expected a JSON pointer into the parameters, and the name of a secret")
+		}
+	}
 	parameters := map[string]any{}
 	if len(given) > 0 && string(given) != "null" {
 		value, err := decode(given)
@@ -167,12 +175,18 @@ func parametersFor(spec *manifest.Action, given json.RawMessage, secrets map[str
 		return nil, newError(CodeInvalidParameters, fmt.Sprintf("the parameters do not fit action %s", spec.Ref),
 			"see `attune action show "+spec.Ref+"`", details(misfits)...)
 	}
+	if err := spec.CheckEnvironment(parameters); err != nil {
+		return nil, newError(CodeInvalidParameters, fmt.Sprintf("the parameters do not fit action %s: %v", spec.Ref, err), "")
+	}
 	encoded, err := json.Marshal(parameters)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode the parameters: %v", err)
 	}
 	return encoded, nil
 }
+
+// secretName is what a secret may be called; the folder of secrets has files of that name.
+var secretName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
 func (s *Server) cancelExecution(ctx context.Context, in *byID) (*Cancelled, error) {
 	status, err := s.opts.Store.Cancel(ctx, in.ID, caller(ctx))

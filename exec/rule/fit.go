@@ -27,13 +27,12 @@ func fit(action *manifest.Action, values *manifest.Values) (json.RawMessage, err
 	if misfits := action.Parameters.ValidateUnresolved(parameters, values.Secrets); len(misfits) > 0 {
 		return nil, errors.New(told(misfits))
 	}
+	if err := action.CheckEnvironment(parameters); err != nil {
+		return nil, err
+	}
 	data, err := json.Marshal(parameters)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode the parameters: %v", err)
-	}
-	if action.ParameterDelivery == manifest.DeliverEnv && len(data) > maxEnvParameters {
-		return nil, fmt.Errorf("%d bytes of parameters, but an environment holds at most %d; write parameter_delivery: stdin",
-			len(data), maxEnvParameters)
 	}
 	return data, nil
 }

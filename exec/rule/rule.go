@@ -18,10 +18,6 @@ import (
 // transaction, which has to stay short.
 const MaxItems = 1000
 
-// maxEnvParameters is how many bytes of parameters an action with parameter_delivery env may get:
-// the kernel refuses a variable of 128 KiB, and the rest of the environment needs its part.
-const maxEnvParameters = 120 << 10
-
 // Index holds the enabled rules whose trigger is enabled, by the trigger instance that they ask for.
 // It belongs to one generation, never changes, and may be used by many.
 type Index struct {

@@ -11,11 +11,8 @@ import (
 
 	"github.com/attune-io/attune/exec/child"
 	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/seal"
 )
-
-// maxEnvironment is how much the parameters may take of the environment, in bytes: the kernel takes
-// 128 KiB for one variable, and what stands beside them needs room too.
-const maxEnvironment = 120 << 10
 
 // What ATTUNE_PARAMETER_DELIVERY says where the manifest says nothing; where the parameters are too
 // large for the environment it says manifest.DeliverStdin instead.
@@ -65,11 +62,11 @@ func deliver(action *manifest.Action, parameters map[string]any, secret func(nam
 	d.env, size = parameterVariables(parameters, func(name string) bool {
 		return d.kind == deliverBoth && secret(name)
 	})
-	if size <= maxEnvironment {
+	if size <= manifest.MaxEnvironment {
 		return d, nil
 	}
 	if d.kind == manifest.DeliverEnv {
-		return nil, fmt.Errorf("cannot hand the parameters over by the environment: they take %d bytes, expected at most %d; write parameter_delivery: stdin", size, maxEnvironment)
+		return nil, fmt.Errorf("cannot hand the parameters over by the environment: they take %d bytes, expected at most %d; write parameter_delivery: stdin", size, manifest.MaxEnvironment)
 	}
 	d.kind, d.env = manifest.DeliverStdin, nil
 	return d, nil
@@ -144,23 +141,32 @@ func writeDotenv(b *bytes.Buffer, prefix string, parameters map[string]any) {
 	}
 }
 
-// fillSecrets puts the values of secrets where their JSON pointers say, and gives the values.
-func fillSecrets(parameters map[string]any, secrets map[string]string, resolve func(name string) (string, error)) (values []string, err error) {
+// fillSecrets puts the values of secrets where their JSON pointers say, and gives what is not to be
+// shown of them.
+func fillSecrets(parameters map[string]any, secrets map[string]string, resolve func(pointer, text string) (any, error)) (texts []string, err error) {
 	for _, pointer := range slices.Sorted(maps.Keys(secrets)) {
-		value, err := resolve(secrets[pointer])
+		value, err := resolve(pointer, secrets[pointer])
 		if err != nil {
-			return nil, fmt.Errorf("cannot use secret %q for parameter %s: %w", secrets[pointer], dotted(pointer), err)
+			return nil, fmt.Errorf("cannot use %s for parameter %s: %w", called(secrets[pointer]), dotted(pointer), err)
 		}
 		if err := put(parameters, pointer, value); err != nil {
-			return nil, fmt.Errorf("cannot put secret %q into parameter %s: %w", secrets[pointer], dotted(pointer), err)
+			return nil, fmt.Errorf("cannot put %s into parameter %s: %w", called(secrets[pointer]), dotted(pointer), err)
 		}
-		values = append(values, value)
+		texts = textsOf(texts, value)
 	}
-	return values, nil
+	return texts, nil
+}
+
+// called is what a secret is called in messages: nobody reads a ciphertext.
+func called(text string) string {
+	if seal.IsSealed(text) {
+		return "the encrypted value"
+	}
+	return fmt.Sprintf("secret %q", text)
 }
 
 // put sets a value inside a tree. Maps on the way that are absent are made.
-func put(root map[string]any, pointer, value string) error {
+func put(root map[string]any, pointer string, value any) error {
 	path := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
 	var at any = root
 	for i, segment := range path {
@@ -191,28 +197,33 @@ func put(root map[string]any, pointer, value string) error {
 	return nil
 }
 
-// secretTexts gives the strings that the schema marks as secret: they may have been given as they are.
-func secretTexts(schema *manifest.Schema, parameters map[string]any) []string {
-	var texts []string
-	var walk func(pointer string, value any)
-	walk = func(pointer string, value any) {
-		switch v := value.(type) {
-		case map[string]any:
-			for name, item := range v {
-				walk(pointer+"/"+escapePointer(name), item)
-			}
-		case []any:
-			for i, item := range v {
-				walk(pointer+"/"+strconv.Itoa(i), item)
-			}
-		case string:
-			if schema.IsSecret(pointer) {
-				texts = append(texts, v)
-			}
+// textsOf appends the texts that a value is made of.
+func textsOf(texts []string, value any) []string {
+	switch v := value.(type) {
+	case map[string]any:
+		for _, item := range v {
+			texts = textsOf(texts, item)
 		}
+	case []any:
+		for _, item := range v {
+			texts = textsOf(texts, item)
+		}
+	case string:
+		texts = append(texts, v)
+	case json.Number:
+		texts = append(texts, v.String())
 	}
-	if len(schema.Secrets()) > 0 {
-		walk("", parameters)
+	return texts
+}
+
+// secretTexts gives the texts that the schema marks as secret: they may have been given as they are.
+func secretTexts(schema *manifest.Schema, parameters map[string]any) (texts []string) {
+	_, err := schema.ReplaceSecrets(parameters, func(_ string, value any) (any, error) {
+		texts = textsOf(texts, value)
+		return value, nil
+	})
+	if err != nil {
+		return nil // the func above gives none
 	}
 	return texts
 }

@@ -74,13 +74,13 @@ func TestDeliver(t *testing.T) {
 
 func TestDeliverMuch(t *testing.T) {
 	t.Parallel()
-	much := map[string]any{"text": strings.Repeat("x", maxEnvironment)}
+	much := map[string]any{"text": strings.Repeat("x", manifest.MaxEnvironment)}
 	notSecret := func(string) bool { return false }
 	got, err := deliver(&manifest.Action{}, much, notSecret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.kind != "stdin" || got.env != nil || len(got.stdin) < maxEnvironment {
+	if got.kind != "stdin" || got.env != nil || len(got.stdin) < manifest.MaxEnvironment {
 		t.Errorf("kind %s, %d variables, %d bytes of stdin", got.kind, len(got.env), len(got.stdin))
 	}
 	_, err = deliver(&manifest.Action{ParameterDelivery: "env"}, much, notSecret)
@@ -93,7 +93,7 @@ func TestFillSecrets(t *testing.T) {
 	t.Parallel()
 	parameters := parametersOf(t, `{"list": [1, null], "sub": {}, "a/b": {}, "text": "x"}`)
 	secrets := map[string]string{"/token": "t", "/list/1": "l", "/sub/deep/key": "s", "/a~1b/c~0d": "e"}
-	values, err := fillSecrets(parameters, secrets, func(name string) (string, error) { return "value of " + name, nil })
+	values, err := fillSecrets(parameters, secrets, func(_, name string) (any, error) { return "value of " + name, nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,12 +113,12 @@ func TestFillSecrets(t *testing.T) {
 		"/list/x":   `cannot put secret "n" into parameter list.x: there is no element x`,
 		"/text/sub": `cannot put secret "n" into parameter text.sub: what is above sub is no object and no list`,
 	} {
-		_, err := fillSecrets(parameters, map[string]string{pointer: "n"}, func(string) (string, error) { return "", nil })
+		_, err := fillSecrets(parameters, map[string]string{pointer: "n"}, func(string, string) (any, error) { return "", nil })
 		if err == nil || err.Error() != message {
 			t.Errorf("%s: %v", pointer, err)
 		}
 	}
-	_, err = fillSecrets(parameters, map[string]string{"/sub/x": "n"}, func(string) (string, error) { return "", errors.New("no such file") })
+	_, err = fillSecrets(parameters, map[string]string{"/sub/x": "n"}, func(string, string) (any, error) { return "", errors.New("no such file") })
 	if err == nil || err.Error() != `cannot use secret "n" for parameter sub.x: no such file` {
 		t.Errorf("missing: %v", err)
 	}

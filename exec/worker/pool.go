@@ -65,6 +65,8 @@ type Options struct {
 	Revisions    Revisions
 	PackConfig   func(pack string) map[string]any  // nil: no pack has any
 	Secret       func(name string) (string, error) // nil: there is none
+	// Unseal opens a parameter that was encrypted when it was queued; nil: none can be.
+	Unseal func(action, pointer, sealed string) (any, error)
 	// Workers is how many children run at once. Defaults to twice the cores.
 	Workers int
 	// Timeout is for actions that name none; OutputLimit bounds what is kept of a stream, in bytes.
@@ -121,6 +123,9 @@ func (o *Options) fill() {
 	}
 	if o.Secret == nil {
 		o.Secret = func(string) (string, error) { return "", errors.New("there are no secrets") }
+	}
+	if o.Unseal == nil {
+		o.Unseal = func(string, string, string) (any, error) { return nil, errors.New("there are no keys") }
 	}
 	if o.MaxTimeout == nil {
 		o.MaxTimeout = func(string) time.Duration { return 0 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/attune-io/attune/exec/child"
 	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/seal"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -115,7 +117,17 @@ func (a *attempt) parameters(p *plan) (map[string]any, error) {
 		}
 	}
 	schema := p.action.Parameters
-	if errs := schema.ValidateUnresolved(given, a.claim.Secrets); len(errs) > 0 {
+	encrypted, named := a.secrets()
+	if given == nil {
+		given = map[string]any{}
+	}
+	texts, err := fillSecrets(given, encrypted, func(pointer, sealed string) (any, error) {
+		return a.pool.opts.Unseal(a.claim.Action, pointer, sealed)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if errs := schema.ValidateUnresolved(given, named); len(errs) > 0 {
 		texts := make([]string, len(errs))
 		for i, e := range errs {
 			texts[i] = dotted(e.Pointer) + ": " + e.Message
@@ -123,12 +135,26 @@ func (a *attempt) parameters(p *plan) (map[string]any, error) {
 		return nil, fmt.Errorf("cannot use its parameters: %s", strings.Join(texts, "; "))
 	}
 	parameters := schema.ApplyDefaults(given)
-	values, err := fillSecrets(parameters, a.claim.Secrets, a.pool.opts.Secret)
+	values, err := fillSecrets(parameters, named, func(_, name string) (any, error) { return a.pool.opts.Secret(name) })
 	if err != nil {
 		return nil, err
 	}
-	p.mask = child.NewMask(append(values, secretTexts(schema, parameters)...))
+	p.mask = child.NewMask(slices.Concat(values, texts, secretTexts(schema, parameters)))
 	return parameters, nil
+}
+
+// secrets are the values that were encrypted when they were queued, and the names of those that are
+// looked up now.
+func (a *attempt) secrets() (encrypted, named map[string]string) {
+	encrypted, named = map[string]string{}, map[string]string{}
+	for pointer, text := range a.claim.Secrets {
+		if seal.IsSealed(text) {
+			encrypted[pointer] = text
+		} else {
+			named[pointer] = text
+		}
+	}
+	return encrypted, named
 }
 
 // gather finds everything that the child is made of.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/attune-io/attune/exec/child"
 	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/seal"
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
@@ -207,6 +208,44 @@ printf '{"token": "%s", "code": "%s"}' "hush-hush-1" "$(printf hush-hush-1 | bas
 	}
 }
 
+// What was encrypted when it was queued comes to the action as it was, and nowhere else.
+func TestEncryptedParameters(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	keys := seal.New(seal.Options{Path: m.file("attune.key"), Create: true})
+	ref := m.action("use", `cat >"$HOME/got"; env >"$HOME/env"; grep -o 'hush[^"]*' "$HOME/got"; grep -o 31415926 "$HOME/got"`, edit(func(a *manifest.Action) {
+		a.Parameters = schema(t, `{"token": {"type": "string", "secret": true, "minLength": 6}, "pin": {"type": "integer", "secret": true}, "plain": {"type": "string"}}`, false)
+	}))
+	given := map[string]any{"token": "hush-hush-3", "pin": json.Number("31415926"), "plain": "p"}
+	hidden, secrets, err := keys.Hide(ref, m.actions[0].(*manifest.Action).Parameters, given, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := json.Marshal(hidden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.run(func(o *Options) { o.Unseal = keys.Open })
+	e := m.await(m.enqueue(store.NewExecution{Action: ref, Parameters: encoded, Secrets: secrets})[0])
+	m.want(e, store.StatusSucceeded, "")
+	if e.Stdout != "***\n***\n" {
+		t.Errorf("stdout %q", e.Stdout)
+	}
+	data := filepath.Join(m.state, "data", "p")
+	if got := read(t, filepath.Join(data, "got")); got != `{"pin":31415926,"plain":"p","token":"hush-hush-3"}`+"\n" {
+		t.Errorf("stdin %s", got)
+	}
+	if env := read(t, filepath.Join(data, "env")); strings.Contains(env, "hush") || strings.Contains(env, "3141") || !strings.Contains(env, "ATTUNE_ACTION_PLAIN=p") {
+		t.Errorf("environment %s", env)
+	}
+
+	if err := os.Remove(m.file("attune.key")); err != nil {
+		t.Fatal(err)
+	}
+	e = m.await(m.enqueue(store.NewExecution{Action: ref, Parameters: encoded, Secrets: secrets})[0])
+	m.want(e, store.StatusFailed, "cannot use the encrypted value for parameter pin: cannot read the key file")
+}
+
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
@@ -260,7 +299,7 @@ func TestFailures(t *testing.T) {
 		{action: "p.user", want: `cannot find user "nobody-at-all"`, code: -1},
 		{action: "p.crlf", want: "CR", code: -1},
 		{action: "p.noexec", want: "cannot start execution", code: -1},
-		{action: "p.away", parameters: `{"x": "` + strings.Repeat("y", maxEnvironment) + `"}`, want: "write parameter_delivery: stdin", code: -1},
+		{action: "p.away", parameters: `{"x": "` + strings.Repeat("y", manifest.MaxEnvironment) + `"}`, want: "write parameter_delivery: stdin", code: -1},
 		{action: "p.nobody", want: "action no longer exists, or is disabled", code: -1},
 	}
 	for _, test := range tests {

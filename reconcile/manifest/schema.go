@@ -351,6 +351,33 @@ func (s *Schema) IsSecret(pointer string) bool {
 	return matchesAny(s.secrets, pointer)
 }
 
+// ReplaceSecrets gives a copy of the parameters in which every value that is secret is what replace
+// gives for it. Of a secret inside a secret only the outer one is asked for.
+func (s *Schema) ReplaceSecrets(params map[string]any, replace func(pointer string, value any) (any, error)) (map[string]any, error) {
+	if s == nil || params == nil {
+		return params, nil
+	}
+	_, _ = s.compile()
+	copied, _ := deepCopy(params).(map[string]any)
+	var failed error
+	// The outer ones are shorter.
+	for _, p := range slices.SortedStableFunc(slices.Values(s.secrets), func(a, b pattern) int { return len(a) - len(b) }) {
+		p.each(copied, func(pointer string, value any) {
+			if failed != nil {
+				return
+			}
+			var replaced any
+			if replaced, failed = replace(pointer, value); failed == nil {
+				setPointer(copied, pointer, replaced)
+			}
+		})
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	return copied, nil
+}
+
 // at gives the schema of the value at a pointer; nil where the schema says nothing of it.
 func (s *Schema) at(pointer string) map[string]any {
 	if s == nil {

@@ -300,8 +300,10 @@ func (c *eventCommit) queueMatches(batch *pgx.Batch) error {
 	var rows executionRows
 	for _, place := range c.fresh {
 		event := &c.stored[place]
-		for _, m := range event.Matches {
-			if err := rows.addMatch(event.Event, m); err != nil {
+		for i := range event.Matches {
+			m := &event.Matches[i]
+			c.sealMatch(m)
+			if err := rows.addMatch(event.Event, *m); err != nil {
 				return err
 			}
 		}
@@ -325,6 +327,17 @@ func (c *eventCommit) queueMatches(batch *pgx.Batch) error {
 		return nil
 	})
 	return nil
+}
+
+// sealMatch encrypts the secret parameters of what a rule queues. Where that cannot be, nothing is
+// queued and the enforcement says why: the event must not wait for a key.
+func (c *eventCommit) sealMatch(m *Match) {
+	for i := range m.Executions {
+		if err := c.s.sealed(&m.Executions[i]); err != nil {
+			m.Status, m.Error, m.Executions = EnforcementError, err.Error(), nil
+			return
+		}
+	}
 }
 
 func (c *eventCommit) queueDue(batch *pgx.Batch) {

@@ -18,7 +18,7 @@ type NewExecution struct {
 	Ordinal     int   // place in the rule's actions
 	Item        int   // place in for_each
 	Parameters  json.RawMessage
-	Secrets     map[string]string // JSON pointer to name
+	Secrets     map[string]string // JSON pointer to the name of a secret, or to an encrypted value
 	Priority    int
 	DueAt       *time.Time    // nil: now
 	Timeout     time.Duration // 0: the action's, else the daemon's
@@ -32,6 +32,9 @@ func (s *Store) Enqueue(ctx context.Context, executions []NewExecution) ([]int64
 	}
 	var rows executionRows
 	for _, e := range executions {
+		if err := s.sealed(&e); err != nil {
+			return nil, fmt.Errorf("cannot queue executions: %w", err)
+		}
 		if err := rows.add(e, 0); err != nil {
 			return nil, fmt.Errorf("cannot queue executions: %w", err)
 		}
@@ -49,6 +52,15 @@ func (s *Store) Enqueue(ctx context.Context, executions []NewExecution) ([]int64
 		return nil, s.failed("queue executions", err)
 	}
 	return ids, nil
+}
+
+// sealed encrypts the secret parameters of an execution that is about to be queued.
+func (s *Store) sealed(e *NewExecution) (err error) {
+	if s.seal == nil {
+		return nil
+	}
+	e.Parameters, e.Secrets, err = s.seal(e.Action, e.Parameters, e.Secrets)
+	return err
 }
 
 // executionRows are enforcements and executions as the columns of QueueExecutions.

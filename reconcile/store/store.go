@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -64,6 +65,10 @@ type Options struct {
 	Logger *slog.Logger
 	// MaxConns bounds the pool. Defaults to 8; at least 4.
 	MaxConns int32
+	// Seal encrypts what is secret among the parameters of an action before they are stored, whoever
+	// queues it: it gives the parameters without, and secrets with the encrypted values by JSON
+	// pointer. nil: parameters are stored as they are.
+	Seal func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
 	// Registerer takes attune_db_reconnects_total; nil: nobody counts.
 	Registerer prometheus.Registerer
 }
@@ -79,6 +84,7 @@ type Store struct {
 	opener  *zstd.Decoder
 	turn    turn
 	actions actionCache
+	seal    func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
 }
 
 // Open connects, checks the server's version (14 or newer), and does not migrate. The URL's
@@ -116,6 +122,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		queries: queries,
 		packer:  packer,
 		opener:  opener,
+		seal:    opts.Seal,
 	}
 	if err := s.checkServer(ctx); err != nil {
 		s.Close()

@@ -97,3 +97,24 @@ SELECT EXISTS (
 SELECT COALESCE(max(version_id), 0)
 FROM attune.schema_version
 WHERE is_applied;
+
+-- name: RowsWithSecrets
+SELECT id, created_at, action_ref, secrets
+FROM attune.execution
+WHERE secrets IS NOT NULL
+    AND id > @after::bigint
+ORDER BY id
+LIMIT @most::integer;
+
+-- name: ResealExecutions
+UPDATE attune.execution
+SET secrets = input.secrets::jsonb
+FROM unnest(@ids::bigint[], @created_at::timestamptz[], @secrets::text[]) AS input (id, created_at, secrets)
+WHERE execution.id = input.id
+    AND execution.created_at = input.created_at;
+
+-- name: ResealQueue
+UPDATE attune.queue
+SET secrets = input.secrets::jsonb
+FROM unnest(@ids::bigint[], @secrets::text[]) AS input (id, secrets)
+WHERE queue.execution_id = input.id;

@@ -93,9 +93,13 @@ func New(t testing.TB) *store.Store {
 }
 
 // Open opens a store that is closed with the test.
-func Open(t testing.TB, url string) *store.Store {
+func Open(t testing.TB, url string, edit ...func(*store.Options)) *store.Store {
 	t.Helper()
-	s, err := store.Open(t.Context(), url, store.Options{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	opts := store.Options{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	for _, e := range edit {
+		e(&opts)
+	}
+	s, err := store.Open(t.Context(), url, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
