@@ -33,16 +33,18 @@ faults: ## Break real daemons in every way of daemon/faults: takes long, wants r
 
 check: ## Formatting, linters, shell scripts, unit file, a few seconds of each fuzz test
 	@contrib/setup.sh test
-	@test -z "$$(go run $(GOFUMPT) -l daemon exec reconcile)" || { go run $(GOFUMPT) -d daemon exec reconcile; exit 1; }
+	@test -z "$$(go run $(GOFUMPT) -l daemon exec reconcile contrib)" || { go run $(GOFUMPT) -d daemon exec reconcile contrib; exit 1; }
 	go mod tidy -diff
+	cd contrib/bench && go mod tidy -diff && go vet ./...
 	go run $(GOLANGCI) run --allow-parallel-runners ./...
 	shellcheck contrib/*.sh .ci/run packs/*/actions/*.sh packs/*/sensors/*.sh
 	contrib/fuzz.sh $(FUZZTIME)
 	@go run $(GOVULNCHECK) ./... || { [ $$? -ne 3 ] && echo "govulncheck: skipped, its database cannot be reached"; }
 
-bench: ## Run the benchmarks
+bench: ## Run Go's benchmarks, then the ratios that are goals (BENCH="exec-cold queue-*" for some of them)
 	@contrib/setup.sh test
 	go test -run '^$$' -bench . -benchmem -count 5 ./...
+	cd contrib/bench && go run . $(BENCH)
 
 build: ## Build bin/attune
 	@mkdir -p bin
