@@ -37,7 +37,7 @@ type TreeEntry struct {
 type NewRevision struct {
 	Digest  string // of the tree
 	Version string
-	Cause   string // "start", "edit", "resync", "signal", "command alice", …
+	Cause   string // "start", "edit", "resync", "signal", "command alice", "rollback to 2 by alice", …
 	Tree    []TreeEntry
 	Changes []string // one line for each component: "~ action core.echo"
 	// Content gives a file's bytes by digest; it is asked only for what the database lacks.
@@ -60,6 +60,14 @@ type PackChange struct {
 	Disable []ComponentRef
 	// Errors replace the row's.
 	Errors manifest.Errors
+	// Pin pins the pack to what is its newest revision then, or ends that; nil: as it was.
+	Pin *Pin
+}
+
+// Pin says who pins a pack and why, or unpins it.
+type Pin struct {
+	By, Reason string
+	Unpin      bool
 }
 
 // PutComponent is a component to be put into force.
@@ -101,20 +109,9 @@ type apply struct {
 }
 
 func (a *apply) run(ctx context.Context, rows *changeRows) (int64, error) {
-	if _, err := collect(ctx, a.s, a.tx, "LockCatalog", pgx.StrictNamedArgs{"key": int64(lockCatalog)}, pgx.RowTo[any]); err != nil {
+	if err := a.begin(ctx); err != nil {
 		return 0, err
 	}
-	if err := a.s.planForIndexes(ctx, a.tx); err != nil {
-		return 0, err
-	}
-	numbers, err := collect(ctx, a.s, a.tx, "Generation", nil, pgx.RowTo[int64])
-	if err != nil {
-		return 0, err
-	}
-	if len(numbers) != 1 {
-		return 0, errors.New("attune.generation must have one row")
-	}
-	a.next = numbers[0] + 1
 	for _, step := range []func(context.Context, *changeRows) error{
 		a.putPacks,
 		a.storeFiles,
@@ -123,18 +120,43 @@ func (a *apply) run(ctx context.Context, rows *changeRows) (int64, error) {
 		a.putComponents,
 		a.vanishComponents,
 		a.followPacks,
+		a.pinPacks,
 	} {
 		if err := step(ctx, rows); err != nil {
 			return 0, err
 		}
 	}
+	return a.end(ctx)
+}
+
+// begin takes turns with other applies and finds out which generation comes next.
+func (a *apply) begin(ctx context.Context) error {
+	if _, err := collect(ctx, a.s, a.tx, "LockCatalog", pgx.StrictNamedArgs{"key": int64(lockCatalog)}, pgx.RowTo[any]); err != nil {
+		return err
+	}
+	if err := a.s.planForIndexes(ctx, a.tx); err != nil {
+		return err
+	}
+	numbers, err := collect(ctx, a.s, a.tx, "Generation", nil, pgx.RowTo[int64])
+	if err != nil {
+		return err
+	}
+	if len(numbers) != 1 {
+		return errors.New("attune.generation must have one row")
+	}
+	a.next = numbers[0] + 1
+	return nil
+}
+
+// end raises the generation, if anything changed, and gives the one in force.
+func (a *apply) end(ctx context.Context) (int64, error) {
 	if len(a.changed) == 0 {
-		return numbers[0], nil
+		return a.next - 1, nil
 	}
 	if err := a.placeRules(ctx); err != nil {
 		return 0, err
 	}
-	_, err = collect(ctx, a.s, a.tx, "RaiseGeneration", pgx.StrictNamedArgs{
+	_, err := collect(ctx, a.s, a.tx, "RaiseGeneration", pgx.StrictNamedArgs{
 		"generation": a.next,
 		"pack_ids":   a.packIDs(),
 	}, pgx.RowTo[any])
@@ -271,16 +293,30 @@ func (a *apply) vanishComponents(ctx context.Context, rows *changeRows) error {
 
 // followPacks carries a pack's own switch to its components.
 func (a *apply) followPacks(ctx context.Context, rows *changeRows) error {
+	return a.follow(ctx, rows.packs.refs)
+}
+
+func (a *apply) follow(ctx context.Context, packs []string) error {
 	for _, kind := range manifest.ComponentKinds() {
 		err := a.touch(ctx, ofKind("FollowPackKIND", kind), pgx.StrictNamedArgs{
 			"generation": a.next,
-			"packs":      rows.packs.refs,
+			"packs":      packs,
 		})
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (a *apply) pinPacks(ctx context.Context, rows *changeRows) error {
+	p := &rows.pins
+	if len(p.refs) == 0 {
+		return nil
+	}
+	return a.touch(ctx, "PinPacks", pgx.StrictNamedArgs{
+		"refs": p.refs, "pinned": p.pinned, "pinned_by": p.by, "reasons": p.reasons,
+	})
 }
 
 type ruleToPlace struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,7 +27,13 @@ type PackRow struct {
 	ManifestEnabled bool
 	DisabledBy      string // the operator who disabled it; empty: nobody did
 	DisabledAt      *time.Time
-	Manifest        *manifest.Pack
+	DisabledReason  string
+	// PinnedBy is the operator who pinned it to its newest revision, whatever its folder says; empty:
+	// the folder rules.
+	PinnedBy     string
+	PinnedAt     *time.Time
+	PinnedReason string
+	Manifest     *manifest.Pack
 	// Digest is the digest of Manifest's normal form; RevisionID and Revision (its number) are the
 	// newest applied revision, and TreeDigest that revision's digest.
 	Digest     string
@@ -51,6 +58,7 @@ type Record struct {
 	ManifestEnabled bool
 	DisabledBy      string
 	DisabledAt      *time.Time
+	DisabledReason  string
 	// Digest is of the normal form; FilesDigest is of the files whose change concerns it (entry
 	// point and libraries; the sensor's part of the restart key).
 	Digest      string
@@ -199,6 +207,7 @@ func scanPack(row pgx.CollectableRow) (*PackRow, error) {
 	var spec, findings []byte
 	err := row.Scan(
 		&p.ID, &p.Ref, &p.Directory, &p.Enabled, &p.Present, &p.ManifestEnabled, &p.DisabledBy, &p.DisabledAt,
+		&p.DisabledReason, &p.PinnedBy, &p.PinnedAt, &p.PinnedReason,
 		&spec, &p.Digest, &p.RevisionID, &p.Revision, &p.TreeDigest, &findings, &p.CreatedAt, &p.UpdatedAt,
 	)
 	if err != nil {
@@ -227,6 +236,7 @@ type recordRow struct {
 	ManifestEnabled bool
 	DisabledBy      string
 	DisabledAt      *time.Time
+	DisabledReason  string
 	Digest          string
 	FilesDigest     string
 	RevisionID      int64
@@ -254,6 +264,7 @@ func (r *recordRow) decode(kind manifest.Kind) (*Record, error) {
 		ManifestEnabled: r.ManifestEnabled,
 		DisabledBy:      r.DisabledBy,
 		DisabledAt:      r.DisabledAt,
+		DisabledReason:  r.DisabledReason,
 		Digest:          r.Digest,
 		FilesDigest:     r.FilesDigest,
 		RevisionID:      r.RevisionID,
@@ -304,6 +315,45 @@ func (s *Store) Revisions(ctx context.Context, pack string, limit int) ([]Revisi
 		"most": limit,
 	}, pgx.RowToStructByPos[RevisionRow])
 	return rows, s.failed("list the revisions of pack "+pack, err)
+}
+
+// Revision gives one revision of a pack by its number, and its files; ErrNotFound.
+func (s *Store) Revision(ctx context.Context, pack string, number int) (*RevisionRow, []TreeEntry, error) {
+	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	r := new(RevisionRow)
+	var tree []TreeEntry
+	args := pgx.StrictNamedArgs{"pack": pack, "number": number}
+	err := notFound(s.pool.QueryRow(ctx, s.queries.get("Revision"), args).Scan(
+		&r.ID, &r.Pack, &r.Number, &r.Version, &r.Digest, &r.Cause, &r.Changes, &r.CreatedAt, &tree))
+	if err != nil {
+		return nil, nil, s.failed(fmt.Sprintf("read revision %d of pack %s", number, pack), err)
+	}
+	return r, tree, nil
+}
+
+// OlderRevisions takes packs with digests of their files, and gives for those whose files are not of
+// the newest revision, but were of an older one, that one's number.
+func (s *Store) OlderRevisions(ctx context.Context, digests map[string]string) (map[string]int, error) {
+	var refs, wanted []string
+	for _, ref := range slices.Sorted(maps.Keys(digests)) {
+		refs, wanted = append(refs, ref), append(wanted, digests[ref])
+	}
+	type older struct {
+		Ref    string
+		Number int
+	}
+	rows, err := collect(ctx, s, s.pool, "OlderRevisions", pgx.StrictNamedArgs{
+		"refs": refs, "digests": wanted,
+	}, pgx.RowToStructByPos[older])
+	if err != nil {
+		return nil, s.failed("look for older revisions", err)
+	}
+	found := map[string]int{}
+	for _, row := range rows {
+		found[row.Ref] = row.Number
+	}
+	return found, nil
 }
 
 // RevisionTree gives the files of a revision and the ref of its pack; ErrNotFound.

@@ -17,6 +17,10 @@ type changeRows struct {
 	revisions struct {
 		refs, digests, versions, causes, changes, trees []string
 	}
+	pins struct {
+		refs, by, reasons []string
+		pinned            []bool
+	}
 	put      map[manifest.Kind]*componentRows
 	disable  map[manifest.Kind][]string
 	vanished []string // packs
@@ -100,6 +104,12 @@ func (rows *changeRows) addPack(change *PackChange) error {
 		if err := rows.addComponent(change.Ref, component); err != nil {
 			return err
 		}
+	}
+	if pin := change.Pin; pin != nil {
+		rows.pins.refs = append(rows.pins.refs, change.Ref)
+		rows.pins.by = append(rows.pins.by, cleanText(pin.By))
+		rows.pins.reasons = append(rows.pins.reasons, cleanText(pin.Reason))
+		rows.pins.pinned = append(rows.pins.pinned, !pin.Unpin)
 	}
 	if change.Revision == nil {
 		return nil

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,18 +45,4 @@ func (s *Store) Nodes(ctx context.Context) ([]Node, error) {
 	defer cancel()
 	nodes, err := collect(ctx, s, s.pool, "ListNodes", nil, pgx.RowToStructByPos[Node])
 	return nodes, s.failed("list nodes", err)
-}
-
-// Audit records who did what ("cancel execution") to which object (a ref or an id). detail is a JSON
-// object; nil: none. It must not hold secrets.
-func (s *Store) Audit(ctx context.Context, actor, action, object string, detail json.RawMessage) error {
-	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
-	defer cancel()
-	_, err := s.pool.Exec(ctx, s.queries.get("Audit"), pgx.StrictNamedArgs{
-		"actor":  cleanText(actor),
-		"action": cleanText(action),
-		"object": cleanText(object),
-		"detail": storable(detail),
-	})
-	return s.failed("record "+action+" in the audit", err)
 }

@@ -166,6 +166,42 @@ touched AS (
 SELECT pg_notify('attune_catalog', number::text)
 FROM raised;
 
+-- name: PinPacks
+-- Gives those that changed. Who pins again says so by a new time.
+UPDATE attune.pack
+SET pinned_at = CASE WHEN input.pinned THEN now() END,
+    pinned_by = CASE WHEN input.pinned THEN input.pinned_by END,
+    pinned_reason = CASE WHEN input.pinned THEN NULLIF(input.reason, '') END
+FROM unnest(@refs::text[], @pinned::boolean[], @pinned_by::text[], @reasons::text[])
+    AS input (ref, pinned, pinned_by, reason)
+WHERE pack.ref = input.ref
+    AND (input.pinned OR pack.pinned_at IS NOT NULL)
+RETURNING pack.id;
+
+-- name: SwitchPack
+-- Gives those that changed. One that is switched off already keeps who did it, and when.
+UPDATE attune.pack
+SET disabled_at = CASE WHEN NOT @enable::boolean THEN now() END,
+    disabled_by = CASE WHEN NOT @enable::boolean THEN @actor::text END,
+    disabled_reason = CASE WHEN NOT @enable::boolean THEN NULLIF(@reason::text, '') END,
+    generation = @generation::bigint,
+    updated_at = now()
+WHERE ref = ANY (@refs::text[])
+    AND (disabled_at IS NULL) = (NOT @enable::boolean)
+RETURNING id, ref;
+
+-- name: SwitchKIND
+-- As SwitchPack; gives the pack of each, and its ref.
+UPDATE attune.KIND
+SET disabled_at = CASE WHEN NOT @enable::boolean THEN now() END,
+    disabled_by = CASE WHEN NOT @enable::boolean THEN @actor::text END,
+    disabled_reason = CASE WHEN NOT @enable::boolean THEN NULLIF(@reason::text, '') END,
+    generation = @generation::bigint,
+    updated_at = now()
+WHERE ref = ANY (@refs::text[])
+    AND (disabled_at IS NULL) = (NOT @enable::boolean)
+RETURNING pack_id AS id, ref;
+
 -- name: RulesToPlace
 -- Rules that this apply changed, and rules of any pack whose trigger it changed.
 SELECT
@@ -247,6 +283,10 @@ SELECT
     pack.manifest_enabled,
     COALESCE(pack.disabled_by, '') AS disabled_by,
     pack.disabled_at,
+    COALESCE(pack.disabled_reason, '') AS disabled_reason,
+    COALESCE(pack.pinned_by, '') AS pinned_by,
+    pack.pinned_at,
+    COALESCE(pack.pinned_reason, '') AS pinned_reason,
     pack.manifest,
     pack.digest,
     COALESCE(revision.id, 0) AS revision_id,
@@ -278,6 +318,7 @@ SELECT
     component.manifest_enabled,
     COALESCE(component.disabled_by, '') AS disabled_by,
     component.disabled_at,
+    COALESCE(component.disabled_reason, '') AS disabled_reason,
     component.digest,
     component.files_digest,
     COALESCE(revision.id, 0) AS revision_id,
@@ -307,6 +348,38 @@ JOIN attune.revision
 WHERE pack.ref = @pack::text
 ORDER BY revision.number DESC
 LIMIT @most::integer;
+
+-- name: Revision
+SELECT
+    revision.id,
+    pack.ref AS pack,
+    revision.number,
+    revision.version,
+    revision.digest,
+    revision.cause,
+    revision.changes,
+    revision.created_at,
+    revision.tree
+FROM attune.pack
+JOIN attune.revision
+    ON revision.pack_id = pack.id
+WHERE pack.ref = @pack::text
+    AND revision.number = @number::integer;
+
+-- name: OlderRevisions
+-- For each pack and digest of files the number of the newest revision that had them, where that is not
+-- the newest of all.
+SELECT input.ref, max(revision.number) AS number
+FROM unnest(@refs::text[], @digests::text[]) AS input (ref, digest)
+JOIN attune.pack
+    ON pack.ref = input.ref
+JOIN attune.revision AS newest
+    ON newest.id = pack.revision_id
+JOIN attune.revision
+    ON revision.pack_id = pack.id
+    AND revision.digest = input.digest
+WHERE newest.digest <> input.digest
+GROUP BY input.ref;
 
 -- name: RevisionTree
 SELECT pack.ref, revision.tree

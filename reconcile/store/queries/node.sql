@@ -59,3 +59,18 @@ SET version = EXCLUDED.version,
 -- name: Audit
 INSERT INTO attune.audit (actor, action, object, detail)
 VALUES (@actor::text, @action::text, @object::text, @detail::text::jsonb);
+
+-- name: AuditEach
+INSERT INTO attune.audit (actor, action, object, detail)
+SELECT @actor::text, @action::text, object, @detail::text::jsonb
+FROM unnest(@objects::text[]) WITH ORDINALITY AS input (object, place)
+ORDER BY place;
+
+-- name: ListAudit
+SELECT id, created_at, actor, action, object, detail
+FROM attune.audit
+WHERE (@actor::text IS NULL OR actor = @actor)
+    AND (@object::text IS NULL OR object = @object)
+    AND (@since::timestamptz IS NULL OR created_at >= @since)
+ORDER BY id DESC
+LIMIT @most::integer;

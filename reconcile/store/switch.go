@@ -1,0 +1,93 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+// Switch is an operator's word that packs or components be in force, or not. It outlives reloads, and
+// goes together with what manifests say: both have to agree.
+type Switch struct {
+	Kind   manifest.Kind
+	Refs   []string
+	Enable bool
+	By     string // who says so
+	Reason string // why they are disabled; may be empty
+}
+
+// Switch switches packs or components on or off, in one transaction with its rows in the audit. It
+// gives those that were not switched so before, sorted, and the generation in force afterwards. Refs
+// that nothing has are ignored.
+func (s *Store) Switch(ctx context.Context, sw Switch) (changed []string, generation int64, err error) {
+	verb := "disable"
+	if sw.Enable {
+		verb = "enable"
+	}
+	doing := fmt.Sprintf("%s %s", verb, sw.Kind)
+	detail, err := encode(struct {
+		Reason string `json:"reason,omitempty"`
+	}{sw.Reason})
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot %s: %w", doing, err)
+	}
+	err = s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		a := &apply{s: s, tx: tx, changed: map[int64]bool{}}
+		if err := a.begin(ctx); err != nil {
+			return err
+		}
+		if err := a.lockGeneration(ctx, nil); err != nil {
+			return err
+		}
+		if changed, err = a.flip(ctx, sw); err != nil {
+			return err
+		}
+		if len(changed) > 0 {
+			_, err := collect(ctx, s, tx, "AuditEach", pgx.StrictNamedArgs{
+				"actor": cleanText(sw.By), "action": doing, "objects": changed, "detail": detail,
+			}, pgx.RowTo[any])
+			if err != nil {
+				return err
+			}
+		}
+		generation, err = a.end(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, 0, s.failed(doing, err)
+	}
+	return changed, generation, nil
+}
+
+// flip writes the switches and gives the refs whose did change.
+func (a *apply) flip(ctx context.Context, sw Switch) ([]string, error) {
+	query := ofKind("SwitchKIND", sw.Kind)
+	if sw.Kind == manifest.KindPack {
+		query = "SwitchPack"
+	}
+	type row struct {
+		ID  int64
+		Ref string
+	}
+	rows, err := collect(ctx, a.s, a.tx, query, pgx.StrictNamedArgs{
+		"enable": sw.Enable, "refs": sw.Refs, "actor": cleanText(sw.By), "reason": cleanText(sw.Reason),
+		"generation": a.next,
+	}, pgx.RowToStructByPos[row])
+	if err != nil {
+		return nil, err
+	}
+	var refs []string
+	for _, r := range rows {
+		a.changed[r.ID] = true
+		refs = append(refs, r.Ref)
+	}
+	slices.Sort(refs)
+	if sw.Kind == manifest.KindPack && len(refs) > 0 {
+		return refs, a.follow(ctx, refs)
+	}
+	return refs, nil
+}
