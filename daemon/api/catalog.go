@@ -83,17 +83,20 @@ func nearest(ref string, known []string) string {
 
 // disabled says why a component is not in force, and what to do about it.
 func disabled(catalog *store.Catalog, r *store.Record) *Error {
-	why, hint := "its manifest says enabled: false", "edit "+r.Pack+"/"+r.File
+	hint := ""
 	pack := catalog.Packs[r.Pack]
 	switch {
 	case !r.Present:
-		why, hint = "its manifest has vanished from the pack", ""
+	case pack != nil && pack.DisabledBy != "":
+		hint = "`attune pack enable " + r.Pack + "` takes that back"
 	case pack != nil && !pack.Enabled:
-		why, hint = "pack "+r.Pack+" is not in force", "see `attune pack show "+r.Pack+"`"
+		hint = "see `attune pack show " + r.Pack + "`"
 	case r.DisabledBy != "":
-		why, hint = r.DisabledBy+" disabled it", ""
+		hint = fmt.Sprintf("`attune %s enable %s` takes that back", r.Kind, r.Ref)
+	default:
+		hint = "edit " + r.Pack + "/" + r.File
 	}
-	return newError(CodeDisabled, fmt.Sprintf("%s %s is disabled: %s", r.Kind, r.Ref, why), hint)
+	return newError(CodeDisabled, fmt.Sprintf("%s %s is disabled: %s", r.Kind, r.Ref, whyDisabled(catalog, r)), hint)
 }
 
 // selected gives the records of a kind that a list wants, by ref.
@@ -114,7 +117,8 @@ func component(catalog *store.Catalog, r *store.Record) Component {
 	head := r.Spec.Head()
 	c := Component{
 		Ref: r.Ref, Pack: r.Pack, Name: head.Name, Label: head.Label, Description: head.Description,
-		Enabled: r.Enabled, Present: r.Present, DisabledBy: optional(r.DisabledBy), DisabledAt: r.DisabledAt,
+		Enabled: r.Enabled, Present: r.Present, ManifestEnabled: r.ManifestEnabled, DisabledBy: optional(r.DisabledBy), DisabledAt: r.DisabledAt,
+		DisabledReason: optional(r.DisabledReason), WhyDisabled: whyDisabled(catalog, r),
 		Tags: orEmpty(head.Tags), File: r.File, Digest: r.TreeDigest, Errors: manifest.Errors{},
 		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 	}

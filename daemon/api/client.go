@@ -146,6 +146,19 @@ func (c *Client) History(ctx context.Context, pack string, limit int) ([]Revisio
 	return list[Revision](ctx, c, "/packs/"+url.PathEscape(pack)+"/revisions", values("limit", number(limit)))
 }
 
+// Switch switches packs or components on or off as an operator.
+func (c *Client) Switch(ctx context.Context, n NewSwitch, enable bool) (*Switched, error) {
+	if enable {
+		return post[Switched](ctx, c, "/enable", nil, n)
+	}
+	return post[Switched](ctx, c, "/disable", nil, n)
+}
+
+// Audit lists what people changed, newest first.
+func (c *Client) Audit(ctx context.Context, f AuditFilter) ([]AuditEntry, error) {
+	return list[AuditEntry](ctx, c, "/audit", values("actor", f.Actor, "object", f.Object, "since", f.Since, "limit", number(f.Limit)))
+}
+
 // Actions lists actions by ref.
 func (c *Client) Actions(ctx context.Context, f ComponentFilter) ([]Action, error) {
 	return list[Action](ctx, c, "/actions", f.query())

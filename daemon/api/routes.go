@@ -48,6 +48,10 @@ func (s *Server) routes(api huma.API) {
 	route(api, get, "/plan", "plan", "What an apply would do now", s.plan)
 	route(api, post, "/reload", "reload", "Scan all packs now and apply what changed", s.reload)
 
+	route(api, post, "/enable", "enable", "Take back an operator's disable", s.enable)
+	route(api, post, "/disable", "disable", "Switch packs or components off, whatever their files say", s.disable)
+	route(api, get, "/audit", "list-audit", "List changes that people made, newest first", s.listAudit)
+
 	route(api, get, "/actions", "list-actions", "List actions", s.listActions)
 	route(api, get, "/actions/{ref}", "show-action", "Show an action and the schema of its parameters", s.showAction)
 

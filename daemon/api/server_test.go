@@ -478,7 +478,7 @@ func TestListsAndShows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []ComponentState{{Ref: "core.echo", Label: "The echo", Enabled: true, Present: true, Held: true}, {Ref: "core.off", Label: "The off", Present: true}}
+	want := []ComponentState{{Ref: "core.echo", Label: "The echo", Enabled: true, Present: true, Held: true}, {Ref: "core.off", Label: "The off", Present: true, WhyDisabled: "its manifest says enabled: false"}}
 	if diff := cmp.Diff(want, p.Actions); diff != "" {
 		t.Error(diff)
 	}
@@ -647,8 +647,8 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 			}
 		}
 	}
-	if operations != 24 {
-		t.Errorf("found %d operations, want 24", operations)
+	if operations != 27 {
+		t.Errorf("found %d operations, want 27", operations)
 	}
 }
 

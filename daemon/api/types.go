@@ -95,16 +95,20 @@ type Pack struct {
 	Label       string `json:"label"`
 	Description string `json:"description"`
 	Version     string `json:"version"`
-	// Enabled says that it is in force; Present that its files are there; DisabledBy is the operator
-	// who disabled it, null where nobody did.
-	Enabled    bool       `json:"enabled"`
-	Present    bool       `json:"present"`
-	DisabledBy *string    `json:"disabled_by"`
-	DisabledAt *time.Time `json:"disabled_at"`
-	System     bool       `json:"system"`
-	Directory  string     `json:"directory"`
-	Revision   int        `json:"revision"` // its number, from 1
-	Digest     string     `json:"digest"`   // of the revision's files
+	// Enabled says that it is in force: Present (its files are there), ManifestEnabled (they do not
+	// switch it off) and no operator disagree. DisabledBy is that operator, null where nobody did.
+	Enabled         bool       `json:"enabled"`
+	Present         bool       `json:"present"`
+	ManifestEnabled bool       `json:"manifest_enabled"`
+	DisabledBy      *string    `json:"disabled_by"`
+	DisabledAt      *time.Time `json:"disabled_at"`
+	DisabledReason  *string    `json:"disabled_reason"`
+	// WhyDisabled is all of that as a sentence; empty: it is in force.
+	WhyDisabled string `json:"why_disabled"`
+	System      bool   `json:"system"`
+	Directory   string `json:"directory"`
+	Revision    int    `json:"revision"` // its number, from 1
+	Digest      string `json:"digest"`   // of the revision's files
 	// Errors are the findings of the newest scan, warnings included.
 	Errors     manifest.Errors `json:"errors"`
 	Components ComponentCounts `json:"components"` // in force
@@ -128,6 +132,10 @@ type ComponentState struct {
 	Label   string `json:"label"`
 	Enabled bool   `json:"enabled"`
 	Present bool   `json:"present"`
+	// DisabledBy is the operator who disabled it, null where nobody did; WhyDisabled tells every reason
+	// for which it is not in force.
+	DisabledBy  *string `json:"disabled_by"`
+	WhyDisabled string  `json:"why_disabled"`
 	// Held says that its newest version was refused, so that it runs from an older revision.
 	Held bool `json:"held"`
 }
@@ -142,14 +150,19 @@ type Component struct {
 	Name        string `json:"name"`
 	Label       string `json:"label"`
 	Description string `json:"description"`
-	// Enabled says that it is in force: pack, files, manifest and operator agree.
-	Enabled    bool       `json:"enabled"`
-	Present    bool       `json:"present"`
-	DisabledBy *string    `json:"disabled_by"`
-	DisabledAt *time.Time `json:"disabled_at"`
-	Tags       []string   `json:"tags"`
-	File       string     `json:"file"`   // its manifest inside the pack
-	Digest     string     `json:"digest"` // of the revision that it runs from
+	// Enabled says that it is in force: pack, files, manifest and operator agree. Present,
+	// ManifestEnabled and DisabledBy (null: nobody did) are what the last three say.
+	Enabled         bool       `json:"enabled"`
+	Present         bool       `json:"present"`
+	ManifestEnabled bool       `json:"manifest_enabled"`
+	DisabledBy      *string    `json:"disabled_by"`
+	DisabledAt      *time.Time `json:"disabled_at"`
+	DisabledReason  *string    `json:"disabled_reason"`
+	// WhyDisabled is all of that as a sentence; empty: it is in force.
+	WhyDisabled string   `json:"why_disabled"`
+	Tags        []string `json:"tags"`
+	File        string   `json:"file"`   // its manifest inside the pack
+	Digest      string   `json:"digest"` // of the revision that it runs from
 	// Held says that its newest version was refused, so that it runs from an older revision.
 	Held bool `json:"held"`
 	// Errors are the findings of the newest scan that concern it.

@@ -162,6 +162,7 @@ func (c *command) root() *cobra.Command {
 		c.eventCommand(),
 		c.executionCommand(),
 		c.runCommand(),
+		c.auditCommand(),
 		c.configCommand(),
 		c.migrateCommand(),
 		c.versionCommand(),

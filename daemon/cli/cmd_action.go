@@ -19,6 +19,8 @@ func (c *command) actionCommand() *cobra.Command {
 		Short:   "Look at actions and run them",
 	}
 	cmd.AddCommand(c.actionList(), c.actionShow(), c.runCommand())
+	cmd.AddCommand(c.switchCommands(manifest.KindAction, "No execution of them is started any more: those that wait fail when their turn comes, and those that\n"+
+		"run are left to end (see `attune execution cancel`). Rules go on with what else they do.")...)
 	return cmd
 }
 
@@ -34,7 +36,7 @@ func (c *command) actionList() *cobra.Command {
 		columns: []column[api.Action]{
 			textColumn("ref", func(a *api.Action) string { return a.Ref }),
 			textColumn("runner", func(a *api.Action) string { return a.RunnerType }),
-			stateColumn("enabled", func(a *api.Action) string { return yesNo(a.Enabled) }),
+			{title: "enabled", cell: func(_ time.Time, a *api.Action) cell { return componentEnabledCell(&a.Component) }},
 			textColumn("entry point", func(a *api.Action) string { return a.EntryPoint }).onlyWide(),
 			textColumn("runs from", func(a *api.Action) string { return short(a.Digest) }).onlyWide(),
 			textColumn("description", func(a *api.Action) string { return a.Description }),
@@ -73,7 +75,7 @@ func (c *command) componentFields(w io.Writer, kind string, h *api.Component, mo
 		{kind, h.Ref},
 		{"label", h.Label},
 		{"description", h.Description},
-		{"enabled", enabledText(h.Enabled, h.Present, h.DisabledBy, h.DisabledAt)},
+		{"enabled", enabledText(h.Enabled, h.WhyDisabled, h.DisabledAt)},
 	}
 	fields = append(fields, more...)
 	fields = append(fields,

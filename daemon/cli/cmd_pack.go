@@ -24,6 +24,8 @@ func (c *command) packCommand() *cobra.Command {
 		Short:   "Look at packs, check them, apply them",
 	}
 	cmd.AddCommand(c.packList(), c.packShow(), c.packLint(), c.packPlan(), c.packReload(), c.packHistory())
+	cmd.AddCommand(c.switchCommands(manifest.KindPack, "Its sensors stop, its rules match no more, and its actions are not started: those of its executions\n"+
+		"that wait fail when their turn comes, those that run are left to end.")...)
 	return cmd
 }
 
@@ -39,7 +41,7 @@ func (c *command) packList() *cobra.Command {
 		columns: []column[api.Pack]{
 			textColumn("ref", func(p *api.Pack) string { return p.Ref }),
 			textColumn("version", func(p *api.Pack) string { return p.Version }),
-			stateColumn("enabled", func(p *api.Pack) string { return yesNo(p.Enabled) }),
+			{title: "enabled", cell: func(_ time.Time, p *api.Pack) cell { return packEnabledCell(p) }},
 			numberColumn("revision", func(p *api.Pack) int { return p.Revision }),
 			textColumn("digest", func(p *api.Pack) string { return short(p.Digest) }).onlyWide(),
 			textColumn("components", func(p *api.Pack) string { return componentsText(p.Components) }),
@@ -112,7 +114,7 @@ func (c *command) packScreen(w io.Writer, p *api.PackDetail) {
 		{"label", p.Label},
 		{"description", p.Description},
 		{"version", p.Version},
-		{"enabled", enabledText(p.Enabled, p.Present, p.DisabledBy, p.DisabledAt)},
+		{"enabled", enabledText(p.Enabled, p.WhyDisabled, p.DisabledAt)},
 		{"revision", fmt.Sprintf("%d, %s", p.Revision, short(p.Digest))},
 		{"directory", p.Directory},
 		{"changed", age(time.Now(), p.UpdatedAt) + " ago"},
@@ -140,24 +142,46 @@ func (c *command) componentNote(s api.ComponentState) string {
 	case !s.Present:
 		return c.paint(styleDim, "  removed")
 	case !s.Enabled:
-		return c.paint(styleDim, "  disabled")
+		return c.paint(styleDim, "  disabled: "+s.WhyDisabled)
 	default:
 		return ""
 	}
 }
 
 // enabledText says whether a thing is in force, and if not, why.
-func enabledText(enabled, present bool, by *string, at *time.Time) string {
+func enabledText(enabled bool, why string, at *time.Time) string {
+	if enabled {
+		return "yes"
+	}
+	text := "no: " + why
+	if at != nil {
+		text += fmt.Sprintf("; switched off %s ago", agePtr(time.Now(), at))
+	}
+	return text
+}
+
+// enabledCell is the same in a column: by whom something is off, or by what.
+func enabledCell(enabled, present, manifestEnabled bool, by *string) cell {
 	switch {
 	case enabled:
-		return "yes"
-	case by != nil && *by != "":
-		return fmt.Sprintf("no, disabled by %s %s ago", *by, agePtr(time.Now(), at))
+		return status("yes")
 	case !present:
-		return "no, its files are gone"
+		return cell{"no (removed)", styleDim}
+	case by != nil:
+		return cell{"no (" + *by + ")", styleWarn}
+	case !manifestEnabled:
+		return cell{"no (manifest)", styleDim}
 	default:
-		return "no"
+		return cell{"no (pack)", styleDim}
 	}
+}
+
+func packEnabledCell(p *api.Pack) cell {
+	return enabledCell(p.Enabled, p.Present, p.ManifestEnabled, p.DisabledBy)
+}
+
+func componentEnabledCell(h *api.Component) cell {
+	return enabledCell(h.Enabled, h.Present, h.ManifestEnabled, h.DisabledBy)
 }
 
 // findings prints errors and warnings, each with its place.

@@ -3,10 +3,12 @@ package cli
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 func (c *command) ruleCommand() *cobra.Command {
@@ -16,6 +18,7 @@ func (c *command) ruleCommand() *cobra.Command {
 		Short:   "Look at rules",
 	}
 	cmd.AddCommand(c.ruleList(), c.ruleShow())
+	cmd.AddCommand(c.switchCommands(manifest.KindRule, "They match no event any more. What they have queued goes on (see `attune execution cancel`).")...)
 	return cmd
 }
 
@@ -30,7 +33,7 @@ func (c *command) ruleList() *cobra.Command {
 		name: func(r *api.Rule) string { return r.Ref },
 		columns: []column[api.Rule]{
 			textColumn("ref", func(r *api.Rule) string { return r.Ref }),
-			stateColumn("enabled", func(r *api.Rule) string { return yesNo(r.Enabled) }),
+			{title: "enabled", cell: func(_ time.Time, r *api.Rule) cell { return componentEnabledCell(&r.Component) }},
 			textColumn("trigger", func(r *api.Rule) string { return r.Trigger }),
 			textColumn("action", ruleActionText),
 			textColumn("runs from", func(r *api.Rule) string { return short(r.Digest) }).onlyWide(),

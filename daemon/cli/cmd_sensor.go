@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 func (c *command) sensorCommand() *cobra.Command {
@@ -18,6 +19,7 @@ func (c *command) sensorCommand() *cobra.Command {
 		Short:   "Look at sensors, their state and their logs",
 	}
 	cmd.AddCommand(c.sensorList(), c.sensorShow(), c.sensorLogs(), c.sensorRestart())
+	cmd.AddCommand(c.switchCommands(manifest.KindSensor, "Their processes are stopped.")...)
 	return cmd
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 func (c *command) triggerCommand() *cobra.Command {
@@ -19,6 +20,7 @@ func (c *command) triggerCommand() *cobra.Command {
 		Short:   "Look at triggers and fire them by hand",
 	}
 	cmd.AddCommand(c.triggerList(), c.triggerShow(), c.triggerFire())
+	cmd.AddCommand(c.switchCommands(manifest.KindTrigger, "Events of them are refused, so that no rule on them matches.")...)
 	return cmd
 }
 
@@ -34,7 +36,7 @@ func (c *command) triggerList() *cobra.Command {
 		columns: []column[api.Trigger]{
 			textColumn("ref", func(t *api.Trigger) string { return t.Ref }),
 			textColumn("type", func(t *api.Trigger) string { return t.Type }),
-			stateColumn("enabled", func(t *api.Trigger) string { return yesNo(t.Enabled) }),
+			{title: "enabled", cell: func(_ time.Time, t *api.Trigger) cell { return componentEnabledCell(&t.Component) }},
 			numberColumn("rules", func(t *api.Trigger) int { return len(t.Rules) }),
 			textColumn("runs from", func(t *api.Trigger) string { return short(t.Digest) }).onlyWide(),
 			textColumn("description", func(t *api.Trigger) string { return t.Description }),
