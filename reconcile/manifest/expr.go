@@ -75,8 +75,8 @@ func CompileRule(rule *Rule, trigger *Trigger, actions map[string]*Action) (*Com
 		p := &parameterCompiler{rule: c, base: "/actions/" + strconv.Itoa(i) + "/parameters", known: known}
 		if action := actions[use.Ref]; action != nil && action.Parameters != nil {
 			p.schema = action.Parameters
-			p.literal = annotated(action.Parameters.raw, "literal", true)
-			p.immutable = annotated(action.Parameters.raw, "immutable", true)
+			p.literal = annotated(action.Parameters.raw(), "literal", true)
+			p.immutable = annotated(action.Parameters.raw(), "immutable", true)
 		}
 		parameters := use.Parameters
 		if parameters == nil {
@@ -420,10 +420,10 @@ func (c *ruleCompiler) payload(p path) *problem {
 // undeclared finds the first step of a path, from one on, that a schema does not know. Where the schema
 // says little (no properties, or one of several alternatives), so does this.
 func undeclared(schema *Schema, p path, from int, who string) *problem {
-	node := resolve(schema.raw, schema.raw)
+	node := resolve(schema.raw(), schema.raw())
 	for i, step := range p.steps[from:] {
 		if next := below(node, step); next != nil {
-			node = resolve(schema.raw, next)
+			node = resolve(schema.raw(), next)
 			continue
 		}
 		properties := object(node["properties"])

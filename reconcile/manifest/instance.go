@@ -18,7 +18,7 @@ const instanceDigits = 16
 func (t *Trigger) Instance(params map[string]any) (id string, canonical map[string]any) {
 	canonical = t.ParametersSchema.ApplyDefaults(params)
 	if t.ParametersSchema != nil {
-		for _, p := range annotated(t.ParametersSchema.raw, "x-identity", false) {
+		for _, p := range annotated(t.ParametersSchema.raw(), "x-identity", false) {
 			remove(canonical, p)
 		}
 	}

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,8 +20,12 @@ import (
 // A nil *Schema is the schema that says nothing: Validate accepts anything, as payloads and results
 // want it, and ValidateParameters nothing but the empty object, as parameters want it.
 type Schema struct {
-	// raw is the normal form. It is never changed after the schema was made.
-	raw      map[string]any
+	// raw is the normal form. It is never changed after the schema was made. A schema that was read
+	// from JSON keeps that as text until it is first needed: of ten thousand packs hardly any are, and
+	// a tree takes ten times the memory.
+	raw  func() map[string]any
+	text []byte
+	// warnings are of the schema as it was written.
 	warnings []SchemaError
 
 	once     sync.Once
@@ -66,7 +71,7 @@ func NewSchema(doc any, open bool) (*Schema, []SchemaError) {
 	if raw == nil {
 		return nil, nil
 	}
-	s := &Schema{raw: raw, warnings: n.warnings}
+	s := &Schema{raw: func() map[string]any { return raw }, warnings: n.warnings}
 	sortSchemaErrors(s.warnings)
 	if errs := s.check(n.written); len(errs) > 0 {
 		sortSchemaErrors(errs)
@@ -85,20 +90,48 @@ func (s *Schema) Warnings() []SchemaError {
 }
 
 // MarshalJSON gives the normal form.
-func (s *Schema) MarshalJSON() ([]byte, error) { return canonicalJSON(s.raw) }
+func (s *Schema) MarshalJSON() ([]byte, error) {
+	if s.text == nil {
+		return canonicalJSON(s.raw())
+	}
+	raw, err := decodeSchema(s.text) // not kept: a list of all actions would make all of them trees
+	if err != nil {
+		return nil, err
+	}
+	return canonicalJSON(raw)
+}
 
 // UnmarshalJSON reads the normal form.
 func (s *Schema) UnmarshalJSON(data []byte) error {
-	value, err := decodeJSON(data)
+	if !isObjectText(data) || !json.Valid(data) {
+		_, err := decodeSchema(data)
+		return err
+	}
+	text := bytes.Clone(data)
+	s.text = text
+	s.raw = sync.OnceValue(func() map[string]any {
+		raw, err := decodeSchema(text)
+		if err != nil {
+			// Only a number that no float64 holds gets this far, which no normal form has.
+			return map[string]any{"not": map[string]any{}}
+		}
+		return raw
+	})
+	return nil
+}
+
+func isObjectText(data []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) }
+
+func decodeSchema(text []byte) (map[string]any, error) {
+	value, err := decodeJSON(text)
 	if err != nil {
-		return errorf("cannot read schema: %v", err)
+		return nil, errorf("cannot read schema: %v", err)
 	}
 	raw, ok := value.(map[string]any)
 	if !ok {
-		return errorf("cannot read schema: found %s, expected an object", describe(value))
+		return nil, errorf("cannot read schema: found %s, expected an object", describe(value))
 	}
-	s.raw = raw
-	return nil
+	return raw, nil
 }
 
 // Equal says whether two schemas mean the same.
@@ -121,12 +154,12 @@ func (s *Schema) newCompiler() (*jsonschema.Compiler, error) {
 	c.UseLoader(jsonschema.SchemeURLLoader{})
 	c.DefaultDraft(jsonschema.Draft2020)
 	c.AssertFormat()
-	return c, c.AddResource(schemaURL, s.raw)
+	return c, c.AddResource(schemaURL, s.raw())
 }
 
 func (s *Schema) compile() (*jsonschema.Schema, error) {
 	s.once.Do(func() {
-		s.secrets = annotated(s.raw, "secret", true)
+		s.secrets = annotated(s.raw(), "secret", true)
 		c, err := s.newCompiler()
 		if err == nil {
 			s.compiled, err = c.Compile(schemaURL)
@@ -140,7 +173,7 @@ func (s *Schema) compile() (*jsonschema.Schema, error) {
 // one into the document as written.
 func (s *Schema) check(written func(string) string) []SchemaError {
 	if _, err := s.compile(); err != nil {
-		errs := compileErrors(err, s.raw)
+		errs := compileErrors(err, s.raw())
 		for i := range errs {
 			errs[i].Pointer = written(errs[i].Pointer)
 		}
@@ -151,7 +184,7 @@ func (s *Schema) check(written func(string) string) []SchemaError {
 	if err != nil {
 		return []SchemaError{{Message: err.Error()}}
 	}
-	walkSchemas(s.raw, "", func(node map[string]any, pointer string) {
+	walkSchemas(s.raw(), "", func(node map[string]any, pointer string) {
 		value, ok := node["default"]
 		if !ok {
 			return
@@ -204,8 +237,8 @@ func (s *Schema) Validate(value any) []SchemaError {
 	if len(errs) > 0 {
 		return errs
 	}
-	f := filler{root: s.raw}
-	value = f.fill(s.raw, value, 0)
+	f := filler{root: s.raw()}
+	value = f.fill(s.raw(), value, 0)
 	errs = append(violations(compiled, value, s.IsSecret, s.names), s.immutable(value)...)
 	sortSchemaErrors(errs)
 	return errs
@@ -261,7 +294,7 @@ func (s *Schema) names(pointer string) []string {
 // immutable finds the immutable properties that were given another value than their default.
 func (s *Schema) immutable(value any) []SchemaError {
 	var errs []SchemaError
-	for _, p := range annotated(s.raw, "immutable", true) {
+	for _, p := range annotated(s.raw(), "immutable", true) {
 		p.each(value, func(pointer string, found any) {
 			want, hasDefault := s.at(pointer)["default"]
 			switch {
@@ -284,11 +317,11 @@ func (s *Schema) Properties() []Property {
 	if s == nil {
 		return nil
 	}
-	top := resolve(s.raw, s.raw)
+	top := resolve(s.raw(), s.raw())
 	required := stringsOf(top["required"])
 	list := make([]Property, 0, len(object(top["properties"])))
 	for name, node := range object(top["properties"]) {
-		p := resolve(s.raw, object(node))
+		p := resolve(s.raw(), object(node))
 		description, _ := p["description"].(string)
 		if description == "" {
 			description, _ = p["title"].(string)
@@ -383,9 +416,9 @@ func (s *Schema) at(pointer string) map[string]any {
 	if s == nil {
 		return nil
 	}
-	node := resolve(s.raw, s.raw)
+	node := resolve(s.raw(), s.raw())
 	for _, segment := range segments(pointer) {
-		if node = resolve(s.raw, below(node, segment)); node == nil {
+		if node = resolve(s.raw(), below(node, segment)); node == nil {
 			return nil
 		}
 	}

@@ -51,8 +51,8 @@ func (s *Schema) property(name string) (map[string]any, error) {
 	if node := s.at("/" + escapePointer(name)); node != nil {
 		return node, nil
 	}
-	_, listed := object(resolve(s.raw, s.raw)["properties"])[name]
-	if listed || s.raw["additionalProperties"] != false {
+	_, listed := object(resolve(s.raw(), s.raw())["properties"])[name]
+	if listed || s.raw()["additionalProperties"] != false {
 		return nil, nil
 	}
 	message := "cannot use " + name + ": " + unknownProperty
@@ -71,7 +71,7 @@ func (s *Schema) allowedTypes(node map[string]any, depth int) []string {
 	for _, key := range []string{"anyOf", "oneOf", "allOf"} {
 		list, _ := node[key].([]any)
 		for _, item := range list {
-			sub := s.allowedTypes(resolve(s.raw, object(item)), depth+1)
+			sub := s.allowedTypes(resolve(s.raw(), object(item)), depth+1)
 			if len(sub) == 0 && key != "allOf" {
 				return nil
 			}

@@ -484,5 +484,5 @@ func (s *Schema) ApplyDefaults(params map[string]any) map[string]any {
 	if params == nil {
 		params = map[string]any{}
 	}
-	return object(filler{root: s.raw, defaults: true}.fill(s.raw, params, 0))
+	return object(filler{root: s.raw(), defaults: true}.fill(s.raw(), params, 0))
 }
