@@ -216,6 +216,7 @@ func (a *attempt) neverRan() *store.Outcome {
 	o := &store.Outcome{Status: store.StatusCancelled, Error: "stopped before it began: " + string(reason)}
 	if reason != stopCancel {
 		again(o, 0)
+		o.Spare = true
 	}
 	return o
 }
@@ -298,9 +299,10 @@ func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkil
 	case stopShutdown:
 		o.Status, o.Error = store.StatusCancelled, "stopped, because the daemon was stopping"
 		again(o, 0)
+		o.Spare = true // the action has done nothing wrong
 	case stopFence:
 		o.Status, o.Error = store.StatusFailed, fmt.Sprintf("stopped, because this node could not renew its lease for %v", fenceStop)
-		if delay, yes := retryLost(a.action(), a.claim.Attempt); yes {
+		if delay, yes := retryLost(a.action(), a.retries(), a.claim.Tries); yes {
 			again(o, delay)
 		}
 	case stopUnheld:
@@ -340,13 +342,21 @@ func (a *attempt) judge(plan *plan, exit child.Exit, o *store.Outcome) {
 
 // retry lets another attempt follow where the action says so.
 func (a *attempt) retry(o *store.Outcome) {
-	action := a.action()
-	if action == nil {
+	if a.action() == nil {
 		return
 	}
-	if delay, yes := retryAfter(action.Retry, a.claim.Attempt, o.Status, o.ExitCode); yes {
+	if delay, yes := retryAfter(a.retries(), a.claim.Tries, o.Status, o.ExitCode); yes {
 		again(o, delay)
 	}
+}
+
+// retries is the execution's own retry, else the action's; nil: there is none.
+func (a *attempt) retries() *manifest.Retry {
+	action := a.action()
+	if a.claim.Retry != nil || action == nil {
+		return a.claim.Retry
+	}
+	return action.Retry
 }
 
 // again lets another attempt follow after delay.

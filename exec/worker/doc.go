@@ -19,7 +19,7 @@
 //
 //	timeout    its time is up                            timed_out, retried if retry says so
 //	cancel     somebody asked                            cancelled
-//	shutdown   the drain is over, or was hurried         queued again at once
+//	shutdown   the drain is over, or was hurried         queued again at once; it does not count
 //	fence      no lease was renewed for fenceStop        failed, retried if on_lost says so
 //	unheld     a renewal says that its token is void     its outcome is evidence only
 //

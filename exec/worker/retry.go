@@ -16,9 +16,10 @@ const (
 )
 
 // retryAfter tells whether an attempt that ended so is followed by another, and after how long.
-// Without retry.on, failed and timed_out are; exit_codes narrow failed down to these codes.
-func retryAfter(r *manifest.Retry, attempt int, status store.Status, exitCode *int) (time.Duration, bool) {
-	if r == nil || attempt >= r.MaxAttempts {
+// Without retry.on, failed and timed_out are; exit_codes narrow failed down to these codes. try counts
+// the attempts that count.
+func retryAfter(r *manifest.Retry, try int, status store.Status, exitCode *int) (time.Duration, bool) {
+	if r == nil || try >= r.MaxAttempts {
 		return 0, false
 	}
 	if status != store.StatusFailed && status != store.StatusTimedOut {
@@ -30,14 +31,14 @@ func retryAfter(r *manifest.Retry, attempt int, status store.Status, exitCode *i
 	if status == store.StatusFailed && len(r.ExitCodes) > 0 && (exitCode == nil || !slices.Contains(r.ExitCodes, *exitCode)) {
 		return 0, false
 	}
-	return retryDelay(r, attempt), true
+	return retryDelay(r, try), true
 }
 
 // retryDelay is the pause after an attempt; it doubles with each where the backoff is exponential.
-func retryDelay(r *manifest.Retry, attempt int) time.Duration {
+func retryDelay(r *manifest.Retry, try int) time.Duration {
 	delay := time.Duration(r.Delay)
 	if r.Backoff == backoffExponential {
-		for range attempt - 1 {
+		for range try - 1 {
 			if delay == 0 || delay > math.MaxInt64/2 {
 				break
 			}
@@ -55,15 +56,15 @@ func retryDelay(r *manifest.Retry, attempt int) time.Duration {
 
 // retryLost tells whether an attempt that this node had to give up is tried again, as the reaper
 // would decide it.
-func retryLost(action *manifest.Action, attempt int) (time.Duration, bool) {
+func retryLost(action *manifest.Action, r *manifest.Retry, try int) (time.Duration, bool) {
 	if action == nil {
 		return 0, false
 	}
 	most, delay := store.MaxLostAttempts, time.Duration(0)
 	wanted := action.OnLost == onLostRetry
-	if r := action.Retry; r != nil {
+	if r != nil {
 		wanted = wanted || slices.Contains(r.On, string(store.StatusLost))
 		most, delay = r.MaxAttempts, time.Duration(r.Delay)
 	}
-	return delay, wanted && attempt < most
+	return delay, wanted && try < most
 }

@@ -71,8 +71,14 @@ func TestRetryLost(t *testing.T) {
 		{"retry.on, the last", &manifest.Action{Retry: &manifest.Retry{MaxAttempts: 2, On: []string{"lost"}}}, 2, false},
 		{"retry of others", &manifest.Action{Retry: &manifest.Retry{MaxAttempts: 2, On: []string{"failed"}}}, 1, false},
 	}
+	own := func(a *manifest.Action) *manifest.Retry {
+		if a == nil {
+			return nil
+		}
+		return a.Retry
+	}
 	for _, test := range tests {
-		if _, again := retryLost(test.action, test.attempt); again != test.again {
+		if _, again := retryLost(test.action, own(test.action), test.attempt); again != test.again {
 			t.Errorf("%s: %v", test.name, again)
 		}
 	}

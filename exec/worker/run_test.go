@@ -564,7 +564,10 @@ func TestDrainIsOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t)
-			m.action("long", `echo $$ >`+m.file("pid")+`; [ $ATTUNE_ATTEMPT = 2 ] || sleep 999`)
+			// The first attempt does not count: of the two that retry allows, two follow.
+			m.action("long", `echo $$ >`+m.file("pid")+`; [ $ATTUNE_ATTEMPT != 1 ] || sleep 999; [ $ATTUNE_ATTEMPT = 3 ]`, func(a *manifest.Action) {
+				a.Retry = &manifest.Retry{MaxAttempts: 2}
+			})
 			p := m.run(func(o *Options) {
 				if name == "time" {
 					o.Drain = 100 * time.Millisecond

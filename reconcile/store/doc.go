@@ -20,6 +20,8 @@
 //     and what it has to say is kept beside the attempt as evidence;
 //   - the start is committed before the process is, so no process ran without an attempt's row;
 //   - a claim that lapses before its start goes back to the queue and uses no attempt;
+//   - an attempt that is given back because its node stops ([Outcome].Spare) does not count either, and
+//     its execution keeps its place;
 //   - an attempt that lapses after its start ends as lost, and is tried again only where the action
 //     says so (on_lost: retry), at most [MaxLostAttempts] times where it names no number.
 //

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 // NewExecution is an execution about to be queued.
@@ -23,6 +25,19 @@ type NewExecution struct {
 	DueAt       *time.Time    // nil: now
 	Timeout     time.Duration // 0: the action's, else the daemon's
 	RequestedBy string        // "rule", "alice", …
+	// Retry is instead of the action's; nil: the action's.
+	Retry *manifest.Retry
+	// Former is the action as an older revision has it, to run that; nil: what is in force.
+	Former *Former
+
+	rerunOf int64 // 0: of none
+	stored  bool  // it comes from the database, secrets encrypted
+}
+
+// Former is an action as a former revision of its pack has it.
+type Former struct {
+	RevisionID int64
+	Manifest   json.RawMessage // in normal form
 }
 
 // Enqueue queues executions in one transaction and notifies. It gives their ids in order.
@@ -56,7 +71,7 @@ func (s *Store) Enqueue(ctx context.Context, executions []NewExecution) ([]int64
 
 // sealed encrypts the secret parameters of an execution that is about to be queued.
 func (s *Store) sealed(e *NewExecution) (err error) {
-	if s.seal == nil {
+	if s.seal == nil || e.stored {
 		return nil
 	}
 	e.Parameters, e.Secrets, err = s.seal(e.Action, e.Parameters, e.Secrets)
@@ -73,6 +88,8 @@ type executionRows struct {
 	enforcements, ordinals, items, priorities                  []int
 	due                                                        []*time.Time
 	timeouts                                                   []float64 // seconds
+	retries, formerManifests                                   []string
+	rerunsOf, formerRevisions                                  []int64
 }
 
 func (r *executionRows) empty() bool { return len(r.enforcedRules) == 0 && len(r.actions) == 0 }
@@ -111,6 +128,22 @@ func (r *executionRows) add(e NewExecution, place int) error {
 		}
 		secrets = text
 	}
+	retry := ""
+	if e.Retry != nil {
+		text, err := encode(e.Retry)
+		if err != nil {
+			return fmt.Errorf("cannot encode the retry of an execution of action %s: %w", e.Action, err)
+		}
+		retry = text
+	}
+	former := Former{}
+	if e.Former != nil {
+		former = *e.Former
+	}
+	r.retries = append(r.retries, retry)
+	r.rerunsOf = append(r.rerunsOf, e.rerunOf)
+	r.formerRevisions = append(r.formerRevisions, former.RevisionID)
+	r.formerManifests = append(r.formerManifests, string(former.Manifest))
 	r.actions = append(r.actions, cleanText(e.Action))
 	r.rules = append(r.rules, e.Rule)
 	r.triggers = append(r.triggers, e.Trigger)
@@ -129,24 +162,28 @@ func (r *executionRows) add(e NewExecution, place int) error {
 
 func (r *executionRows) args() pgx.StrictNamedArgs {
 	return pgx.StrictNamedArgs{
-		"enforced_event_ids": r.enforcedEvents,
-		"enforced_rule_refs": r.enforcedRules,
-		"enforced_statuses":  r.enforcedStatuses,
-		"enforced_errors":    r.enforcedErrors,
-		"enforced_warnings":  r.warnings,
-		"action_refs":        r.actions,
-		"rule_refs":          r.rules,
-		"trigger_refs":       r.triggers,
-		"event_ids":          r.events,
-		"enforcement_places": r.enforcements,
-		"ordinals":           r.ordinals,
-		"items":              r.items,
-		"priorities":         r.priorities,
-		"requested_by":       r.requestedBy,
-		"due_at":             r.due,
-		"timeouts":           r.timeouts,
-		"parameters":         r.parameters,
-		"secrets":            r.secrets,
+		"enforced_event_ids":  r.enforcedEvents,
+		"enforced_rule_refs":  r.enforcedRules,
+		"enforced_statuses":   r.enforcedStatuses,
+		"enforced_errors":     r.enforcedErrors,
+		"enforced_warnings":   r.warnings,
+		"action_refs":         r.actions,
+		"rule_refs":           r.rules,
+		"trigger_refs":        r.triggers,
+		"event_ids":           r.events,
+		"enforcement_places":  r.enforcements,
+		"ordinals":            r.ordinals,
+		"items":               r.items,
+		"priorities":          r.priorities,
+		"requested_by":        r.requestedBy,
+		"due_at":              r.due,
+		"timeouts":            r.timeouts,
+		"parameters":          r.parameters,
+		"secrets":             r.secrets,
+		"retries":             r.retries,
+		"reruns_of":           r.rerunsOf,
+		"former_revision_ids": r.formerRevisions,
+		"former_manifests":    r.formerManifests,
 	}
 }
 
@@ -177,6 +214,7 @@ type Execution struct {
 	Stderr          string          `json:"stderr"`
 	StdoutTruncated bool            `json:"stdout_truncated"`
 	StderrTruncated bool            `json:"stderr_truncated"`
+	RerunOf         *int64          `json:"rerun_of"` // the execution that it repeats
 }
 
 // Attempt is a row of attempt.
@@ -220,15 +258,6 @@ type ExecutionFilter struct {
 
 // ListExecutions lists executions, newest first, without outputs and results.
 func (s *Store) ListExecutions(ctx context.Context, f ExecutionFilter) ([]Execution, error) {
-	executions, err := list(ctx, s, "ListExecutions", pgx.StrictNamedArgs{
-		"action_ref": optional(f.Action),
-		"rule_ref":   optional(f.Rule),
-		"pack_ref":   optional(f.Pack),
-		"statuses":   f.Status,
-		"event_id":   optional(f.EventID),
-		"since":      optionalTime(f.Since),
-		"before":     optional(f.Before),
-		"most":       limitOf(f.Limit),
-	}, pgx.RowToStructByPos[Execution])
+	executions, err := list(ctx, s, "ListExecutions", f.args(), pgx.RowToStructByPos[Execution])
 	return executions, s.failed("list executions", err)
 }

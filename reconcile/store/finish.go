@@ -23,6 +23,8 @@ type Outcome struct {
 	Stderr   Output
 	// RetryAt queues another attempt for then instead of ending the execution.
 	RetryAt *time.Time
+	// Spare says that the attempt does not count, as its node was stopping: with RetryAt.
+	Spare bool
 }
 
 // Output is what was kept of a stream: the whole, or its head and tail with the middle counted.
@@ -129,7 +131,7 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool)
 func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
 	n := len(part)
 	tokens, statuses := make([]uuid.UUID, n), make([]string, n)
-	codes, retries := make([]*int, n), make([]*float64, n)
+	codes, retries, spares := make([]*int, n), make([]*float64, n), make([]bool, n)
 	signals, errs, results := make([]string, n), make([]string, n), make([]string, n)
 	stdout, stderr := make([]string, n), make([]string, n)
 	stdoutBytes, stdoutOmitted := make([]int64, n), make([]int64, n)
@@ -139,6 +141,7 @@ func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
 		signals[i], errs[i], results[i] = o.Signal, o.Error, string(o.Result)
 		stdout[i], stdoutBytes[i], stdoutOmitted[i] = o.Stdout.Text, o.Stdout.Bytes, o.Stdout.Omitted
 		stderr[i], stderrBytes[i], stderrOmitted[i] = o.Stderr.Text, o.Stderr.Bytes, o.Stderr.Omitted
+		spares[i] = o.Spare
 		if o.RetryAt != nil {
 			seconds := max(time.Until(*o.RetryAt).Seconds(), 0)
 			retries[i] = &seconds
@@ -152,6 +155,7 @@ func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
 		"errors":         errs,
 		"results":        results,
 		"retry_seconds":  retries,
+		"spares":         spares,
 		"stdout_texts":   stdout,
 		"stdout_bytes":   stdoutBytes,
 		"stdout_omitted": stdoutOmitted,

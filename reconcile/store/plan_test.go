@@ -31,10 +31,10 @@ func TestHotPlans(t *testing.T) {
 		"ReleaseAttempts":  {"tokens": tokens},
 		"RenewLeases":      {"node": "n", "lease_seconds": 30.0},
 		"EndLapsed":        {"node": "", "reason": "", "most_attempts": 3},
-		"CancelExecution":  {"id": claimed[0].ExecutionID, "cancelled_by": "x"},
+		"CancelExecutions": {"ids": []int64{claimed[0].ExecutionID}, "cancelled_by": "x"},
 		"FinishAttempts": {
 			"tokens": tokens, "statuses": []string{"failed"}, "exit_codes": []*int{nil}, "signals": []string{""}, "errors": []string{""},
-			"results": []string{""}, "retry_seconds": []*float64{nil},
+			"results": []string{""}, "retry_seconds": []*float64{nil}, "spares": []bool{false},
 			"stdout_texts": []string{""}, "stdout_bytes": []int64{0}, "stdout_omitted": []int64{0},
 			"stderr_texts": []string{""}, "stderr_bytes": []int64{0}, "stderr_omitted": []int64{0},
 		},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -40,16 +39,21 @@ type Claimed struct {
 	CreatedAt   time.Time
 	Token       string // UUID of the attempt
 	Attempt     int    // from 1
-	Action      string
-	Rule        string
-	Trigger     string
-	EventID     int64
-	Parameters  json.RawMessage
-	Secrets     map[string]string
-	Priority    int
-	Timeout     time.Duration // of the execution; 0: the action's
-	QueuedAt    time.Time     // requested, or due
-	// Action's row at the claim: nil when the action no longer exists or is disabled.
+	// Tries is how many of its attempts count, this one included: those that ended because their node
+	// was stopping do not.
+	Tries      int
+	Action     string
+	Rule       string
+	Trigger    string
+	EventID    int64
+	Parameters json.RawMessage
+	Secrets    map[string]string
+	Priority   int
+	Timeout    time.Duration   // of the execution; 0: the action's
+	Retry      *manifest.Retry // of the execution; nil: the action's
+	QueuedAt   time.Time       // requested, or due
+	// Action's row at the claim, or that of an older revision where a rerun asked for it: nil when the
+	// action no longer exists or is disabled.
 	Record *Record
 }
 
@@ -131,6 +135,7 @@ type claimRow struct {
 	CreatedAt        *time.Time
 	Token            *string
 	Attempt          *int
+	Spared           *int
 	PackRef          *string
 	ActionRef        *string
 	RuleRef          *string
@@ -138,6 +143,8 @@ type claimRow struct {
 	EventID          *int64
 	Parameters       json.RawMessage
 	Secrets          map[string]string
+	Retry            *manifest.Retry
+	FormerManifest   []byte
 	Priority         *int
 	TimeoutSeconds   *float64
 	DueAt            *time.Time
@@ -146,6 +153,7 @@ type claimRow struct {
 	ActionID         *int64
 	ActionGeneration *int64
 	ActionEnabled    *bool
+	ActionDisabledBy *string
 	File             *string
 	Manifest         []byte
 	Digest           *string
@@ -157,7 +165,7 @@ type claimRow struct {
 }
 
 func (s *Store) claimedOf(row *claimRow) Claimed {
-	record, err := s.actions.record(row)
+	record, err := s.recordOf(row)
 	if err != nil {
 		// It is claimed already, and its neighbours with it: its node ends it as one without an action.
 		s.log.Error("a claimed action cannot be read", "component", "store", "action", *row.ActionRef, "execution_id", *row.ExecutionID, "err", err)
@@ -167,6 +175,7 @@ func (s *Store) claimedOf(row *claimRow) Claimed {
 		CreatedAt:   *row.CreatedAt,
 		Token:       *row.Token,
 		Attempt:     *row.Attempt,
+		Tries:       *row.Attempt - *row.Spared,
 		Action:      *row.ActionRef,
 		Rule:        deref(row.RuleRef),
 		Trigger:     deref(row.TriggerRef),
@@ -175,9 +184,27 @@ func (s *Store) claimedOf(row *claimRow) Claimed {
 		Secrets:     row.Secrets,
 		Priority:    *row.Priority,
 		Timeout:     time.Duration(deref(row.TimeoutSeconds) * float64(time.Second)),
+		Retry:       row.Retry,
 		QueuedAt:    *row.DueAt,
 		Record:      record,
 	}
+}
+
+// recordOf gives what an attempt runs: the action in force, or the one of an older revision where it
+// asks for that, which runs also when it has gone from the files since, but not when an operator has
+// disabled it.
+func (s *Store) recordOf(row *claimRow) (*Record, error) {
+	switch {
+	case row.FormerManifest == nil:
+		return s.actions.record(row)
+	case row.Revision == nil || deref(row.ActionDisabledBy) != "":
+		return nil, nil
+	}
+	former := recordRow{
+		Ref: *row.ActionRef, Pack: *row.PackRef, Enabled: true, Present: true, ManifestEnabled: true,
+		RevisionID: deref(row.RevisionID), TreeDigest: *row.Revision, Manifest: row.FormerManifest,
+	}
+	return former.decode(manifest.KindAction)
 }
 
 // deref gives the zero value for NULL.
@@ -378,41 +405,6 @@ func (s *Store) endLapsed(ctx context.Context, node string) (requeued, lost []in
 		}
 	}
 	return requeued, lost, nil
-}
-
-// Cancel ends a waiting execution, or marks a running one to be stopped by its node. It gives the
-// status found; ErrNotFound.
-func (s *Store) Cancel(ctx context.Context, id int64, by string) (Status, error) {
-	doing := fmt.Sprintf("cancel execution %d", id)
-	var found []Status
-	err := s.hot(ctx, doing, func(batch *pgx.Batch) {
-		batch.Queue(s.queries.get("CancelExecution"), pgx.StrictNamedArgs{
-			"id":           id,
-			"cancelled_by": cleanText(by),
-		}).Query(func(rows pgx.Rows) error {
-			var status Status
-			var notified int64
-			_, err := pgx.ForEachRow(rows, []any{&status, &notified}, func() error {
-				found = append(found, status)
-				return nil
-			})
-			return err
-		})
-	})
-	if err != nil {
-		return "", err
-	}
-	if len(found) > 0 {
-		return found[0], nil
-	}
-	ended, err := list(ctx, s, "ExecutionStatus", pgx.StrictNamedArgs{"id": id}, pgx.RowTo[Status])
-	switch {
-	case err != nil:
-		return "", s.failed(doing, err)
-	case len(ended) == 0:
-		return "", s.failed(doing, ErrNotFound)
-	}
-	return ended[0], nil
 }
 
 // QueueStats is the state of the queue, for status and metrics.

@@ -58,38 +58,44 @@ asked AS MATERIALIZED (
         COALESCE(input.due_at, now()) AS due_at,
         make_interval(secs => NULLIF(input.timeout, 0)) AS timeout,
         input.parameters::jsonb AS parameters,
-        NULLIF(input.secrets, '')::jsonb AS secrets
+        NULLIF(input.secrets, '')::jsonb AS secrets,
+        NULLIF(input.retry, '')::jsonb AS retry,
+        NULLIF(input.rerun_of, 0) AS rerun_of,
+        NULLIF(input.former_revision_id, 0) AS former_revision_id,
+        NULLIF(input.former_manifest, '')::jsonb AS former_manifest
     FROM unnest(
         @action_refs::text[], @rule_refs::text[], @trigger_refs::text[], @event_ids::bigint[],
         @enforcement_places::integer[], @ordinals::integer[], @items::integer[],
         @priorities::integer[], @requested_by::text[], @due_at::timestamptz[],
-        @timeouts::double precision[], @parameters::text[], @secrets::text[]
+        @timeouts::double precision[], @parameters::text[], @secrets::text[],
+        @retries::text[], @reruns_of::bigint[], @former_revision_ids::bigint[], @former_manifests::text[]
     ) WITH ORDINALITY AS input (
         action_ref, rule_ref, trigger_ref, event_id,
         enforcement_place, ordinal, item,
         priority, requested_by, due_at,
-        timeout, parameters, secrets, place
+        timeout, parameters, secrets,
+        retry, rerun_of, former_revision_id, former_manifest, place
     )
     ORDER BY input.place
 ),
 recorded AS (
     INSERT INTO attune.execution (
         id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
-        status, priority, requested_by, due_at, timeout, parameters, secrets
+        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of
     )
     SELECT
         id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
-        status, priority, requested_by, due_at, timeout, parameters, secrets
+        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of
     FROM asked
 ),
 queued AS (
     INSERT INTO attune.queue (
         execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
-        priority, due_at, timeout, parameters, secrets
+        priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest
     )
     SELECT
         id, now(), status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
-        priority, due_at, timeout, parameters, secrets
+        priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest
     FROM asked
 )
 SELECT id
@@ -173,13 +179,14 @@ head AS MATERIALIZED (
         pack.seat,
         first.execution_id,
         first.action_ref,
+        first.former_revision_id,
         row_number() OVER (
             PARTITION BY pack.seat
             ORDER BY first.priority DESC, first.due_at, first.execution_id
         ) AS round
     FROM pack
     CROSS JOIN LATERAL (
-        SELECT queue.execution_id, queue.action_ref, queue.priority, queue.due_at
+        SELECT queue.execution_id, queue.action_ref, queue.former_revision_id, queue.priority, queue.due_at
         FROM attune.queue
         WHERE queue.status = 'requested'
             AND queue.pack_ref = pack.pack_ref
@@ -203,13 +210,13 @@ claimed AS (
         claimed_at = now(),
         lease_until = now() + make_interval(secs => @lease_seconds::double precision),
         started_at = NULL,
-        revision_id = action.revision_id,
+        revision_id = revision.id,
         revision = revision.digest
     FROM chosen
     LEFT JOIN attune.action
         ON action.ref = chosen.action_ref
     LEFT JOIN attune.revision
-        ON revision.id = action.revision_id
+        ON revision.id = COALESCE(chosen.former_revision_id, action.revision_id)
     WHERE queue.execution_id = chosen.execution_id
     RETURNING
         queue.*,
@@ -218,6 +225,7 @@ claimed AS (
         action.id AS action_id,
         action.generation AS action_generation,
         action.enabled AS action_enabled,
+        action.disabled_by AS action_disabled_by,
         action.file,
         action.manifest,
         action.digest,
@@ -231,6 +239,7 @@ SELECT
     claimed.created_at,
     claimed.token,
     claimed.attempt,
+    claimed.spared,
     claimed.pack_ref,
     claimed.action_ref,
     claimed.rule_ref,
@@ -238,6 +247,8 @@ SELECT
     claimed.event_id,
     claimed.parameters,
     claimed.secrets,
+    claimed.retry,
+    claimed.former_manifest,
     claimed.priority,
     EXTRACT(EPOCH FROM claimed.timeout)::double precision AS timeout_seconds,
     claimed.due_at,
@@ -246,6 +257,7 @@ SELECT
     claimed.action_id,
     claimed.action_generation,
     claimed.action_enabled,
+    claimed.action_disabled_by,
     claimed.file,
     -- Sent once for each action, not for each of its executions.
     CASE
@@ -358,11 +370,12 @@ outcome AS MATERIALIZED (
     FROM unnest(
         @tokens::uuid[], @statuses::text[], @exit_codes::integer[], @signals::text[], @errors::text[],
         @results::text[], @retry_seconds::double precision[],
+        @spares::boolean[],
         @stdout_texts::text[], @stdout_bytes::bigint[], @stdout_omitted::bigint[],
         @stderr_texts::text[], @stderr_bytes::bigint[], @stderr_omitted::bigint[]
     ) AS input (
         token, status, exit_code, signal, error,
-        result, retry_seconds,
+        result, retry_seconds, spare,
         stdout_text, stdout_bytes, stdout_omitted,
         stderr_text, stderr_bytes, stderr_omitted
     )
@@ -396,7 +409,12 @@ gone AS (
 requeued AS (
     UPDATE attune.queue
     SET status = CASE WHEN held.retry_seconds > 0 THEN 'scheduled' ELSE 'requested' END,
-        due_at = now() + make_interval(secs => GREATEST(held.retry_seconds, 0)),
+        -- One that was spared keeps its place among those that wait.
+        due_at = CASE
+            WHEN held.spare THEN queue.due_at
+            ELSE now() + make_interval(secs => GREATEST(held.retry_seconds, 0))
+        END,
+        spared = queue.spared + held.spare::integer,
         token = NULL,
         node = NULL,
         claimed_at = NULL,
@@ -528,15 +546,20 @@ judged AS MATERIALIZED (
         lapsed.started_at IS NOT NULL
             AND lapsed.cancel_at IS NULL
             AND (
-                COALESCE(action.manifest ->> 'on_lost' = 'retry', FALSE)
-                OR COALESCE(action.manifest #> '{retry,on}' ? 'lost', FALSE)
+                COALESCE(spec.manifest ->> 'on_lost' = 'retry', FALSE)
+                OR COALESCE(spec.retry -> 'on' ? 'lost', FALSE)
             )
-            AND lapsed.attempt < COALESCE((action.manifest #>> '{retry,max_attempts}')::integer, @most_attempts::integer)
+            AND lapsed.attempt - lapsed.spared < COALESCE((spec.retry ->> 'max_attempts')::integer, @most_attempts::integer)
             AS again,
-        COALESCE((action.manifest #>> '{retry,delay}')::double precision, 0) AS delay
+        COALESCE((spec.retry ->> 'delay')::double precision, 0) AS delay
     FROM lapsed
     LEFT JOIN attune.action
         ON action.ref = lapsed.action_ref
+    CROSS JOIN LATERAL (
+        SELECT
+            COALESCE(lapsed.former_manifest, action.manifest) AS manifest,
+            COALESCE(lapsed.retry, COALESCE(lapsed.former_manifest, action.manifest) -> 'retry') AS retry
+    ) AS spec
 ),
 requeued AS (
     UPDATE attune.queue
@@ -624,14 +647,15 @@ SELECT
 FROM judged
 ORDER BY judged.execution_id;
 
--- name: CancelExecution
+-- name: CancelExecutions
 -- What waits, or was claimed and not started, ends here: its node finds at Start that it no longer
 -- holds it. What runs is marked, and its node told.
 WITH
 found AS MATERIALIZED (
     SELECT *
     FROM attune.queue
-    WHERE execution_id = @id::bigint
+    WHERE execution_id = ANY (@ids::bigint[])
+    ORDER BY execution_id
     FOR UPDATE
 ),
 gone AS (
@@ -667,13 +691,16 @@ marked AS (
     RETURNING queue.execution_id
 ),
 told AS (
-    SELECT pg_notify('attune_finished', id::text)
-    FROM ended
+    -- A payload holds less than 8000 bytes: many are told by an empty one.
+    SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)
+    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
+    WHERE list.ids IS NOT NULL
     UNION ALL
     SELECT pg_notify('attune_cancel', execution_id::text)
     FROM marked
 )
 SELECT
+    found.execution_id,
     found.status,
     (SELECT count(*) FROM told) AS notified
 FROM found;
@@ -682,6 +709,84 @@ FROM found;
 SELECT status
 FROM attune.execution_now
 WHERE id = @id::bigint;
+
+-- name: ChooseExecutions
+-- Ids for what is done to many, newest first. A filter that is not wanted is NULL.
+SELECT execution.id
+FROM attune.execution_now AS execution
+WHERE (@action_ref::text IS NULL OR execution.action_ref = @action_ref)
+    AND (@rule_ref::text IS NULL OR execution.rule_ref = @rule_ref)
+    AND (@pack_ref::text IS NULL OR execution.pack_ref = @pack_ref)
+    AND (@statuses::text[] IS NULL OR execution.status = ANY (@statuses))
+    AND (@event_id::bigint IS NULL OR execution.event_id = @event_id)
+    AND (@since::timestamptz IS NULL OR execution.created_at >= @since)
+    AND (@before::bigint IS NULL OR execution.id < @before)
+ORDER BY execution.id DESC
+LIMIT @most::integer;
+
+-- name: ChooseQueued
+-- As ChooseExecutions, of those that have not ended, without a look at the history.
+SELECT execution_id
+FROM attune.queue
+WHERE (@action_ref::text IS NULL OR action_ref = @action_ref)
+    AND (@rule_ref::text IS NULL OR rule_ref = @rule_ref)
+    AND (@pack_ref::text IS NULL OR pack_ref = @pack_ref)
+    AND (@statuses::text[] IS NULL OR status = ANY (@statuses))
+    AND (@event_id::bigint IS NULL OR event_id = @event_id)
+    AND (@since::timestamptz IS NULL OR created_at >= @since)
+    AND (@before::bigint IS NULL OR execution_id < @before)
+ORDER BY execution_id DESC
+LIMIT @most::integer;
+
+-- name: RerunSources
+-- The revision's number is NULL where no revision of that digest is kept any more.
+SELECT
+    execution.id,
+    execution.action_ref,
+    execution.status,
+    COALESCE(execution.rule_ref, '') AS rule_ref,
+    COALESCE(execution.trigger_ref, '') AS trigger_ref,
+    COALESCE(execution.event_id, 0) AS event_id,
+    execution.parameters,
+    recorded.secrets,
+    execution.priority,
+    COALESCE(EXTRACT(EPOCH FROM recorded.timeout), 0)::double precision AS timeout_seconds,
+    recorded.retry,
+    COALESCE(execution.revision, '') AS revision,
+    COALESCE((
+        SELECT max(revision.id)
+        FROM attune.pack
+        JOIN attune.revision
+            ON revision.pack_id = pack.id
+        WHERE pack.ref = execution.pack_ref
+            AND revision.digest = execution.revision
+    ), 0) AS revision_id
+FROM attune.execution_now AS execution
+JOIN attune.execution AS recorded
+    ON recorded.id = execution.id
+    AND recorded.created_at = execution.created_at
+WHERE execution.id = ANY (@ids::bigint[])
+ORDER BY execution.id;
+
+-- name: Ends
+-- What waits or runs is found in the queue; only the others are looked up in the history, in the days
+-- since they were asked for.
+WITH ended AS MATERIALIZED (
+    SELECT input.id
+    FROM unnest(@ids::bigint[]) AS input (id)
+    WHERE NOT EXISTS (
+        SELECT
+        FROM attune.queue
+        WHERE queue.execution_id = input.id
+    )
+)
+SELECT execution.id, execution.status, execution.exit_code, execution.signal, execution.error
+FROM ended
+JOIN attune.execution
+    ON execution.id = ended.id
+    AND execution.created_at >= @since::timestamptz
+WHERE execution.finished_at IS NOT NULL
+ORDER BY execution.id;
 
 -- name: Execution
 SELECT
@@ -709,7 +814,8 @@ SELECT
     COALESCE(stdout.text, '') AS stdout,
     COALESCE(stderr.text, '') AS stderr,
     execution.stdout_truncated,
-    execution.stderr_truncated
+    execution.stderr_truncated,
+    execution.rerun_of
 FROM attune.execution_now AS execution
 LEFT JOIN attune.output AS stdout
     ON stdout.execution_id = execution.id
@@ -757,7 +863,8 @@ SELECT
     '' AS stdout,
     '' AS stderr,
     execution.stdout_truncated,
-    execution.stderr_truncated
+    execution.stderr_truncated,
+    execution.rerun_of
 FROM attune.execution_now AS execution
 WHERE (@action_ref::text IS NULL OR execution.action_ref = @action_ref)
     AND (@rule_ref::text IS NULL OR execution.rule_ref = @rule_ref)

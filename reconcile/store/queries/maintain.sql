@@ -31,7 +31,7 @@ WHERE event_key.source = old.source
     AND event_key.event_id = old.event_id;
 
 -- name: PruneRevisions
--- Kept whatever their age: what a pack or a component names, and what an attempt runs from.
+-- Kept whatever their age: what a pack or a component names, and what an attempt runs, or will run, from.
 WITH
 kept AS (
     SELECT revision_id FROM attune.pack
@@ -40,6 +40,7 @@ kept AS (
     UNION SELECT revision_id FROM attune.sensor
     UNION SELECT revision_id FROM attune.rule
     UNION SELECT revision_id FROM attune.queue
+    UNION SELECT former_revision_id FROM attune.queue
 ),
 outdated AS (
     SELECT revision.id

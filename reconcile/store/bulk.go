@@ -1,0 +1,165 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+)
+
+// Cancel ends a waiting execution, or marks a running one to be stopped by its node. It gives the
+// status found; ErrNotFound.
+func (s *Store) Cancel(ctx context.Context, id int64, by string) (Status, error) {
+	doing := fmt.Sprintf("cancel execution %d", id)
+	found, err := s.cancel(ctx, doing, []int64{id}, by)
+	if err != nil {
+		return "", err
+	}
+	if status, ok := found[id]; ok {
+		return status, nil
+	}
+	ended, err := list(ctx, s, "ExecutionStatus", pgx.StrictNamedArgs{"id": id}, pgx.RowTo[Status])
+	switch {
+	case err != nil:
+		return "", s.failed(doing, err)
+	case len(ended) == 0:
+		return "", s.failed(doing, ErrNotFound)
+	}
+	return ended[0], nil
+}
+
+// CancelAll is Cancel for many, in one transaction. It gives the status found of those that had not
+// ended; the others are left as they are.
+func (s *Store) CancelAll(ctx context.Context, ids []int64, by string) (map[int64]Status, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	return s.cancel(ctx, fmt.Sprintf("cancel %d executions", len(ids)), ids, by)
+}
+
+func (s *Store) cancel(ctx context.Context, doing string, ids []int64, by string) (map[int64]Status, error) {
+	found := map[int64]Status{}
+	err := s.hot(ctx, doing, func(batch *pgx.Batch) {
+		batch.Queue(s.queries.get("CancelExecutions"), pgx.StrictNamedArgs{
+			"ids":          ids,
+			"cancelled_by": cleanText(by),
+		}).Query(func(rows pgx.Rows) error {
+			var id, notified int64
+			var status Status
+			_, err := pgx.ForEachRow(rows, []any{&id, &status, &notified}, func() error {
+				found[id] = status
+				return nil
+			})
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// ChooseExecutions gives the ids of the executions that a filter names, newest first.
+func (s *Store) ChooseExecutions(ctx context.Context, f ExecutionFilter) ([]int64, error) {
+	// History may be long, and the queue is short.
+	query := "ChooseQueued"
+	for _, status := range f.Status {
+		if status.Final() {
+			query = "ChooseExecutions"
+		}
+	}
+	if len(f.Status) == 0 {
+		query = "ChooseExecutions"
+	}
+	ids, err := list(ctx, s, query, f.args(), pgx.RowTo[int64])
+	return ids, s.failed("choose executions", err)
+}
+
+func (f *ExecutionFilter) args() pgx.StrictNamedArgs {
+	return pgx.StrictNamedArgs{
+		"action_ref": optional(f.Action),
+		"rule_ref":   optional(f.Rule),
+		"pack_ref":   optional(f.Pack),
+		"statuses":   f.Status,
+		"event_id":   optional(f.EventID),
+		"since":      optionalTime(f.Since),
+		"before":     optional(f.Before),
+		"most":       limitOf(f.Limit),
+	}
+}
+
+// Rerun is an execution that is about to be repeated.
+type Rerun struct {
+	ID     int64
+	Status Status
+	// Revision is the digest of the pack's tree that it ran from; empty: it never ran. RevisionID is a
+	// revision of that digest; 0: none is kept any more.
+	Revision   string
+	RevisionID int64
+	// Again is what to queue: the same action with the same parameters, secrets and limits, due at once,
+	// for the same rule and event.
+	Again NewExecution
+}
+
+type rerunRow struct {
+	ID             int64
+	ActionRef      string
+	Status         Status
+	RuleRef        string
+	TriggerRef     string
+	EventID        int64
+	Parameters     json.RawMessage
+	Secrets        map[string]string
+	Priority       int
+	TimeoutSeconds float64
+	Retry          *manifest.Retry
+	Revision       string
+	RevisionID     int64
+}
+
+// Reruns reads what it takes to repeat executions, by id; those that are not there are left out.
+func (s *Store) Reruns(ctx context.Context, ids []int64) ([]Rerun, error) {
+	rows, err := list(ctx, s, "RerunSources", pgx.StrictNamedArgs{"ids": ids}, pgx.RowToStructByName[rerunRow])
+	if err != nil {
+		return nil, s.failed("read executions to be repeated", err)
+	}
+	reruns := make([]Rerun, len(rows))
+	for i, row := range rows {
+		reruns[i] = Rerun{
+			ID: row.ID, Status: row.Status, Revision: row.Revision, RevisionID: row.RevisionID,
+			Again: NewExecution{
+				Action: row.ActionRef, Rule: row.RuleRef, Trigger: row.TriggerRef, EventID: row.EventID,
+				Parameters: row.Parameters, Secrets: row.Secrets, Priority: row.Priority, Retry: row.Retry,
+				Timeout: time.Duration(row.TimeoutSeconds * float64(time.Second)),
+				rerunOf: row.ID, stored: true,
+			},
+		}
+	}
+	return reruns, nil
+}
+
+// End is how an execution ended.
+type End struct {
+	ID       int64   `json:"id"`
+	Status   Status  `json:"status"`
+	ExitCode *int    `json:"exit_code"`
+	Signal   *string `json:"signal"`
+	Error    *string `json:"error"`
+}
+
+// Ends gives how those of the executions ended that have. All must have been asked for at since or
+// later, which keeps older history out of the search.
+func (s *Store) Ends(ctx context.Context, ids []int64, since time.Time) ([]End, error) {
+	var ends []End
+	err := s.hot(ctx, "look for executions that have ended", func(batch *pgx.Batch) {
+		batch.Queue(s.queries.get("Ends"), pgx.StrictNamedArgs{"ids": ids, "since": since}).Query(func(rows pgx.Rows) (err error) {
+			ends, err = pgx.CollectRows(rows, pgx.RowToStructByPos[End])
+			return err
+		})
+	})
+	return ends, err
+}
