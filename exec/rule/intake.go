@@ -76,6 +76,9 @@ type Intake struct {
 	commit      func(context.Context, []store.NewEvent, store.Matcher) ([]store.StoredEvent, error)
 	isTransient func(error) bool
 
+	openBreakers func(ctx context.Context, rule string) ([]store.Breaker, error) // nil: nobody looks
+	breakers     breakers
+
 	told map[string]time.Time // by rule: when its failure was last logged; of Run's goroutine alone
 
 	mu    sync.Mutex
@@ -84,7 +87,7 @@ type Intake struct {
 
 // New makes an Intake.
 func New(opts Options) *Intake {
-	return &Intake{
+	i := &Intake{
 		catalogs:    opts.Catalogs,
 		packConfig:  opts.PackConfig,
 		logger:      opts.Logger.With("component", "intake"),
@@ -94,6 +97,10 @@ func New(opts Options) *Intake {
 		isTransient: store.IsTransient,
 		told:        map[string]time.Time{},
 	}
+	if opts.Store != nil {
+		i.openBreakers = opts.Store.OpenBreakers
+	}
+	return i
 }
 
 // Submit hands over an event and waits until it is committed; it blocks while the database is away.
@@ -271,6 +278,14 @@ func (i *Intake) Run(ctx context.Context) error {
 	})
 	defer stop()
 
+	if i.openBreakers != nil {
+		looking, end := context.WithCancel(commits)
+		var watch sync.WaitGroup
+		watch.Go(func() { i.watchBreakers(looking) })
+		defer watch.Wait()
+		defer end()
+	}
+
 	var batch []item
 	for ctx.Err() == nil {
 		select {
@@ -359,8 +374,12 @@ func (i *Intake) finish(group []item, stored []store.StoredEvent) {
 			if s.Problem != "" {
 				i.metrics.flagged.WithLabelValues(trigger).Inc()
 			}
-			for _, m := range s.Matches {
+			for n := range s.Matches {
+				m := &s.Matches[n]
 				i.metrics.enforcements.WithLabelValues(m.Rule, m.Status).Inc()
+				if m.Opened != "" {
+					i.opened(m, &s)
+				}
 				if m.Status == store.EnforcementError {
 					i.tell(m, trigger, s.ID)
 				}
@@ -382,7 +401,7 @@ func (i *Intake) call(done func(store.StoredEvent, error), stored store.StoredEv
 
 // tell logs that a rule failed, not for each of a thousand events: every failure is a row that can be
 // listed, and a count.
-func (i *Intake) tell(m store.Match, trigger string, eventID int64) {
+func (i *Intake) tell(m *store.Match, trigger string, eventID int64) {
 	now := time.Now()
 	if last, ok := i.told[m.Rule]; ok && now.Sub(last) < tellEvery {
 		return

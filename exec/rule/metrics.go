@@ -20,6 +20,9 @@ type metrics struct {
 	enforcements *prometheus.CounterVec
 	retries      prometheus.Counter
 	rules        prometheus.Gauge
+
+	breakerOpen   *prometheus.GaugeVec
+	breakerOpened *prometheus.CounterVec
 }
 
 // newMetrics registers the metrics; a nil Registerer leaves them unregistered.
@@ -42,7 +45,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 18), // 0.5 ms to 65 s
 		}),
 		enforcements: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "attune_enforcements_total", Help: "Enforcements stored, by rule and status.",
+			Name: "attune_enforcements_total", Help: "Enforcements as they were stored, by rule and status; one that waits for quiet counts as matched.",
 		}, []string{"rule", "status"}),
 		retries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "attune_event_commit_retries_total", Help: "Commits of events that failed and were tried again.",
@@ -50,12 +53,18 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		rules: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "attune_rules", Help: "Rules in force.",
 		}),
+		breakerOpen: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "attune_rule_breaker_open", Help: "Whether a rule's breaker is open, for rules whose breaker ever was.",
+		}, []string{"rule"}),
+		breakerOpened: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_rule_breaker_opened_total", Help: "How often a rule's breaker opened on this node.",
+		}, []string{"rule"}),
 	}
 	for _, reason := range []string{rejectUnknown, rejectDisabled, rejectInvalid, rejectStore, rejectClosed} {
 		m.rejected.WithLabelValues(reason)
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.events, m.duplicates, m.flagged, m.rejected, m.latency, m.enforcements, m.retries, m.rules)
+		registerer.MustRegister(m.events, m.duplicates, m.flagged, m.rejected, m.latency, m.enforcements, m.retries, m.rules, m.breakerOpen, m.breakerOpened)
 	}
 	return m
 }

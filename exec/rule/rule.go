@@ -2,6 +2,8 @@ package rule
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -22,15 +24,16 @@ const MaxItems = 1000
 // It belongs to one generation, never changes, and may be used by many.
 type Index struct {
 	catalog  *store.Catalog
+	compiler *manifest.Compiler
 	triggers map[string]*triggerRules
 	rules    map[string]*entry
 	logger   *slog.Logger
 }
 
-// triggerRules are the rules of one trigger, by ref, and the same by instance.
+// triggerRules are the rules of one trigger, and the same by instance.
 type triggerRules struct {
-	all       []*entry
-	instances map[string][]*entry
+	all       *group
+	instances map[string]*group
 	// decode says that some rule looks into the payload; where none does, it stays the bytes it is.
 	decode bool
 }
@@ -44,7 +47,7 @@ type entry struct {
 	digest   string // of the rule
 	actions  []*store.Record
 	instance string
-	dynamic  bool // reads the event: a condition, for_each or a template
+	dynamic  bool // reads the event: by a condition, for_each, the key of a limit or a template
 
 	compile sync.Once
 	program *manifest.CompiledRule
@@ -58,9 +61,13 @@ type entry struct {
 func NewIndex(catalog *store.Catalog, previous *Index, logger *slog.Logger) *Index {
 	ix := &Index{
 		catalog:  catalog,
+		compiler: manifest.NewCompiler(),
 		triggers: map[string]*triggerRules{},
 		rules:    make(map[string]*entry, len(catalog.Rules)),
 		logger:   logger,
+	}
+	if previous != nil {
+		ix.compiler = previous.compiler
 	}
 	entries := make([]*entry, 0, len(catalog.Rules))
 	for ref, record := range catalog.Rules {
@@ -75,11 +82,16 @@ func NewIndex(catalog *store.Catalog, previous *Index, logger *slog.Logger) *Ind
 	for _, e := range entries {
 		t := ix.triggers[e.trigger.Ref]
 		if t == nil {
-			t = &triggerRules{instances: map[string][]*entry{}}
+			t = &triggerRules{all: &group{}, instances: map[string]*group{}}
 			ix.triggers[e.trigger.Ref] = t
 		}
-		t.all = append(t.all, e)
-		t.instances[e.instance] = append(t.instances[e.instance], e)
+		t.all.add(e)
+		instance := t.instances[e.instance]
+		if instance == nil {
+			instance = &group{}
+			t.instances[e.instance] = instance
+		}
+		instance.add(e)
 		t.decode = t.decode || e.dynamic
 	}
 	return ix
@@ -140,6 +152,9 @@ func dynamic(rule *manifest.Rule) bool {
 	if rule.When != "" || rule.ForEach != "" {
 		return true
 	}
+	if rule.Throttle != nil && rule.Throttle.Key != "" || rule.Debounce != nil && rule.Debounce.Key != "" || rule.Dedupe != nil {
+		return true
+	}
 	return slices.ContainsFunc(rule.Actions, func(use manifest.Use) bool { return hasTemplate(use.Parameters) })
 }
 
@@ -173,31 +188,38 @@ func (ix *Index) Match(event *store.Event, config func(pack string) map[string]a
 	if rules == nil {
 		return nil
 	}
-	entries := rules.all
+	group := rules.all
 	if event.Instance != "" {
-		entries = rules.instances[event.Instance]
+		group = rules.instances[event.Instance]
 	}
-	if len(entries) == 0 {
+	if group == nil {
 		return nil
 	}
-	env := manifest.Env{
-		EventID: event.ID,
-		Trigger: event.Trigger,
-		Time:    event.CreatedAt,
-		Now:     event.CreatedAt,
-	}
+	env := envOf(event)
 	var unreadable error
 	if rules.decode {
-		env.Payload, unreadable = decodePayload(event.Payload)
+		env.Payload, unreadable = manifest.DecodePayload(event.Payload)
+	}
+	entries := group.entries
+	if unreadable == nil {
+		entries = group.candidates(env.Payload)
 	}
 	var matches []store.Match
 	for _, e := range entries {
+		if event.Rules != nil && !slices.Contains(event.Rules, e.rule.Ref) {
+			continue
+		}
 		env.Rule, env.Config, env.Item = e.rule.Ref, nil, nil
 		if m, ok := ix.evaluate(e, &env, config, unreadable); ok {
 			matches = append(matches, m)
 		}
 	}
 	return matches
+}
+
+// envOf is what every rule sees of an event, but for its payload.
+func envOf(event *store.Event) manifest.Env {
+	return manifest.Env{EventID: event.ID, Trigger: event.Trigger, Time: event.CreatedAt, Now: event.CreatedAt}
 }
 
 // evaluate contains whatever one rule does, a panic too, so that its neighbours never notice.
@@ -209,7 +231,7 @@ func (ix *Index) evaluate(e *entry, env *manifest.Env, config func(pack string) 
 			m, ok = failed(e.rule.Ref, fmt.Errorf("cannot evaluate the rule: internal error: %v", p)), true
 		}
 	}()
-	e.compile.Do(e.prepare)
+	e.compile.Do(func() { e.prepare(ix.compiler) })
 	switch {
 	case e.refused != nil:
 		return failed(e.rule.Ref, e.refused), true
@@ -229,7 +251,7 @@ func (ix *Index) evaluate(e *entry, env *manifest.Env, config func(pack string) 
 }
 
 // prepare compiles the rule. It runs once for each entry.
-func (e *entry) prepare() {
+func (e *entry) prepare(compiler *manifest.Compiler) {
 	e.refused = fmt.Errorf("cannot compile the rule: internal error")
 	e.fixed = sync.OnceValues(func() (store.Match, bool) {
 		return e.match(&manifest.Env{Trigger: e.trigger.Ref, Rule: e.rule.Ref})
@@ -244,7 +266,7 @@ func (e *entry) prepare() {
 		}
 	}
 	trigger, _ := e.trigger.Spec.(*manifest.Trigger)
-	program, findings := manifest.CompileRule(e.rule, trigger, actions)
+	program, findings := compiler.Rule(e.rule, trigger, actions)
 	e.program, e.refused = program, nil
 	for _, finding := range findings {
 		if finding.Severity == manifest.SeverityError {
@@ -279,7 +301,65 @@ func (e *entry) match(env *manifest.Env) (store.Match, bool) {
 		m.Status, m.Error = store.EnforcementSkipped, strings.Join(m.Warnings, "; ")
 		m.Warnings = nil
 	}
+	if err := e.limit(&m, env); err != nil {
+		return failed(e.rule.Ref, err), true
+	}
 	return m, true
+}
+
+// limit names the limits of a match, for the transaction to decide.
+func (e *entry) limit(m *store.Match, env *manifest.Env) error {
+	r := e.rule
+	if r.Throttle == nil && r.Debounce == nil && r.Dedupe == nil && r.Breaker == nil {
+		return nil
+	}
+	env.Item = nil
+	limits := &store.Limits{Throttle: r.Throttle, Debounce: r.Debounce, Dedupe: r.Dedupe, Breaker: r.Breaker}
+	for _, key := range []struct {
+		what     string
+		compiled *manifest.CompiledKey
+		text     *string
+	}{
+		{"throttle", e.program.ThrottleKey, &limits.Keys.Throttle},
+		{"debounce", e.program.DebounceKey, &limits.Keys.Debounce},
+		{"dedupe", e.program.DedupeKey, &limits.Keys.Dedupe},
+	} {
+		text, err := key.compiled.Text(env)
+		if err != nil {
+			return fmt.Errorf("cannot apply %s: %v", key.what, err)
+		}
+		*key.text = shortKey(text)
+	}
+	switch {
+	case r.Dedupe == nil:
+	case r.Dedupe.Key == "":
+		payload, err := json.Marshal(env.Payload)
+		if err != nil {
+			return fmt.Errorf("cannot apply dedupe: %v", err)
+		}
+		limits.Keys.Dedupe = digestKey(payload)
+	case limits.Keys.Dedupe == "":
+		// Events without the field are no repetitions of each other.
+		limits.Dedupe = nil
+		m.Warnings = append(m.Warnings, fmt.Sprintf("dedupe: the key %s has no value, so this event is like no other", r.Dedupe.Key))
+	}
+	m.Limits = limits
+	return nil
+}
+
+// maxKey is how long a key of a limit is kept as it is, in bytes; of a longer one the digest will do.
+const maxKey = 200
+
+func shortKey(text string) string {
+	if len(text) <= maxKey {
+		return text
+	}
+	return digestKey([]byte(text))
+}
+
+func digestKey(text []byte) string {
+	sum := sha256.Sum256(text)
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 // items evaluates for_each.
@@ -342,16 +422,4 @@ func (e *entry) queue(m *store.Match, place int, items []any, env *manifest.Env)
 
 func failed(rule string, err error) store.Match {
 	return store.Match{Rule: rule, Status: store.EnforcementError, Error: err.Error()}
-}
-
-// decodePayload reads a payload as expressions see it.
-func decodePayload(payload json.RawMessage) (map[string]any, error) {
-	if len(payload) == 0 {
-		return map[string]any{}, nil
-	}
-	var decoded map[string]any
-	if err := json.Unmarshal(payload, &decoded); err != nil {
-		return nil, fmt.Errorf("cannot read the event's payload: %v", err)
-	}
-	return decoded, nil
 }

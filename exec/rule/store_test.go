@@ -75,6 +75,13 @@ func (h *house) Catalog(ctx context.Context, generation int64) (*store.Catalog, 
 func (h *house) intake(t testing.TB) *Intake {
 	t.Helper()
 	i := New(Options{Store: h.Store, Catalogs: h, Logger: quiet()})
+	h.run(t, i)
+	return i
+}
+
+// run runs an intake until the test ends.
+func (h *house) run(t testing.TB, i *Intake) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan struct{})
 	go func() {
@@ -87,7 +94,6 @@ func (h *house) intake(t testing.TB) *Intake {
 		cancel()
 		<-ended
 	})
-	return i
 }
 
 func TestFromEventToQueue(t *testing.T) {

@@ -19,7 +19,6 @@ func (d *decoder) rule(v *value, src *source) Component {
 	r.Debounce = o.debounce()
 	r.Dedupe = o.dedupe()
 	r.Breaker = o.breaker()
-	o.warnIdle(KindRule)
 	o.finish()
 	return r
 }

@@ -17,7 +17,7 @@ type Env struct {
 	EventID int64
 	Trigger string
 	Time    time.Time
-	// Payload is the event's payload as encoding/json decodes it (float64 numbers).
+	// Payload is the event's payload as DecodePayload gives it.
 	Payload map[string]any
 	Rule    string
 	// Config is the configuration of the rule's pack.
@@ -39,6 +39,7 @@ type CompiledRule struct {
 	when     *expression // nil: always
 	forEach  *expression // nil: once
 	machines *machines
+	compiler *Compiler
 
 	// The keys of the rule's guards; nil where they have none.
 	ThrottleKey, DebounceKey, DedupeKey *CompiledKey
@@ -60,8 +61,15 @@ type CompiledAction struct {
 // A finding stands at its character of the file. In a text that was folded (>) or has escapes it stands
 // at the beginning of the text, as Header.Inside says.
 func CompileRule(rule *Rule, trigger *Trigger, actions map[string]*Action) (*CompiledRule, Errors) {
-	c := &ruleCompiler{rule: rule, trigger: trigger, language: newLanguage()}
-	compiled := &CompiledRule{Rule: rule, machines: &machines{}}
+	return NewCompiler().Rule(rule, trigger, actions)
+}
+
+// Rule compiles a rule as CompileRule does.
+func (l *Compiler) Rule(rule *Rule, trigger *Trigger, actions map[string]*Action) (*CompiledRule, Errors) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := &ruleCompiler{rule: rule, trigger: trigger, compiler: l}
+	compiled := &CompiledRule{Rule: rule, machines: l.machines, compiler: l}
 	if rule.When != "" {
 		compiled.when = c.condition("when", "/when", rule.When, names{})
 	}
@@ -186,9 +194,8 @@ func (r *CompiledRule) Explain(env *Env) []Part {
 		return nil
 	}
 	var parts []Part
-	l := newLanguage()
 	for _, source := range terms(r.when.source) {
-		e, problems := l.compile(source, names{})
+		e, problems := r.compiler.term(source)
 		if e == nil {
 			// Only a term that means something else alone can fail here: then the whole is the part.
 			message := "it cannot be evaluated alone"
@@ -298,7 +305,7 @@ type ruleCompiler struct {
 	trigger *Trigger
 	errs    Errors
 
-	language *language
+	compiler *Compiler // whose lock is held
 }
 
 // unwrap takes the braces off an expression that was written as a template, where an expression
@@ -345,7 +352,7 @@ func resultName(kind reflect.Kind) string {
 
 // expression compiles an expression that begins at a character of the text at the pointer.
 func (c *ruleCompiler) expression(inner string, from int, known names, pointer, source, what string) *expression {
-	e, problems := c.language.compile(inner, known)
+	e, problems := c.compiler.compile(inner, known)
 	for _, p := range problems {
 		p.at += from
 		c.fail(pointer, source, what, p)
@@ -380,7 +387,7 @@ func (c *ruleCompiler) key(guard, source string) *CompiledKey {
 		return nil
 	}
 	pointer, what := "/"+guard+"/key", guard+".key"
-	key, problems := compileKey(c.language, source, names{})
+	key, problems := compileKey(c.compiler.language, source, names{})
 	for _, p := range problems {
 		c.fail(pointer, source, what, p)
 	}

@@ -190,7 +190,7 @@ func constantList(node ast.Node) ast.Node {
 		case *ast.StringNode:
 			list[i] = item.Value
 		case *ast.IntegerNode:
-			list[i] = float64(item.Value) // as encoding/json has the numbers of payloads
+			list[i] = payloadNumber(int64(item.Value))
 		case *ast.FloatNode:
 			list[i] = item.Value
 		case *ast.BoolNode:

@@ -427,10 +427,33 @@ func compareValues(a, b any) (int, error) {
 }
 
 func compareNumbers(x, y number) int {
-	if x.whole && y.whole {
+	switch {
+	case x.whole && y.whole:
 		return cmp.Compare(x.integer, y.integer)
+	case x.whole && (x.integer > maxExactFloat || x.integer < -maxExactFloat):
+		return compareLarge(x.integer, y.float)
+	case y.whole && (y.integer > maxExactFloat || y.integer < -maxExactFloat):
+		return -compareLarge(y.integer, x.float)
 	}
 	return cmp.Compare(x.float, y.float)
+}
+
+// maxExactFloat is 2^53: beyond it a float64 skips whole numbers.
+const maxExactFloat = 1 << 53
+
+// compareLarge compares a whole number that a float64 may not hold with one that is a float64.
+func compareLarge(x int64, y float64) int {
+	switch {
+	case y >= math.MaxInt64:
+		return -1
+	case y <= math.MinInt64:
+		return 1
+	}
+	whole := math.Trunc(y) // every float64 of this size is whole, and smaller ones are told apart by it
+	if c := cmp.Compare(x, int64(whole)); c != 0 {
+		return c
+	}
+	return cmp.Compare(whole, y)
 }
 
 // timeOf reads a time, or a text as JSON has times.

@@ -13,12 +13,6 @@ var idleKeys = map[Kind][]string{
 	KindTrigger: {
 		"verify",
 	},
-	KindRule: {
-		"throttle",
-		"debounce",
-		"dedupe",
-		"breaker",
-	},
 }
 
 // notEnforced are keys of other systems that promise something which is not done.

@@ -132,6 +132,9 @@ func (s *Store) commit(ctx context.Context, events []NewEvent, match Matcher) (s
 	if err := c.match(ctx, match); err != nil {
 		return nil, err
 	}
+	if err := c.limit(ctx); err != nil {
+		return nil, err
+	}
 	if err := c.finish(ctx); err != nil {
 		// While the connection stands, whatever came over it is an answer.
 		if !conn.Conn().IsClosed() || c.resolve(ctx) != nil {
@@ -172,6 +175,7 @@ type eventCommit struct {
 	generation int64
 	xid        string
 	executions int
+	limiter    *limiter // nil: no match has limits
 }
 
 func (c *eventCommit) send(ctx context.Context, batch *pgx.Batch) error {
@@ -185,10 +189,11 @@ func (c *eventCommit) insert(ctx context.Context) error {
 	n := len(c.events)
 	triggers, instances, sources := make([]string, n), make([]string, n), make([]string, n)
 	ids, keys, problems, payloads := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	replays := make([]int64, n)
 	for i, e := range c.events {
 		triggers[i], instances[i], sources[i] = e.Trigger, e.Instance, e.Source
 		ids[i], keys[i] = cleanText(e.EventID), cleanKey(e.EventID)
-		problems[i], payloads[i] = e.Problem, string(e.Payload)
+		problems[i], payloads[i], replays[i] = e.Problem, string(e.Payload), e.ReplayOf
 	}
 	var batch pgx.Batch
 	batch.Queue("BEGIN")
@@ -204,6 +209,7 @@ func (c *eventCommit) insert(ctx context.Context) error {
 		"keys":         keys,
 		"problems":     problems,
 		"payloads":     payloads,
+		"replays":      replays,
 	}).Query(c.read)
 	return c.send(ctx, &batch)
 }
@@ -220,6 +226,8 @@ func (c *eventCommit) read(rows pgx.Rows) error {
 			EventID:  cleanText(e.EventID),
 			Payload:  e.Payload,
 			Problem:  e.Problem,
+			ReplayOf: optional(e.ReplayOf),
+			Rules:    e.Rules,
 		}}
 		if err := rows.Scan(&one.ID, &one.CreatedAt, &one.Duplicate); err != nil {
 			return err
@@ -285,6 +293,9 @@ func (c *eventCommit) match(ctx context.Context, match Matcher) error {
 func (c *eventCommit) finish(ctx context.Context) error {
 	var batch pgx.Batch
 	if err := c.queueMatches(&batch); err != nil {
+		return err
+	}
+	if err := c.queueStates(&batch); err != nil {
 		return err
 	}
 	c.queueDue(&batch)

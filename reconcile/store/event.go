@@ -28,6 +28,10 @@ type NewEvent struct {
 	Cursor json.RawMessage
 	// Due is the due time of a timer's firing, kept as the instance's last due time.
 	Due *time.Time
+	// ReplayOf is the event that this one repeats; 0: none.
+	ReplayOf int64
+	// Rules are the only rules that it is matched with; nil: all. Others do not hear of it.
+	Rules []string
 }
 
 // Event is a stored event.
@@ -40,6 +44,10 @@ type Event struct {
 	EventID   string          `json:"event_id,omitempty"`
 	Payload   json.RawMessage `json:"payload"`
 	Problem   string          `json:"problem,omitempty"`
+	ReplayOf  *int64          `json:"replay_of,omitempty"`
+
+	// Rules are those of the NewEvent, while it is being stored.
+	Rules []string `json:"-" db:"-"`
 }
 
 // The statuses of an enforcement.
@@ -59,6 +67,10 @@ type Match struct {
 	Warnings []string
 	// Executions are queued in the same transaction.
 	Executions []NewExecution
+	// Limits may leave nothing of it, or put it off; nil: there are none.
+	Limits *Limits
+	// Opened says why the rule's breaker opened at this event; empty: it did not.
+	Opened string
 }
 
 // Matcher gives the matches of stored events, in their order. generation is that of the transaction:

@@ -29,7 +29,7 @@ type MaintainReport struct {
 }
 
 // Maintain makes the partitions of the coming days and drops those that retention no longer wants
-// and nothing in the queue refers into; it prunes event_key and outdated revisions' files, and
+// and nothing in the queue refers into; it prunes event_key, rule_state and outdated revisions' files, and
 // forgets nodes that were not seen for a day. Where another node is at it, it does nothing.
 func (s *Store) Maintain(ctx context.Context, keep Retention) (MaintainReport, error) {
 	var report MaintainReport
@@ -37,6 +37,7 @@ func (s *Store) Maintain(ctx context.Context, keep Retention) (MaintainReport, e
 		s.makePartitions,
 		s.dropPartitions,
 		s.pruneEventKeys,
+		s.pruneRuleStates,
 		s.pruneRevisions,
 		s.forgetNodes,
 	} {
@@ -112,6 +113,21 @@ func (s *Store) pruneEventKeys(ctx context.Context, _ Retention, _ *MaintainRepo
 		cancel()
 		if err != nil {
 			return s.failed("prune event keys", err)
+		}
+		if tag.RowsAffected() < pruneBatch {
+			break
+		}
+	}
+	return nil
+}
+
+func (s *Store) pruneRuleStates(ctx context.Context, _ Retention, _ *MaintainReport) error {
+	for range pruneRounds {
+		ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+		tag, err := s.pool.Exec(ctx, s.queries.get("PruneRuleStates"), pgx.StrictNamedArgs{"most": pruneBatch})
+		cancel()
+		if err != nil {
+			return s.failed("prune the states of rules", err)
 		}
 		if tag.RowsAffected() < pruneBatch {
 			break

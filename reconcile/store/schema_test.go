@@ -114,7 +114,7 @@ func TestTables(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := strings.Fields(`pack revision file runtime action trigger sensor rule trigger_instance
-		event enforcement execution attempt output event_key queue node lease generation
+		event enforcement execution attempt output event_key rule_state queue node lease generation
 		token audit idempotency_key execution_now schema_version`)
 	slices.Sort(want)
 	if diff := cmp.Diff(want, got); diff != "" {

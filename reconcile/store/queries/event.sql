@@ -16,8 +16,8 @@ input AS MATERIALIZED (
         given.*
     FROM unnest(
         @trigger_refs::text[], @instances::text[], @sources::text[], @event_ids::text[],
-        @keys::text[], @problems::text[], @payloads::text[]
-    ) WITH ORDINALITY AS given (trigger_ref, instance, source, event_id, key, problem, payload, place)
+        @keys::text[], @problems::text[], @payloads::text[], @replays::bigint[]
+    ) WITH ORDINALITY AS given (trigger_ref, instance, source, event_id, key, problem, payload, replay_of, place)
     ORDER BY given.place
 ),
 keyed AS (
@@ -30,8 +30,8 @@ keyed AS (
     RETURNING id
 ),
 stored AS (
-    INSERT INTO attune.event (id, trigger_ref, instance, source, event_id, problem, payload)
-    SELECT id, trigger_ref, instance, source, event_id, problem, payload::jsonb
+    INSERT INTO attune.event (id, trigger_ref, instance, source, event_id, problem, payload, replay_of)
+    SELECT id, trigger_ref, instance, source, event_id, problem, payload::jsonb, NULLIF(replay_of, 0)
     FROM input
     WHERE key = ''
         OR id IN (SELECT id FROM keyed)
@@ -121,7 +121,7 @@ GROUP BY event_id;
 
 -- name: ListEvents
 -- A filter that is not wanted is NULL.
-SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem
+SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem, replay_of
 FROM attune.event
 WHERE (@trigger_ref::text IS NULL OR trigger_ref = @trigger_ref)
     AND (@source::text IS NULL OR source = @source)
@@ -131,7 +131,7 @@ ORDER BY id DESC
 LIMIT @most::integer;
 
 -- name: Event
-SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem
+SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem, replay_of
 FROM attune.event
 WHERE id = @id::bigint;
 
