@@ -103,6 +103,15 @@ type ExecConfig struct {
 	StopGrace time.Duration `toml:"stop_grace"`
 	// Drain is how long running actions may go on when the daemon stops. Defaults to 60s.
 	Drain time.Duration `toml:"drain"`
+	// RunAs is the user that children run as whose manifest names none. Defaults to the daemon's own.
+	RunAs string `toml:"run_as"`
+	// LimitMemory, LimitPids, LimitCPU, LimitOpenFiles and LimitFileSize bound every child whose
+	// manifest does not; 0: not at all. Default to nothing but 1024 processes.
+	LimitMemory    int64   `toml:"limit_memory"`
+	LimitPids      int     `toml:"limit_pids"`
+	LimitCPU       float64 `toml:"limit_cpu"`
+	LimitOpenFiles int     `toml:"limit_nofile"`
+	LimitFileSize  int64   `toml:"limit_fsize"`
 	// Warm keeps interpreters started ahead. Defaults to false.
 	Warm bool `toml:"warm"`
 }
@@ -149,6 +158,7 @@ func DefaultConfig() *Config {
 		Reconcile: ReconcileConfig{Debounce: 250 * time.Millisecond, MaxWait: 2 * time.Second, Resync: 30 * time.Second, Mode: "apply"},
 		Exec: ExecConfig{
 			Timeout: 300 * time.Second, OutputLimit: 1 << 20, StopGrace: 10 * time.Second, Drain: 60 * time.Second,
+			LimitPids: 1024,
 		},
 		Retention: RetentionConfig{Events: 30 * day, Executions: 90 * day, Revisions: 50},
 		Log:       LogConfig{Level: "info", Format: "auto"},
@@ -468,6 +478,13 @@ func (c *Config) validate() []ConfigProblem {
 		}
 	}
 	choice("reconcile.mode", c.Reconcile.Mode, "apply", "plan")
+	for key, n := range map[string]float64{
+		"exec.limit_pids": float64(c.Exec.LimitPids), "exec.limit_cpu": c.Exec.LimitCPU, "exec.limit_nofile": float64(c.Exec.LimitOpenFiles),
+	} {
+		if n < 0 {
+			refuse(key, "found %v, expected 0 (no limit) or more", n)
+		}
+	}
 	if c.Exec.Workers < 0 || c.Exec.Workers > maxWorkers {
 		refuse("exec.workers", "found %d, expected 0 (twice the cores) to %d", c.Exec.Workers, maxWorkers)
 	}

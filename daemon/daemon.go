@@ -90,12 +90,14 @@ func New(ctx context.Context, opts Options) (*Daemon, error) {
 	if opts.Config == nil || opts.Logger == nil || opts.Binary == "" {
 		return nil, errors.New("cannot build the daemon: Options needs Config, Logger and Binary")
 	}
+	registry := newRegistry(opts.Version)
+	opts.Logger = slog.New(countPanics(opts.Logger.Handler(), registry))
 	d := &Daemon{
 		config: opts.Config, opts: opts, log: opts.Logger.With("component", "daemon"), began: time.Now(),
 		notify:   newNotifier(opts.Logger),
 		secrets:  secrets{opts.Config.SecretsDirectory()},
 		keys:     seal.New(opts.Config.KeyFile()),
-		registry: newRegistry(opts.Version),
+		registry: registry,
 	}
 	d.queueMetrics = newQueueMetrics(d.registry)
 	if err := d.build(ctx); err != nil {
@@ -135,7 +137,12 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 
 	// From here on children can be started; those that a dead run left are gone.
-	if d.runner, err = child.NewRunner(ctx, child.Options{Binary: d.opts.Binary, StateDir: d.state, Logger: d.opts.Logger}); err != nil {
+	if d.runner, err = child.NewRunner(ctx, child.Options{
+		Binary: d.opts.Binary, StateDir: d.state, Logger: d.opts.Logger, Limits: child.Limits{
+			Memory: c.Exec.LimitMemory, Pids: int64(c.Exec.LimitPids), CPU: c.Exec.LimitCPU,
+			OpenFiles: int64(c.Exec.LimitOpenFiles), FileSize: c.Exec.LimitFileSize,
+		},
+	}); err != nil {
 		return err
 	}
 	d.undo = append(d.undo, func() {
@@ -184,7 +191,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	})
 	if d.sensors, err = sensor.New(sensor.Options{
 		Runner: d.runner, Interpreters: d.interpreters, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
-		Sink: d.intake, PackConfig: d.packConfig, Secret: d.secrets.secret,
+		Sink: d.intake, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {
@@ -194,8 +201,8 @@ func (d *Daemon) build(ctx context.Context) error {
 		Node: d.node, Store: d.store, Listener: d.listener, Runner: d.runner, Interpreters: d.interpreters,
 		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Unseal: d.keys.Open, Workers: c.Exec.Workers,
 		Timeout: c.Exec.Timeout, OutputLimit: c.Exec.OutputLimit, StopGrace: c.Exec.StopGrace, Drain: c.Exec.Drain,
-		MaxTimeout: d.maxTimeout,
-		DataDir:    filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, spoolFolder),
+		MaxTimeout: d.maxTimeout, RunAs: c.Exec.RunAs,
+		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, spoolFolder),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {
 		return err

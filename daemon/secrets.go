@@ -33,7 +33,7 @@ type secrets struct{ directory string }
 func (s secrets) secret(name string) (string, error) {
 	value, err := s.read(name)
 	if err != nil {
-		return "", fmt.Errorf("cannot read secret %s: %v", name, err)
+		return "", fmt.Errorf("cannot read secret %s: %w", name, err)
 	}
 	value = strings.TrimSuffix(value, "\n")
 	return strings.TrimSuffix(value, "\r"), nil

@@ -81,6 +81,12 @@ func (c *Config) keys() []key {
 		{"exec.output_limit", (*sizeValue)(&c.Exec.OutputLimit)},
 		{"exec.stop_grace", (*durationValue)(&c.Exec.StopGrace)},
 		{"exec.drain", (*durationValue)(&c.Exec.Drain)},
+		{"exec.run_as", (*textValue)(&c.Exec.RunAs)},
+		{"exec.limit_memory", (*sizeValue)(&c.Exec.LimitMemory)},
+		{"exec.limit_pids", (*intValue)(&c.Exec.LimitPids)},
+		{"exec.limit_cpu", (*floatValue)(&c.Exec.LimitCPU)},
+		{"exec.limit_nofile", (*intValue)(&c.Exec.LimitOpenFiles)},
+		{"exec.limit_fsize", (*sizeValue)(&c.Exec.LimitFileSize)},
 		{"exec.warm", (*boolValue)(&c.Exec.Warm)},
 		{"retention.events", (*durationValue)(&c.Retention.Events)},
 		{"retention.executions", (*durationValue)(&c.Retention.Executions)},
@@ -247,6 +253,33 @@ func (i *intValue) parse(text string) error {
 }
 
 func (i *intValue) show() any { return int(*i) }
+
+type floatValue float64
+
+func (f *floatValue) set(v any) error {
+	switch n := v.(type) {
+	case int64:
+		*f = floatValue(n)
+	case float64:
+		*f = floatValue(n)
+	default:
+		return mismatch(v, "a number")
+	}
+	if math.IsNaN(float64(*f)) || math.IsInf(float64(*f), 0) {
+		return mismatch(v, "a number")
+	}
+	return nil
+}
+
+func (f *floatValue) parse(text string) error {
+	n, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return mismatch(text, "a number")
+	}
+	return f.set(n)
+}
+
+func (f *floatValue) show() any { return float64(*f) }
 
 type boolValue bool
 

@@ -83,7 +83,19 @@ func (r *Runner) Start(ctx context.Context, spec Spec) (*Process, error) {
 	if spec.Detach {
 		id += detachMark
 	}
+	if !spec.Unmanaged {
+		explicit := spec.Limits
+		spec.Limits = explicit.or(r.limits)
+		if explicit.Pids == 0 && !r.cgroups.has("pids") {
+			// Without a cgroup it would count all of the user's processes, whoever started them.
+			spec.Limits.Pids = 0
+		}
+		if spec.Limits != (Limits{}) {
+			r.tellWeak(&spec)
+		}
+	}
 	p := &Process{runner: r, spec: spec, id: id, done: make(chan struct{})}
+	p.streams.log, p.streams.name = r.logger, spec.Name
 	// Its mark is known before it can be seen in /proc: the janitor kills whose mark it does not know.
 	r.announce(p)
 	if err := p.start(ctx); err != nil {
@@ -103,6 +115,7 @@ type Process struct {
 	pidfd   *os.File // nil on a kernel without
 	started time.Time
 	oomSeen uint64
+	limiter string  // script of a shell that limits itself and then becomes the child; empty: none
 	group   *cgroup // nil without
 	streams streams
 
@@ -126,6 +139,9 @@ func (p *Process) start(ctx context.Context) error {
 		}
 		p.group = g
 	}
+	if spec.User != nil && !spec.Unmanaged && !p.runner.mayLimit {
+		p.limiter = spec.Limits.limiter(p.runner.cgroups)
+	}
 	files, err := p.streams.open(spec, p.runner.null)
 	if err != nil {
 		p.group.remove()
@@ -146,8 +162,10 @@ func (p *Process) start(ctx context.Context) error {
 	}
 	if !spec.Unmanaged {
 		offerToOOM(pid)
-		if err := spec.Limits.apply(pid, p.runner.cgroups); err != nil {
-			p.runner.logger.Warn("child runs without its limit", "child", spec.Name, "err", err)
+		if p.limiter == "" {
+			if err := spec.Limits.apply(pid, p.runner.cgroups); err != nil {
+				p.runner.logger.Warn("child runs without its limit", "child", spec.Name, "err", err)
+			}
 		}
 	}
 	p.runner.register(p)
@@ -188,14 +206,29 @@ func (p *Process) forkOnce(files []uintptr, pidfd *int) (int, error) {
 	if p.group != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(p.group.dir.Fd())
 	}
+	path, argv := spec.Path, append([]string{spec.Path}, spec.Args...)
+	if p.limiter != "" {
+		path, argv = limiterShell, append([]string{limiterShell, "-c", p.limiter}, argv...)
+	}
 	start := func() (int, error) {
-		pid, _, err := syscall.StartProcess(spec.Path, append([]string{spec.Path}, spec.Args...), attr)
+		pid, _, err := syscall.StartProcess(path, argv, attr)
 		return pid, err
 	}
-	if spec.Umask != 0 && spec.Umask != defaultUmask {
-		return startWithUmask(spec.Umask, start)
+	ownUmask := spec.Umask != 0 && spec.Umask != defaultUmask
+	if !ownUmask && !p.runner.ambient {
+		return start()
 	}
-	return start()
+	return startApart(func() error {
+		if p.runner.ambient {
+			if err := dropAmbient(); err != nil {
+				return fmt.Errorf("cannot keep the daemon's capabilities from it: %v", err)
+			}
+		}
+		if ownUmask {
+			return setOwnUmask(spec.Umask)
+		}
+		return nil
+	}, start)
 }
 
 // environ puts our marks first: where a variable is given twice, programs and we take the first.

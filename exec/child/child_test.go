@@ -233,30 +233,6 @@ func TestUmask(t *testing.T) {
 	}
 }
 
-func TestUser(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("only root may start children as somebody else")
-	}
-	r := newTestRunner(t)
-	nobody, err := LookupUser("nobody")
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec := sh("id -un")
-	spec.User = nobody
-	if got, _ := output(t, r, spec); got != "nobody\n" {
-		t.Errorf("got %q", got)
-	}
-}
-
-func TestLookupUser(t *testing.T) {
-	t.Parallel()
-	if _, err := LookupUser("no-such-user"); err == nil || !strings.Contains(err.Error(), "no such user") {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestStopIsKillAfterGrace(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t)

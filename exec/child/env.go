@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -70,6 +71,15 @@ func (e *Env) List() []string {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// DataFolder names the folder of a pack's data: each user that its children run as has one of their
+// own, for none could use another's. No pack's ref has a dot.
+func DataFolder(pack string, as *User) string {
+	if as == nil {
+		return pack
+	}
+	return pack + "." + strconv.FormatUint(uint64(as.UID), 10)
 }
 
 // Key makes the part of a variable's name that stands for a parameter: upper case, everything

@@ -2,12 +2,14 @@ package child
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -27,8 +29,8 @@ const (
 	oomCounterAge = time.Second
 )
 
-// Limits bound one child; zero means the daemon's default, which is inherited. In a cgroup they bound
-// the whole tree. Without one Memory bounds the data of each single process, Pids is the number of
+// Limits bound one child; zero means the default of Options, and where that is zero too, what the
+// daemon itself has. In a cgroup they bound the whole tree. Without one Memory bounds the data of each single process, Pids is the number of
 // processes of the user and does not bind root, and CPU is not bounded.
 type Limits struct {
 	Memory    int64   // bytes
@@ -38,10 +40,53 @@ type Limits struct {
 	CPU       float64 // cores
 }
 
+// or fills what is not limited from the defaults.
+func (l Limits) or(defaults Limits) Limits {
+	return Limits{
+		Memory:    cmp.Or(l.Memory, defaults.Memory),
+		FileSize:  cmp.Or(l.FileSize, defaults.FileSize),
+		OpenFiles: cmp.Or(l.OpenFiles, defaults.OpenFiles),
+		Pids:      cmp.Or(l.Pids, defaults.Pids),
+		CPU:       cmp.Or(l.CPU, defaults.CPU),
+	}
+}
+
+// weak tells what of the limits does not hold as it reads, and why.
+func (l Limits) weak(cg *cgroups, uid int) map[string]string {
+	const wants = "; that takes a cgroup v2 that is delegated to the daemon (Delegate=yes in its unit)"
+	found := map[string]string{}
+	if l.CPU > 0 && !cg.has("cpu") {
+		found["cpu"] = "it is not enforced" + wants
+	}
+	if l.Memory > 0 && !cg.has("memory") {
+		found["memory"] = "it bounds the data of each process, not the whole tree" + wants
+	}
+	if l.Pids > 0 && !cg.has("pids") {
+		found["pids"] = "it bounds the processes of the user, not those of the tree" + wants
+		if uid == 0 {
+			found["pids"] = "it is not enforced, for it would not bind root" + wants
+		}
+	}
+	return found
+}
+
+// tellWeak says once for each kind of limit that it does not hold as it reads.
+func (r *Runner) tellWeak(spec *Spec) {
+	uid := os.Geteuid()
+	if spec.User != nil {
+		uid = int(spec.User.UID)
+	}
+	for limit, why := range spec.Limits.weak(r.cgroups, uid) {
+		if _, told := r.weakTold.LoadOrStore(limit, true); !told {
+			r.logger.Warn("limit of a child does not hold as it reads", "limit", limit, "child", spec.Name, "err", why)
+		}
+	}
+}
+
 // apply sets what the kernel offers per process. It comes right after the exec: for some ten
 // microseconds the child runs with the inherited limits, and what it forks in that time keeps them.
 // Only a wrapper program could close that window, at twice the price of a start; the limits of a cgroup
-// hold from the first instruction. For a child of another user it needs CAP_SYS_RESOURCE.
+// hold from the first instruction. For a child of another user it needs CAP_SYS_RESOURCE; see limiter.
 func (l Limits) apply(pid int, cg *cgroups) error {
 	set := func(what string, resource int, n int64) error {
 		lim := unix.Rlimit{Cur: uint64(n), Max: uint64(n)}
@@ -74,6 +119,35 @@ func (l Limits) apply(pid int, cg *cgroups) error {
 		errs = append(errs, set("processes", unix.RLIMIT_NPROC, l.Pids))
 	}
 	return errors.Join(errs...)
+}
+
+// limiterShell is there on every system, and starts in a millisecond.
+const limiterShell = "/bin/sh"
+
+// limiter is a script that sets what apply would set and becomes its arguments; empty: there is nothing
+// to set. It is for children of other users where this daemon lacks CAP_SYS_RESOURCE, as in many
+// containers: a process may always lower its own limits.
+func (l Limits) limiter(cg *cgroups) string {
+	const block, kilo = 512, 1024 // POSIX counts files in blocks, shells count memory in KiB
+	var b strings.Builder
+	set := func(flag string, n int64) { fmt.Fprintf(&b, "ulimit -%s %d && ", flag, n) }
+	if l.FileSize > 0 {
+		set("f", (l.FileSize+block-1)/block)
+	}
+	if l.OpenFiles > 0 {
+		set("n", l.OpenFiles)
+	}
+	if l.Memory > 0 && !cg.has("memory") {
+		set("d", (l.Memory+kilo-1)/kilo)
+	}
+	if l.Pids > 0 && !cg.has("pids") {
+		// Shells do not agree on the letter, and -p is the size of pipes to bash.
+		fmt.Fprintf(&b, "{ ulimit -u %[1]d || ulimit -p %[1]d; } 2>/dev/null && ", l.Pids)
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return b.String() + `exec "$0" "$@"`
 }
 
 // forbidCores is for this process and all that it starts: a core file may hold secrets, and fills disks.
@@ -111,22 +185,29 @@ func offerToOOM(pid int) {
 	unix.Close(fd)
 }
 
-// startWithUmask forks on a thread that has a umask of its own, as the process has only one and a
-// change of it would hit every file that is created meanwhile. The thread ends with the goroutine.
-func startWithUmask(umask int, start func() (int, error)) (pid int, err error) {
+// startApart forks on a thread of its own, for what a child inherits from the thread that forks it and
+// the daemon must not change for itself. The thread ends with the goroutine.
+func startApart(prepare func() error, start func() (int, error)) (pid int, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
-		if err = unix.Unshare(unix.CLONE_FS); err != nil {
-			err = fmt.Errorf("cannot give it a umask of its own: %v", err)
-			return
+		if err = prepare(); err == nil {
+			pid, err = start()
 		}
-		unix.Umask(umask)
-		pid, err = start()
 	}()
 	<-done
 	return pid, err
+}
+
+// setOwnUmask gives the calling thread a umask of its own, as the process has only one and a change of
+// it would hit every file that is created meanwhile.
+func setOwnUmask(umask int) error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("cannot give it a umask of its own: %v", err)
+	}
+	unix.Umask(umask)
+	return nil
 }
 
 // oomKills remembers how many processes the kernel had killed for memory. Without a memory cgroup it is

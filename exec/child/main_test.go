@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == keeperCommand:
 		os.Exit(RunKeeper())
+	case os.Getenv(helperVar) == capabilitiesHelper:
+		os.Exit(showCapabilities())
 	case os.Getenv(helperVar) != "":
 		os.Exit(helper(os.Getenv(helperVar)))
 	}

@@ -31,6 +31,9 @@ type Options struct {
 	// run are known at the next start. Empty: no record and no lock, only with NoKeeper.
 	StateDir string
 	Logger   *slog.Logger
+	// Limits bound every child that names none of its own, but those that are Unmanaged. The default of
+	// Pids counts only in a cgroup: elsewhere the kernel counts by user.
+	Limits Limits
 	// NoKeeper leaves the keeper out: for short-lived commands and tests that watch their own children.
 	NoKeeper bool
 }
@@ -45,7 +48,14 @@ type Runner struct {
 	keeper  *keeperLink
 	state   *stateDir // nil without
 	oom     oomKills
-	lastID  atomic.Int64
+	limits  Limits
+	users   users
+	// ambient says that this daemon has capabilities that its children would inherit.
+	ambient bool
+	// mayLimit says that the limits of another user's process may be set.
+	mayLimit bool
+	weakTold sync.Map // kind of limit
+	lastID   atomic.Int64
 
 	deadRun string
 	killed  int
@@ -77,6 +87,10 @@ func NewRunner(ctx context.Context, opts Options) (*Runner, error) {
 	r := &Runner{
 		logger:      opts.Logger.With("component", "child"),
 		id:          newRunID(),
+		limits:      opts.Limits,
+		users:       users{missing: sync.OnceValue(missingCapabilities)},
+		ambient:     hasAmbient(),
+		mayLimit:    hasCapability(unix.CAP_SYS_RESOURCE),
 		byPID:       map[int]*Process{},
 		byID:        map[string]*Process{},
 		stopJanitor: make(chan struct{}),

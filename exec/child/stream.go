@@ -2,8 +2,11 @@ package child
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -27,6 +30,8 @@ type streams struct {
 	reading   sync.WaitGroup
 	mu        sync.Mutex
 	cut       bool
+	log       *slog.Logger
+	name      string // of the child
 }
 
 // open makes the pipes and gives the child's descriptors in order.
@@ -145,7 +150,7 @@ func (s *streams) feed(from io.Reader) {
 
 func (s *streams) drain(f *os.File, w io.Writer) {
 	defer f.Close()
-	if !drain(f, w) {
+	if !drain(f, &contained{w: w, streams: s}) {
 		s.mu.Lock()
 		s.cut = true
 		s.mu.Unlock()
@@ -169,6 +174,23 @@ func (s *streams) finish() (cut bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cut
+}
+
+// contained keeps a mistake in a writer to its one child: what panicked gets no more, and the child
+// notices nothing.
+type contained struct {
+	w       io.Writer
+	streams *streams
+}
+
+func (c *contained) Write(p []byte) (n int, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			c.streams.log.Error("reading a child's output panicked, the rest of it is lost", "child", c.streams.name, "err", fmt.Sprint(v), "stack", string(debug.Stack()))
+			n, err = 0, errors.New("it panicked")
+		}
+	}()
+	return c.w.Write(p)
 }
 
 // drain hands on all that comes until the end; false says that the deadline came first.

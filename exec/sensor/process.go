@@ -2,6 +2,7 @@ package sensor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -118,10 +119,8 @@ func (l *launcher) gather(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if spec.RunAs != "" {
-		if l.owner, err = child.LookupUser(spec.RunAs); err != nil {
-			return err
-		}
+	if l.owner, err = l.opts.Runner.User(cmp.Or(spec.RunAs, l.opts.RunAs)); err != nil {
+		return err
 	}
 	if l.cursor, err = l.opts.Instances.SensorCursor(ctx, l.ref); err != nil {
 		return fmt.Errorf("%w: cannot read its cursor: %v", errAway, err)
@@ -196,7 +195,7 @@ func (l *launcher) folders() (err error) {
 			return fmt.Errorf("cannot make a folder for children: %v", err)
 		}
 	}
-	l.data = filepath.Join(l.opts.DataDir, l.pack)
+	l.data = filepath.Join(l.opts.DataDir, child.DataFolder(l.pack, l.owner))
 	switch err := os.Mkdir(l.data, 0o700); {
 	case err == nil:
 		if err := l.give(l.data); err != nil {

@@ -62,6 +62,8 @@ type Options struct {
 	Revisions    Revisions
 	Sink         Sink
 	PackConfig   func(pack string) map[string]any
+	// RunAs is the user of sensors that name none. Defaults to the daemon's own.
+	RunAs string
 	// Secret resolves a secret by name for sensors' secret configuration.
 	Secret func(name string) (string, error)
 	// DataDir holds a folder for each pack that its children may write; TempDir their TMPDIRs.

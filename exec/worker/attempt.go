@@ -155,6 +155,10 @@ func (a *attempt) run() *store.Outcome {
 	if plan != nil {
 		defer plan.clear()
 	}
+	if child.ShortageOf(err) != child.NoShortage {
+		a.pool.ranShort(err)
+		err = fmt.Errorf("%w: %w", errAway, err)
+	}
 	if reason, _ := a.stopped(); reason != stopNot || errors.Is(err, errAway) || a.pool.isDraining() {
 		a.release(err)
 		return nil
@@ -180,8 +184,12 @@ func (a *attempt) run() *store.Outcome {
 		if reason, _ := a.stopped(); reason != stopNot {
 			return a.neverRan()
 		}
+		if child.ShortageOf(err) != child.NoShortage {
+			return a.postponed(err)
+		}
 		return a.failed(err)
 	}
+	a.pool.started()
 	return a.watch(plan, proc)
 }
 
@@ -218,6 +226,14 @@ func (a *attempt) neverRan() *store.Outcome {
 		again(o, 0)
 		o.Spare = true
 	}
+	return o
+}
+
+// postponed is for an attempt whose start was recorded and that could not be started here and now: it
+// goes back to the queue.
+func (a *attempt) postponed(err error) *store.Outcome {
+	o := &store.Outcome{Status: store.StatusCancelled, Error: child.Sanitize([]byte(err.Error()))}
+	again(o, a.pool.ranShort(err))
 	return o
 }
 
@@ -316,11 +332,17 @@ func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkil
 	return o
 }
 
+// sigKill is the signal that leaves no trace of its sender.
+const sigKill = "SIGKILL"
+
 // judge is for a child that ended by itself.
 func (a *attempt) judge(plan *plan, exit child.Exit, o *store.Outcome) {
 	o.Status = store.StatusFailed
 	if exit.Code != 0 {
 		o.Error = exit.String()
+		if exit.Signal == sigKill && !exit.OOM {
+			o.Error += ", which Attune did not send"
+		}
 		o.Result = plan.result(a.stdout, nil)
 		return
 	}

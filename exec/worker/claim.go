@@ -83,6 +83,9 @@ func (p *Pool) claim(ctx context.Context, free int) ([]store.Claimed, error) {
 
 // freeSlots tells how many attempts may be claimed now.
 func (p *Pool) freeSlots() int {
+	if p.shortage.left(time.Now()) > 0 {
+		return 0
+	}
 	if p.lease.age(p.boottime()) >= fenceStop || p.finisher.backlog() > backlogFactor*p.opts.Workers {
 		return 0
 	}

@@ -2,6 +2,8 @@ package worker
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/attune-io/attune/exec/child"
 )
 
 type metrics struct {
@@ -11,6 +13,7 @@ type metrics struct {
 	workers    *prometheus.GaugeVec
 	fenced     prometheus.Counter
 	selfFence  prometheus.Counter
+	shortages  *prometheus.CounterVec
 	total      int
 }
 
@@ -39,9 +42,15 @@ func newMetrics(registerer prometheus.Registerer, workers int) *metrics {
 			Name: "attune_self_fence_total", Help: "How often this node stopped its own attempts because it could not renew their leases.",
 		}),
 	}
+	m.shortages = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "attune_start_shortages_total", Help: "Starts that failed for want of something the machine had run out of, by what.",
+	}, []string{"shortage"})
+	for _, kind := range []child.Shortage{child.ShortageFiles, child.ShortageProcesses, child.ShortageMemory, child.ShortageDisk} {
+		m.shortages.WithLabelValues(string(kind))
+	}
 	m.setBusy(0)
 	if registerer != nil {
-		registerer.MustRegister(m.executions, m.duration, m.wait, m.workers, m.fenced, m.selfFence)
+		registerer.MustRegister(m.executions, m.duration, m.wait, m.workers, m.fenced, m.selfFence, m.shortages)
 	}
 	return m
 }

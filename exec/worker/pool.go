@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,9 @@ const (
 	defaultTimeout     = 300 * time.Second
 	defaultOutputLimit = 1 << 20 // bytes
 	defaultStopGrace   = 10 * time.Second
+
+	// persistPause comes before a loop that panicked is started again.
+	persistPause = time.Second
 
 	// hurryGrace is what a child gets to end itself once somebody is in a hurry.
 	hurryGrace = time.Second
@@ -67,6 +71,8 @@ type Options struct {
 	Secret       func(name string) (string, error) // nil: there is none
 	// Unseal opens a parameter that was encrypted when it was queued; nil: none can be.
 	Unseal func(action, pointer, sealed string) (any, error)
+	// RunAs is the user of actions that name none. Defaults to the daemon's own.
+	RunAs string
 	// Workers is how many children run at once. Defaults to twice the cores.
 	Workers int
 	// Timeout is for actions that name none; OutputLimit bounds what is kept of a stream, in bytes.
@@ -162,6 +168,7 @@ type Pool struct {
 	leaseUntil func(time.Duration)
 
 	lease    lease
+	shortage shortage
 	starter  starter
 	finisher finisher
 	// wake tells the claim loop that something changed for it.
@@ -226,7 +233,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	defer stop()
 	var helpers sync.WaitGroup
 	for _, helper := range []func(context.Context){p.renewLeases, p.guardLease, p.starter.run, p.reap, p.hearCancels} {
-		helpers.Go(func() { helper(work) })
+		helpers.Go(func() { p.persist(work, helper) })
 	}
 	var finishing sync.WaitGroup
 	finishing.Go(p.finisher.run)
@@ -240,6 +247,25 @@ func (p *Pool) Run(ctx context.Context) error {
 	stop()
 	helpers.Wait()
 	return nil
+}
+
+// persist runs a helper until ctx ends. A mistake of ours in one of them must not take the daemon, and
+// all that runs, down with it.
+func (p *Pool) persist(ctx context.Context, helper func(context.Context)) {
+	for ctx.Err() == nil {
+		func() {
+			defer func() {
+				if v := recover(); v != nil {
+					p.log.Error("a loop of the pool panicked, it is started again", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
+				}
+			}()
+			helper(ctx)
+		}()
+		select {
+		case <-ctx.Done():
+		case <-time.After(persistPause):
+		}
+	}
 }
 
 // Hurry ends a drain now. It may be called before there is one.

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -178,10 +179,8 @@ func (a *attempt) gather(p *plan) (err error) {
 	if err != nil {
 		return err
 	}
-	if p.action.RunAs != "" {
-		if p.owner, err = child.LookupUser(p.action.RunAs); err != nil {
-			return err
-		}
+	if p.owner, err = a.pool.opts.Runner.User(cmp.Or(p.action.RunAs, a.pool.opts.RunAs)); err != nil {
+		return err
 	}
 	p.spec = child.Spec{
 		Name: "execution " + strconv.FormatInt(a.claim.ExecutionID, 10),
@@ -232,18 +231,18 @@ func versionCheck(versions string) (func(string) bool, error) {
 
 // folders makes the pack's data folder and a folder for this attempt alone.
 func (a *attempt) folders(p *plan) (err error) {
-	p.data = filepath.Join(a.pool.opts.DataDir, p.pack)
+	p.data = filepath.Join(a.pool.opts.DataDir, child.DataFolder(p.pack, p.owner))
 	if err := os.Mkdir(p.data, 0o700); err == nil {
 		err = give(p.data, p.owner)
 		if err != nil {
 			return err
 		}
 	} else if !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("cannot make the pack's data folder: %v", err)
+		return fmt.Errorf("cannot make the pack's data folder: %w", err)
 	}
 	name := fmt.Sprintf("%s%d-", tempPrefix, a.claim.ExecutionID)
 	if p.temp, err = os.MkdirTemp(a.pool.opts.TempDir, name); err != nil {
-		return fmt.Errorf("cannot make a folder for temporary files: %v", err)
+		return fmt.Errorf("cannot make a folder for temporary files: %w", err)
 	}
 	return give(p.temp, p.owner)
 }
@@ -265,7 +264,7 @@ func (a *attempt) lay(p *plan, d *delivery) error {
 	if d.file != nil {
 		file := filepath.Join(p.temp, "parameters")
 		if err := os.WriteFile(file, d.file, 0o400); err != nil {
-			return fmt.Errorf("cannot write the parameter file: %v", err)
+			return fmt.Errorf("cannot write the parameter file: %w", err)
 		}
 		if err := give(file, p.owner); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -209,10 +210,28 @@ func misfits(schema *manifest.Schema, result json.RawMessage) string {
 	return "the result does not fit output_schema: " + strings.Join(texts, "; ")
 }
 
+const (
+	// resultTries and resultPause are for a daemon that has run out of descriptors: the action has done
+	// its work, so its result is worth waiting for.
+	resultTries = 100
+	resultPause = 50 * time.Millisecond
+)
+
+func openResult(path string) (fd int, err error) {
+	for range resultTries {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		if child.ShortageOf(err) != child.ShortageFiles {
+			break
+		}
+		<-time.After(resultPause)
+	}
+	return fd, err
+}
+
 // readResultFile reads what the child wrote, if anything: it may be a link, a pipe or a disk full of
 // zeros as well.
 func readResultFile(path string) ([]byte, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := openResult(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
