@@ -13,7 +13,7 @@ import (
 // condition reads `when` in all its spellings into one expression; "" is always.
 func (d *decoder) condition(o *mapping) string {
 	const key = "when"
-	e := o.get(key, "criteria", "conditions")
+	e := o.get(key)
 	if e == nil {
 		return ""
 	}
@@ -36,7 +36,7 @@ func (d *decoder) condition(o *mapping) string {
 		return ""
 	}
 	if e.field("expression") != nil {
-		c := d.mapping(e.value, e.pointer)
+		c := d.mapping(e.value, e.pointer, expressionKeys)
 		expression := c.str("expression")
 		d.alias(c.at("expression"), o.at(key))
 		c.finish()
@@ -87,7 +87,7 @@ func (d *decoder) criteria(list *entry) string {
 			d.mismatch(&entry{value: item, path: path}, "{field, operator, value}", "")
 			continue
 		}
-		if term := d.criterion(d.mapping(item, list.pointer+"/"+strconv.Itoa(i)), path); term != "" {
+		if term := d.criterion(d.mapping(item, list.pointer+"/"+strconv.Itoa(i), criterionKeys), path); term != "" {
 			terms = append(terms, term)
 		}
 	}

@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"math"
 	"slices"
 	"strconv"
 )
@@ -9,26 +8,22 @@ import (
 // action reads actions/*.yaml. What it gives is complete only where d has no errors; its ref is good
 // as soon as it is not empty. The same holds for the other kinds.
 func (d *decoder) action(v *value, src *source) Component {
-	o := d.mapping(v, "")
+	o := d.mapping(v, "", actionKeys)
 	a := &Action{Header: d.header(o, src.pack)}
 	a.Runner = d.runner(o, KindAction, a.Name, src)
 	a.Parameters = o.schema("parameters", false)
-	a.OutputSchema = o.schema("output_schema", true, "output")
-	a.OutputFormat = o.choice("output_format", map[string]string{
-		OutputText: OutputText, OutputJSON: OutputJSON, OutputYAML: OutputYAML, OutputJSONL: OutputJSONL,
-	})
-	a.ParameterDelivery = o.choice("parameter_delivery", map[string]string{
-		DeliverEnv: DeliverEnv, DeliverStdin: DeliverStdin, DeliverFile: DeliverFile,
-	})
-	a.ParameterFormat = o.choice("parameter_format", words("json", "dotenv", "yaml"))
+	a.OutputSchema = o.schema("output_schema", true)
+	a.OutputFormat = o.choice("output_format")
+	a.ParameterDelivery = o.choice("parameter_delivery")
+	a.ParameterFormat = o.choice("parameter_format")
 	a.Timeout = o.duration("timeout")
 	a.Expires = o.duration("expires")
 	a.Retry = d.retry(o)
 	a.Concurrency = d.concurrency(o, a)
-	a.Priority = int(o.integer("priority", math.MinInt32))
-	a.OnLost = o.choice("on_lost", words("fail", "retry"))
-	a.Warm = o.flag("warm", false)
-	a.Detach = o.flag("detach", false)
+	a.Priority = int(o.integer("priority"))
+	a.OnLost = o.choice("on_lost")
+	a.Warm = o.flag("warm")
+	a.Detach = o.flag("detach")
 	o.warnIdle(KindAction)
 	o.finish()
 	d.checkVariables(a)
@@ -41,9 +36,9 @@ func (d *decoder) retry(o *mapping) *Retry {
 		return nil
 	}
 	r := &Retry{
-		MaxAttempts: int(c.integer("max_attempts", 1)),
-		Delay:       c.pause("delay"),
-		Backoff:     c.choice("backoff", words("constant", "exponential")),
+		MaxAttempts: int(c.integer("max_attempts")),
+		Delay:       c.duration("delay"),
+		Backoff:     c.choice("backoff"),
 		MaxDelay:    c.duration("max_delay"),
 		On:          c.texts("on"),
 		ExitCodes:   d.exitCodes(c),
@@ -66,6 +61,9 @@ func (d *decoder) retry(o *mapping) *Retry {
 	return r
 }
 
+// highestExitCode: a wait status has no more.
+const highestExitCode = 255
+
 func (d *decoder) exitCodes(o *mapping) []int {
 	e := o.get("exit_codes")
 	if e == nil {
@@ -75,11 +73,10 @@ func (d *decoder) exitCodes(o *mapping) []int {
 		d.mismatch(e, "a list", "")
 		return nil
 	}
-	const highest = 255 // a wait status has no more
 	var codes []int
 	for i, item := range e.items {
 		code, ok := item.scalar.(int64)
-		if !ok || code < 0 || code > highest {
+		if !ok || code < 0 || code > highestExitCode {
 			d.mismatch(&entry{value: item, path: e.path + "." + strconv.Itoa(i)}, "an exit code from 0 to 255", "")
 			continue
 		}
@@ -95,9 +92,9 @@ func (d *decoder) concurrency(o *mapping, a *Action) *Concurrency {
 		return nil
 	}
 	limit := &Concurrency{
-		Max:    int(c.integer("max", 1)),
+		Max:    int(c.integer("max")),
 		Key:    c.str("key"),
-		Policy: c.choice("policy", words("queue", "skip", "replace")),
+		Policy: c.choice("policy"),
 	}
 	if !c.has("max") {
 		d.fail(c.v.place, "add max: 1", "cannot use concurrency: it has no max")

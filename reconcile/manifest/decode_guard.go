@@ -12,7 +12,7 @@ func (o *mapping) guard(key, hint string) *mapping {
 		o.d.mismatch(e, "a mapping", hint)
 		return nil
 	}
-	return o.d.mapping(e.value, e.pointer)
+	return o.d.mapping(e.value, e.pointer, subKeys(o.key(key).shape))
 }
 
 // needs tells a key that a mapping cannot do without.
@@ -27,7 +27,7 @@ func (o *mapping) throttle() *Throttle {
 	if c == nil {
 		return nil
 	}
-	t := &Throttle{Max: int(c.integer("max", 1)), Per: c.window("per"), Key: trimEnd(c.str("key"))}
+	t := &Throttle{Max: int(c.integer("max")), Per: c.duration("per"), Key: trimEnd(c.str("key"))}
 	c.needs("throttle", "max", "10")
 	c.needs("throttle", "per", "1m")
 	c.finish()
@@ -39,7 +39,7 @@ func (o *mapping) debounce() *Debounce {
 	if c == nil {
 		return nil
 	}
-	b := &Debounce{Window: c.window("window"), MaxWait: c.duration("max_wait"), Key: trimEnd(c.str("key"))}
+	b := &Debounce{Window: c.duration("window"), MaxWait: c.duration("max_wait"), Key: trimEnd(c.str("key"))}
 	c.needs("debounce", "window", "30s")
 	if b.MaxWait > 0 && b.MaxWait < b.Window {
 		o.d.fail(c.place("max_wait"), "", "cannot use debounce.max_wait: found %s, expected at least the window of %s", b.MaxWait, b.Window)
@@ -53,7 +53,7 @@ func (o *mapping) dedupe() *Dedupe {
 	if c == nil {
 		return nil
 	}
-	u := &Dedupe{Key: trimEnd(c.str("key")), Window: c.window("window")}
+	u := &Dedupe{Key: trimEnd(c.str("key")), Window: c.duration("window")}
 	c.needs("dedupe", "window", "1h")
 	c.finish()
 	return u
@@ -71,7 +71,7 @@ func (o *mapping) breaker() *Breaker {
 		return nil
 	}
 	b := &Breaker{
-		Failures: int(c.integer("failures", 1)), Executions: int(c.integer("executions", 1)),
+		Failures: int(c.integer("failures")), Executions: int(c.integer("executions")),
 		Per: c.duration("per"), Pause: c.duration("pause"),
 	}
 	switch {

@@ -2,7 +2,7 @@ package manifest
 
 // pack reads pack.yaml. schema is what config.schema.yaml holds, or nil.
 func (d *decoder) pack(v *value, folder string, schema *value) *Pack {
-	o := d.mapping(v, "")
+	o := d.mapping(v, "", packKeys)
 	p := &Pack{
 		Ref:         d.packRef(o, folder),
 		Label:       d.packLabel(o),
@@ -10,17 +10,16 @@ func (d *decoder) pack(v *value, folder string, schema *value) *Pack {
 		Version:     o.version("version"),
 		Author:      o.str("author"),
 		Email:       o.str("email"),
-		System:      o.flag("system", false, "is_standard"),
-		Enabled:     o.flag("enabled", true),
+		System:      o.flag("system"),
+		Enabled:     o.flag("enabled"),
 		Config:      o.tree("config"),
-		Meta:        o.tree("meta", "metadata"),
-		Tags:        o.texts("tags", "keywords"),
+		Meta:        o.tree("meta"),
+		Tags:        o.texts("tags"),
 		Attune:      o.versions("attune"),
-		Extra: o.keep("license", "homepage", "repository", "contributors", "icon",
-			"testing", "examples"),
+		Extra: o.keep(),
 		Places: d.places,
 	}
-	p.ConfSchema = o.schema("conf_schema", true, "config_schema")
+	p.ConfSchema = o.schema("conf_schema", true)
 	if schema != nil {
 		d.configSchema(o, p, schema)
 	}

@@ -1,20 +1,19 @@
 package manifest
 
 import (
-	"math"
 	"strconv"
 	"strings"
 )
 
 // rule reads rules/*.yaml.
 func (d *decoder) rule(v *value, src *source) Component {
-	o := d.mapping(v, "")
+	o := d.mapping(v, "", ruleKeys)
 	r := &Rule{Header: d.header(o, src.pack)}
 	r.Trigger = d.ruleTrigger(o, src.pack)
 	r.When = d.condition(o)
 	r.Actions = d.ruleActions(o, src.pack)
 	r.ForEach = o.str("for_each")
-	r.Priority = int(o.integer("priority", math.MinInt32))
+	r.Priority = int(o.integer("priority"))
 	r.Throttle = o.throttle()
 	r.Debounce = o.debounce()
 	r.Dedupe = o.dedupe()
@@ -114,8 +113,8 @@ func (d *decoder) useValue(e *entry, pack string) Use {
 		d.mismatch(e, "a ref or {ref, parameters}", "")
 		return use
 	}
-	c := d.mapping(e.value, e.pointer)
-	if ref := c.get("ref", "type"); ref != nil {
+	c := d.mapping(e.value, e.pointer, actionUseKeys)
+	if ref := c.get("ref"); ref != nil {
 		use.Ref = d.reference(ref, pack)
 	} else if !c.has("ref", "type") {
 		d.fail(e.place, "add ref", "cannot use %s: it has no ref", e.path)

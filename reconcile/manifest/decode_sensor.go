@@ -8,17 +8,17 @@ import (
 
 // sensor reads sensors/*.yaml.
 func (d *decoder) sensor(v *value, src *source) Component {
-	o := d.mapping(v, "")
+	o := d.mapping(v, "", sensorKeys)
 	s := &Sensor{Header: d.header(o, src.pack)}
 	s.Runner = d.runner(o, KindSensor, s.Name, src)
 	s.TriggerTypes = d.triggerTypes(o, src)
-	s.OnDemand = o.flag("on_demand", false)
+	s.OnDemand = o.flag("on_demand")
 	s.Parameters = o.schema("parameters", false)
 	s.Config = d.sensorConfig(o)
 	s.PollInterval = o.duration("poll_interval")
 	s.Watchdog = o.duration("watchdog")
-	s.Ack = o.flag("ack", false)
-	s.Updates = o.flag("updates", false)
+	s.Ack = o.flag("ack")
+	s.Updates = o.flag("updates")
 	o.warnIdle(KindSensor)
 	o.finish()
 	return s
@@ -27,7 +27,15 @@ func (d *decoder) sensor(v *value, src *source) Component {
 // triggerTypes reads the refs of the triggers that the sensor may fire, sorted: their order means
 // nothing.
 func (d *decoder) triggerTypes(o *mapping, src *source) []string {
-	e := o.get("trigger_types", "trigger_type")
+	e, one := o.get("trigger_types"), o.get("trigger_type")
+	if e != nil && one != nil {
+		d.fail(one.place, "keep one of them", `cannot use key "trigger_type" beside "trigger_types": both mean trigger_types`)
+	}
+	if e == nil && one != nil {
+		e = one
+		d.alias("/trigger_type", "/trigger_types")
+		e.pointer = "/trigger_types"
+	}
 	if e == nil {
 		if !o.has("trigger_types", "trigger_type") {
 			d.fail(o.v.place, "add trigger_types: [my_trigger]", "cannot use this sensor: it has no trigger_types")
@@ -35,7 +43,7 @@ func (d *decoder) triggerTypes(o *mapping, src *source) []string {
 		return nil
 	}
 	items := e.items
-	if e.kind == scalarValue && o.used["trigger_type"] {
+	if e.kind == scalarValue && e == one {
 		items = []*value{e.value}
 	} else if e.kind != listValue {
 		d.mismatch(e, "a list of triggers", fmt.Sprintf("write [%s]", e.text))

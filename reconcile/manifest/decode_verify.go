@@ -37,14 +37,10 @@ func (o *mapping) verify(triggerType string) *Verify {
 		o.d.mismatch(e, "a mapping, token or none", "")
 		return nil
 	}
-	c := o.d.mapping(e.value, e.pointer)
-	same := map[string]string{}
-	for word := range verifiers {
-		same[word] = word
-	}
+	c := o.d.mapping(e.value, e.pointer, verifyKeys)
 	v := &Verify{
-		Type: c.choice("type", same), Secret: c.secretReference("secret"), Header: c.str("header"), Prefix: c.str("prefix"),
-		Encoding: c.choice("encoding", words("hex", "base64")), Tolerance: c.duration("tolerance"), DeliveryID: c.str("delivery_id"),
+		Type: c.choice("type"), Secret: c.secretReference("secret"), Header: c.str("header"), Prefix: c.str("prefix"),
+		Encoding: c.choice("encoding"), Tolerance: c.duration("tolerance"), DeliveryID: c.str("delivery_id"),
 	}
 	c.needs("verify", "type", VerifyGitHub)
 	if v.Type != "" {

@@ -46,19 +46,29 @@ func (d *decoder) warn(place Place, hint, format string, args ...any) {
 	d.report(SeverityWarning, place, hint, format, args...)
 }
 
-// mapping gives a mapping's keys out one by one. The keys that were asked for are the known ones, so
-// that no second list of them can disagree; finish tells the others.
+// mapping gives a mapping's keys out one by one, by the table of the keys that it may have; finish tells
+// the others.
 type mapping struct {
 	d *decoder
 	v *value
 	// pointer is canonical: where an alias was written, its places are known under both names.
 	pointer string
-	known   []string
+	keys    []Key
 	used    map[string]bool
 }
 
-func (d *decoder) mapping(v *value, pointer string) *mapping {
-	return &mapping{d: d, v: v, pointer: pointer, used: map[string]bool{}}
+func (d *decoder) mapping(v *value, pointer string, keys []Key) *mapping {
+	return &mapping{d: d, v: v, pointer: pointer, keys: keys, used: map[string]bool{}}
+}
+
+// key gives the entry of the table. To ask for what is not in it is a mistake of ours that the first test
+// finds.
+func (o *mapping) key(name string) *Key {
+	k := findKey(o.keys, name)
+	if k == nil {
+		panic("manifest: key " + name + " is not in its table")
+	}
+	return k
 }
 
 // entry is a value with the name it was written under, for messages, and its canonical pointer.
@@ -70,10 +80,9 @@ type entry struct {
 
 // get gives what stands under the key or one of its aliases, or nil where that is absent, null or
 // told as broken already.
-func (o *mapping) get(key string, aliases ...string) *entry {
+func (o *mapping) get(key string) *entry {
 	var found *field
-	for _, name := range append([]string{key}, aliases...) {
-		o.known = append(o.known, name)
+	for _, name := range keyNames([]Key{*o.key(key)}) {
 		f := o.v.field(name)
 		if f == nil {
 			continue
@@ -138,8 +147,9 @@ func (o *mapping) str(key string) string {
 }
 
 // flag reads true or false.
-func (o *mapping) flag(key string, absent bool, aliases ...string) bool {
-	e := o.get(key, aliases...)
+func (o *mapping) flag(key string) bool {
+	absent := o.key(key).Default == "true"
+	e := o.get(key)
 	if e == nil {
 		return absent
 	}
@@ -158,8 +168,10 @@ func (o *mapping) flag(key string, absent bool, aliases ...string) bool {
 	return absent
 }
 
-// integer reads a whole number of 32 bits, which is what the database has, from low on.
-func (o *mapping) integer(key string, low int64) int64 {
+// integer reads a whole number of 32 bits, which is what the database has, from the lowest on that its
+// key allows.
+func (o *mapping) integer(key string) int64 {
+	low := o.key(key).shape.(integerShape).low
 	e := o.get(key)
 	if e == nil {
 		return 0
@@ -179,8 +191,8 @@ func (o *mapping) integer(key string, low int64) int64 {
 }
 
 // texts reads a list of texts, each once.
-func (o *mapping) texts(key string, aliases ...string) []string {
-	e := o.get(key, aliases...)
+func (o *mapping) texts(key string) []string {
+	e := o.get(key)
 	if e == nil {
 		return nil
 	}
@@ -210,18 +222,16 @@ func (o *mapping) texts(key string, aliases ...string) []string {
 	return list
 }
 
-// duration reads a time span above zero.
+// duration reads a time span, above zero unless its key allows that.
 func (o *mapping) duration(key string) Duration {
-	return o.span(key, 1, "leave it out for the default")
-}
-
-// window is a duration that has no default.
-func (o *mapping) window(key string) Duration { return o.span(key, 1, "") }
-
-// pause is a duration that may be 0: at once.
-func (o *mapping) pause(key string) Duration { return o.span(key, 0, "") }
-
-func (o *mapping) span(key string, lowest Duration, hint string) Duration {
+	k := o.key(key)
+	lowest, hint := Duration(1), "leave it out for the default"
+	if k.shape.(durationShape).zero {
+		lowest = 0
+	}
+	if k.Required {
+		hint = ""
+	}
 	e := o.get(key)
 	if e == nil {
 		return 0
@@ -251,8 +261,9 @@ func (o *mapping) span(key string, lowest Duration, hint string) Duration {
 	return d
 }
 
-// choice reads one of the words and gives its canonical form: words maps what may be written to it.
-func (o *mapping) choice(key string, words map[string]string) string {
+// choice reads one of the words of its key and gives what it means.
+func (o *mapping) choice(key string) string {
+	words := o.key(key).shape.(choiceShape).words
 	e := o.get(key)
 	if e == nil {
 		return ""
@@ -286,12 +297,12 @@ func (o *mapping) child(key string) *mapping {
 		o.d.mismatch(e, "a mapping", "")
 		return nil
 	}
-	return o.d.mapping(e.value, e.pointer)
+	return o.d.mapping(e.value, e.pointer, subKeys(o.key(key).shape))
 }
 
 // tree reads a mapping that is kept as it is; nil where there is none or it is empty.
-func (o *mapping) tree(key string, aliases ...string) map[string]any {
-	e := o.get(key, aliases...)
+func (o *mapping) tree(key string) map[string]any {
+	e := o.get(key)
 	if e == nil {
 		return nil
 	}
@@ -306,8 +317,8 @@ func (o *mapping) tree(key string, aliases ...string) map[string]any {
 }
 
 // schema reads a schema in either form; open says whether unlisted properties are allowed.
-func (o *mapping) schema(key string, open bool, aliases ...string) *Schema {
-	e := o.get(key, aliases...)
+func (o *mapping) schema(key string, open bool) *Schema {
+	e := o.get(key)
 	if e == nil {
 		return nil
 	}
@@ -361,20 +372,23 @@ func (o *mapping) finish() {
 			o.d.warnNotEnforced(f)
 			continue
 		}
-		hint := didYouMean(f.key, o.known)
-		if meant := meantKeys[f.key]; hint == "" && slices.Contains(o.known, meant) {
+		known := keyNames(o.keys)
+		if f.value.isNull() && slices.Contains(known, f.key) {
+			continue // absent, and so not asked for
+		}
+		hint := didYouMean(f.key, known)
+		if meant := meantKeys[f.key]; hint == "" && slices.Contains(known, meant) {
 			hint = didYouMean(meant, []string{meant})
 		}
 		o.d.warn(f.place, hint, "cannot use key %s: unknown", quoted(f.key))
 	}
 }
 
-// keep takes the keys that are kept untouched: those named and all of x-*.
-func (o *mapping) keep(names ...string) map[string]any {
-	o.known = append(o.known, names...)
+// keep takes the keys that are kept untouched: those of the table, and all of x-*.
+func (o *mapping) keep() map[string]any {
 	var extra map[string]any
 	for _, f := range o.v.fields {
-		if !slices.Contains(names, f.key) && !strings.HasPrefix(f.key, "x-") {
+		if k := findKey(o.keys, f.key); !strings.HasPrefix(f.key, "x-") && (k == nil || k.shape != shape(keptShape{})) {
 			continue
 		}
 		o.used[f.key] = true

@@ -59,8 +59,8 @@ func satisfies(version, versions string) bool {
 }
 
 // versions reads a semver range; "" where there is none or it is wrong.
-func (o *mapping) versions(key string, aliases ...string) string {
-	e := o.get(key, aliases...)
+func (o *mapping) versions(key string) string {
+	e := o.get(key)
 	if e == nil {
 		return ""
 	}
@@ -129,8 +129,8 @@ func (d *decoder) dependencies(o *mapping, p *Pack) {
 	}
 	list := e
 	if e.kind == mappingValue {
-		m := d.mapping(e.value, e.pointer)
-		if own := m.versions("attune_version", "attune"); own != "" {
+		m := d.mapping(e.value, e.pointer, dependencyKeys)
+		if own := m.versions("attune_version"); own != "" {
 			if p.Attune != "" && p.Attune != own {
 				d.fail(m.place("attune_version"), "keep one of them",
 					"cannot use %s.attune_version: attune says %s", e.path, quoted(p.Attune))
@@ -197,7 +197,7 @@ func (d *decoder) requirements(
 func (d *decoder) requirement(e *entry) (Requirement, bool) {
 	if e.kind == mappingValue {
 		before := len(d.errs)
-		o := d.mapping(e.value, e.pointer)
+		o := d.mapping(e.value, e.pointer, requirementKeys)
 		r := Requirement{Ref: o.str("ref"), Version: o.versions("version")}
 		o.finish()
 		if d.errs[before:].HasErrors() {

@@ -55,7 +55,7 @@ func (d *decoder) runnerType(e *entry, r *Runner) {
 // "<name>.*" there. Whether the script will do is the environment's to say.
 func (d *decoder) entryPoint(o *mapping, kind Kind, name, runtime string, src *source) string {
 	folder := kind.Folder()
-	e := o.get("entry_point", "entrypoint")
+	e := o.get("entry_point")
 	if e == nil {
 		if o.has("entry_point", "entrypoint") || name == "" {
 			return ""
@@ -152,9 +152,9 @@ func (d *decoder) limits(o *mapping) *Limits {
 	}
 	l := &Limits{
 		Memory:    c.size("memory"),
-		Pids:      c.integer("pids", 1),
+		Pids:      c.integer("pids"),
 		CPU:       c.cores("cpu"),
-		OpenFiles: c.integer("nofile", 1),
+		OpenFiles: c.integer("nofile"),
 		FileSize:  c.size("fsize"),
 	}
 	c.finish()
