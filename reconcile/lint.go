@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/attune-io/attune/reconcile/manifest"
@@ -26,24 +27,48 @@ type LintReport struct {
 	Packs      int             `json:"packs"`
 	Components int             `json:"components"`
 	Errors     manifest.Errors `json:"errors"`
+
+	folders map[string]string // where each pack lies, by its folder's name
 }
 
-// Lint checks a pack, or a folder of packs, with no daemon and no database. What is wrong with the
-// packs is in the report; the error is of the path.
-func Lint(path string, opts LintOptions) (*LintReport, error) {
-	places, err := packsAt(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot lint %s: %w", path, err)
+// Path gives where the file of a finding lies on this machine.
+func (r *LintReport) Path(e *manifest.Error) string {
+	pack, rest, _ := strings.Cut(e.File, "/")
+	if folder, ok := r.folders[pack]; ok {
+		return filepath.Join(folder, rest)
 	}
+	return e.File
+}
+
+// Lint checks packs, and folders of packs, with no daemon and no database, all of them together: what one
+// names may be in another. What is wrong with the packs is in the report; the error is of the paths.
+func Lint(paths []string, opts LintOptions) (*LintReport, error) {
 	now := time.Now()
-	report := &LintReport{Errors: manifest.Errors{}}
-	folders, bundles, notices := bundlesAt(places, now)
-	if len(bundles) == 0 && len(notices) == 0 {
-		return nil, fmt.Errorf("cannot lint %s: it is no pack (it has no pack.yaml), and there is no pack in it", path)
+	report := &LintReport{Errors: manifest.Errors{}, folders: map[string]string{}}
+	var places []place
+	for _, path := range paths {
+		more, err := packsAt(path)
+		if err != nil {
+			return nil, fmt.Errorf("cannot lint %s: %w", path, err)
+		}
+		before := len(places)
+		for _, p := range more {
+			switch known, twice := report.folders[p.ref]; {
+			case !twice:
+				report.folders[p.ref] = p.key
+				places = append(places, p)
+			case known != p.key:
+				return nil, fmt.Errorf("cannot lint %s beside %s: both would be pack %q", p.key, known, p.ref)
+			}
+		}
+		if _, found, notices := bundlesAt(places[before:], now); len(more) == 0 || len(places) > before && len(found)+len(notices) == 0 {
+			return nil, fmt.Errorf("cannot lint %s: it is no pack (it has no pack.yaml), and there is no pack in it", path)
+		}
 	}
+	folders, bundles, notices := bundlesAt(places, now)
 	known, err := lintContext(opts.Context, bundles, now)
 	if err != nil {
-		return nil, fmt.Errorf("cannot lint %s: %w", path, err)
+		return nil, fmt.Errorf("cannot lint %s: %w", strings.Join(paths, ", "), err)
 	}
 	manifest.Check(bundles, manifest.CheckOptions{
 		InForce:     known,
@@ -63,6 +88,11 @@ func Lint(path string, opts LintOptions) (*LintReport, error) {
 			}
 		}
 		report.Errors = append(report.Errors, b.Errors...)
+	}
+	if opts.Strict {
+		for _, e := range report.Errors {
+			e.Severity = manifest.SeverityError
+		}
 	}
 	report.Errors.Sort()
 	return report, nil

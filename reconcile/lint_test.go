@@ -11,7 +11,7 @@ import (
 
 func TestLintShippedPacks(t *testing.T) {
 	t.Parallel()
-	report, err := Lint(filepath.Join("..", "packs"), LintOptions{Strict: true})
+	report, err := Lint([]string{filepath.Join("..", "packs")}, LintOptions{Strict: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,19 +29,19 @@ func TestLintOnePack(t *testing.T) {
 	f.pack("base")
 	f.write("top/pack.yaml", "ref: top\nlabel: Top\nversion: 1.0.0\n")
 	f.write("top/rules/r.yaml", "name: r\ntrigger: {ref: base.tick}\naction: {ref: base.act}\n")
-	report, err := Lint(f.path("top"), LintOptions{Context: []string{f.dir}})
+	report, err := Lint([]string{f.path("top")}, LintOptions{Context: []string{f.dir}})
 	f.do(err)
 	if len(report.Errors) > 0 || report.Packs != 1 || report.Components != 1 {
 		t.Errorf("with its context: %+v", report)
 	}
-	report, err = Lint(f.path("top"), LintOptions{})
+	report, err = Lint([]string{f.path("top")}, LintOptions{})
 	f.do(err)
 	if !report.Errors.HasErrors() || report.Components != 1 || report.Errors[0].File != "top/rules/r.yaml" {
 		t.Errorf("without: %+v", report)
 	}
 	t.Run("by a relative path and a link", func(t *testing.T) {
 		f.do(os.Symlink(f.path("base"), filepath.Join(filepath.Dir(f.dir), "base")))
-		report, err := Lint(filepath.Join(filepath.Dir(f.dir), "base", "."), LintOptions{})
+		report, err := Lint([]string{filepath.Join(filepath.Dir(f.dir), "base", ".")}, LintOptions{})
 		f.do(err)
 		if report.Packs != 1 || report.Components != 4 || len(report.Errors) > 0 {
 			t.Errorf("%+v", report)
@@ -59,7 +59,7 @@ func TestLintTells(t *testing.T) {
 	f.write("bad/pack.yaml", "")
 	f.write("bad/actions/a.yaml", "name: a\nentry_point: a.sh\nrunner_type: shell\n")
 	f.do(os.Symlink("/etc/passwd", f.path("good/actions/secret")))
-	report, err := Lint(f.dir, LintOptions{})
+	report, err := Lint([]string{f.dir}, LintOptions{})
 	f.do(err)
 	var have []string
 	for _, line := range texts(report.Errors) {
@@ -82,7 +82,7 @@ func TestLintRefusesPaths(t *testing.T) {
 		f.path("file"):    "it is a file",
 		f.dir:             "it is no pack",
 	} {
-		if _, err := Lint(path, LintOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Lint([]string{path}, LintOptions{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)
 		}
 	}

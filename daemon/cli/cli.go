@@ -174,11 +174,17 @@ func (c *command) root() *cobra.Command {
 	return root
 }
 
+// furtherOutput is the annotation of a command that prints in one more way than others.
+const furtherOutput = "attune.output"
+
 // checkOutput refuses a way to print that the command does not have, before it does anything.
 func (c *command) checkOutput(cmd *cobra.Command) error {
 	known := []string{outputTable, outputJSON, outputYAML}
 	if _, isList := cmd.Annotations[listing]; isList {
 		known = []string{outputTable, outputWide, outputJSON, outputYAML, outputName}
+	}
+	if more, ok := cmd.Annotations[furtherOutput]; ok {
+		known = append(known, more)
 	}
 	if slices.Contains(known, c.output) {
 		return nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +22,7 @@ func (c *command) packCommand() *cobra.Command {
 		Aliases: []string{"packs"},
 		Short:   "Look at packs, check them, apply them",
 	}
-	cmd.AddCommand(c.packList(), c.packShow(), c.packLint(), c.packPlan(), c.packReload(), c.packHistory())
+	cmd.AddCommand(c.packList(), c.packShow(), c.packNew(), c.packLint(), c.packSchema(), c.packPlan(), c.packReload(), c.packHistory())
 	cmd.AddCommand(c.switchCommands(manifest.KindPack, "Its sensors stop, its rules match no more, and its actions are not started: those of its executions\n"+
 		"that wait fail when their turn comes, those that run are left to end.")...)
 	return cmd
@@ -199,63 +198,6 @@ func (c *command) findings(w io.Writer, errs manifest.Errors) {
 func short(digest string) string {
 	const enough = 12
 	return digest[:min(len(digest), enough)]
-}
-
-func (c *command) packLint() *cobra.Command {
-	var strict bool
-	cmd := &cobra.Command{
-		Use:     "lint PATH…",
-		Aliases: []string{"validate"},
-		Short:   "Check a pack, or a folder of packs; needs no daemon",
-		Long: "Checks a pack, or a folder of packs, with no daemon and no database. What the checked packs\n" +
-			"refer to is looked up in the configured packs folders too. Exits 0 without errors, 1 with.",
-		Example: "  attune pack lint packs/\n  attune pack lint --strict packs/tour",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			cfg, err := c.config()
-			if err != nil {
-				return err
-			}
-			report := reconcile.LintReport{Errors: manifest.Errors{}}
-			for _, path := range args {
-				one, err := reconcile.Lint(path, reconcile.LintOptions{
-					Strict:     strict,
-					PackConfig: cfg.Packs.Config,
-					Version:    c.sys.Version.Version,
-					Context:    existing(cfg.Packs.Directories),
-				})
-				if err != nil {
-					return err
-				}
-				report.Packs += one.Packs
-				report.Components += one.Components
-				report.Errors = append(report.Errors, one.Errors...)
-			}
-			err = c.print(report, func(w io.Writer) {
-				c.findings(w, report.Errors)
-				n := errorCount(report.Errors)
-				fmt.Fprintf(w, "%s, %s: %s, %s\n", count(report.Packs, "pack"), count(report.Components, "component"),
-					count(n, "error"), count(len(report.Errors)-n, "warning"))
-			})
-			if err == nil && report.Errors.HasErrors() {
-				err = &exitError{exitFailed}
-			}
-			return err
-		},
-	}
-	cmd.Flags().BoolVar(&strict, "strict", false, "treat warnings as errors")
-	return cmd
-}
-
-// existing keeps the folders that are there: lint works on machines that have none configured.
-func existing(folders []string) []string {
-	var found []string
-	for _, f := range folders {
-		if info, err := os.Stat(f); err == nil && info.IsDir() {
-			found = append(found, f)
-		}
-	}
-	return found
 }
 
 func (c *command) packPlan() *cobra.Command {

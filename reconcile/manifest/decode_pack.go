@@ -16,8 +16,8 @@ func (d *decoder) pack(v *value, folder string, schema *value) *Pack {
 		Meta:        o.tree("meta"),
 		Tags:        o.texts("tags"),
 		Attune:      o.versions("attune"),
-		Extra: o.keep(),
-		Places: d.places,
+		Extra:       o.keep(),
+		Places:      d.places,
 	}
 	p.ConfSchema = o.schema("conf_schema", true)
 	if schema != nil {

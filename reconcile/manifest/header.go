@@ -106,3 +106,27 @@ func (d *decoder) reference(e *entry, pack string) string {
 	}
 	return refPack + "." + name
 }
+
+// CheckPackRef says what is wrong with a name for a pack.
+func CheckPackRef(ref string) error {
+	if !packRefPattern.MatchString(ref) {
+		return errorf("expected %s, the first a letter or a digit", packRefRule)
+	}
+	return nil
+}
+
+// NearPackRef gives the name for a pack that is nearest to a text; "" where nothing is left of it.
+func NearPackRef(text string) string {
+	near := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '_', r == '-':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
+		case r == ' ', r == '.', r == '/':
+			return '_'
+		}
+		return -1
+	}, text)
+	return strings.Trim(near, "_-")
+}

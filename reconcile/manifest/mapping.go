@@ -362,6 +362,12 @@ var meantKeys = map[string]string{
 	"ttl": "window", "cooldown": "pause", "reset": "pause", "wait": "window",
 }
 
+// commaHint is for what looks like the second half of a sentence: in {a: b, c} the c is a key.
+const commaHint = "quote the text before it: between { and }, a comma begins a new key"
+
+// isProse says whether a key has more than one word.
+func isProse(key string) bool { return strings.ContainsRune(strings.TrimSpace(key), ' ') }
+
 // finish tells the keys that nobody asked for.
 func (o *mapping) finish() {
 	for _, f := range o.v.fields {
@@ -379,6 +385,9 @@ func (o *mapping) finish() {
 		hint := didYouMean(f.key, known)
 		if meant := meantKeys[f.key]; hint == "" && slices.Contains(known, meant) {
 			hint = didYouMean(meant, []string{meant})
+		}
+		if f.value.isNull() && isProse(f.key) {
+			hint = commaHint
 		}
 		o.d.warn(f.place, hint, "cannot use key %s: unknown", quoted(f.key))
 	}

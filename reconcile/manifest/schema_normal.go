@@ -267,17 +267,19 @@ func (n *normalizer) plain(out map[string]any, key string, value any, at string)
 	case key == "$ref":
 		n.reference(plain, at)
 	case !slices.Contains(plainKeywords, key) && !strings.HasPrefix(key, "x-"):
-		n.unknown(key, at)
+		n.unknown(key, plain, at)
 	}
 	out[key] = plain
 }
 
 // unknown warns of a keyword that no schema knows: JSON Schema itself would pass over a slip.
-func (n *normalizer) unknown(key, at string) {
+func (n *normalizer) unknown(key string, value any, at string) {
 	known := slices.Concat(plainKeywords, schemaKeywords, schemaListKeywords, schemaMapKeywords)
 	message := "unknown keyword " + quoted(key) + " in a schema"
 	if hint := didYouMean(key, known); hint != "" {
 		message += "; " + hint
+	} else if value == nil && isProse(key) {
+		message += "; " + commaHint
 	}
 	n.warnings = append(n.warnings, SchemaError{n.written(at), message})
 }

@@ -32,7 +32,8 @@ type CheckOptions struct {
 	Config map[string]map[string]any
 	// Environment may be nil: then what it would tell is not checked.
 	Environment Environment
-	// Version is the daemon's own version, for a pack's `attune` range; empty: not checked.
+	// Version is the daemon's own version, for a pack's `attune` range. Without numbers, as a build from
+	// sources may have it, it is not checked.
 	Version string
 	// Now is the time against which a fire_at is judged to be past; zero: not judged.
 	Now time.Time
@@ -153,7 +154,7 @@ func (c *crossCheck) packs() {
 }
 
 func (c *crossCheck) packVersion(b *Bundle) {
-	if c.opts.Version == "" || satisfies(c.opts.Version, b.Pack.Attune) {
+	if !strings.Contains(c.opts.Version, ".") || satisfies(c.opts.Version, b.Pack.Attune) {
 		return
 	}
 	place := b.Pack.Places.At("/attune")
