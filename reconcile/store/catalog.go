@@ -117,70 +117,79 @@ func (c *Catalog) InForce() *manifest.Set {
 	return set
 }
 
-// Catalog loads the snapshot. With previous it loads only the packs that changed since, and shares
-// the rest.
+// newest is the newest catalog that anybody loaded from this store. All get their snapshots by way of it,
+// so that those who ask, one after the other, for what an edit changed share what the first was given:
+// with ten thousand packs, each copy of its own would take a hundred megabytes.
+type newest struct {
+	loading chan struct{} // held by the one who loads
+	catalog *Catalog      // only with loading held
+}
+
+// Catalog loads the snapshot. With previous it loads only the packs that changed since, shares the rest,
+// and gives previous itself where none did.
 func (s *Store) Catalog(ctx context.Context, previous *Catalog) (*Catalog, error) {
-	next := &Catalog{
-		Generation: -1,
-		Packs:      map[string]*PackRow{},
-		Actions:    map[string]*Record{},
-		Triggers:   map[string]*Record{},
-		Sensors:    map[string]*Record{},
-		Rules:      map[string]*Record{},
+	select {
+	case s.newest.loading <- struct{}{}:
+		defer func() { <-s.newest.loading }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	if previous != nil {
-		next = &Catalog{
-			Generation: previous.Generation,
-			Packs:      maps.Clone(previous.Packs),
-			Actions:    maps.Clone(previous.Actions),
-			Triggers:   maps.Clone(previous.Triggers),
-			Sensors:    maps.Clone(previous.Sensors),
-			Rules:      maps.Clone(previous.Rules),
-		}
+	base := previous
+	if known := s.newest.catalog; base == nil || known != nil && known.Generation > base.Generation {
+		base = known
 	}
+	var next *Catalog
 	// One snapshot of the database for six queries.
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err := s.inTx(ctx, options, func(tx pgx.Tx) error {
-		return s.loadCatalog(ctx, tx, next)
+	err := s.inTx(ctx, options, func(tx pgx.Tx) (err error) {
+		next, err = s.loadCatalog(ctx, tx, base)
+		return err
 	})
 	if err != nil {
 		return nil, s.failed("load the catalog", err)
 	}
+	s.newest.catalog = next
 	return next, nil
 }
 
-// loadCatalog puts what changed after the catalog's generation into it.
-func (s *Store) loadCatalog(ctx context.Context, tx pgx.Tx, c *Catalog) error {
-	after := c.Generation
+func emptyCatalog() *Catalog {
+	return &Catalog{
+		Generation: -1, Packs: map[string]*PackRow{}, Actions: map[string]*Record{}, Triggers: map[string]*Record{},
+		Sensors: map[string]*Record{}, Rules: map[string]*Record{},
+	}
+}
+
+// loadCatalog gives base with what changed after it; nil: everything.
+func (s *Store) loadCatalog(ctx context.Context, tx pgx.Tx, base *Catalog) (*Catalog, error) {
 	numbers, err := collect(ctx, s, tx, "Generation", nil, pgx.RowTo[int64])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(numbers) != 1 {
-		return errors.New("attune.generation must have one row")
+		return nil, errors.New("attune.generation must have one row")
 	}
-	if numbers[0] < after {
-		// The database was put back to an older state. What was loaded of the lost one must go.
-		*c = Catalog{
-			Packs: map[string]*PackRow{}, Actions: map[string]*Record{}, Triggers: map[string]*Record{},
-			Sensors: map[string]*Record{}, Rules: map[string]*Record{},
-		}
-		after = -1
+	if base == nil || numbers[0] < base.Generation {
+		// Or else the database was put back to an older state: what was loaded of the lost one must go.
+		base = emptyCatalog()
 	}
-	c.Generation = numbers[0]
-	if c.Generation == after {
-		return nil
+	after := base.Generation
+	if numbers[0] == after {
+		return base, nil
+	}
+	c := &Catalog{
+		Generation: numbers[0], Packs: maps.Clone(base.Packs), Actions: maps.Clone(base.Actions),
+		Triggers: maps.Clone(base.Triggers), Sensors: maps.Clone(base.Sensors), Rules: maps.Clone(base.Rules),
 	}
 	if after >= 0 {
 		// A few packs out of many: without a word the planner expects a third of all.
 		if err := s.planForIndexes(ctx, tx); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	args := pgx.StrictNamedArgs{"after": after}
 	packs, err := collect(ctx, s, tx, "LoadPacks", args, scanPack)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, pack := range packs {
 		c.Packs[pack.Ref] = pack
@@ -188,18 +197,18 @@ func (s *Store) loadCatalog(ctx context.Context, tx pgx.Tx, c *Catalog) error {
 	for _, kind := range manifest.ComponentKinds() {
 		rows, err := collect(ctx, s, tx, ofKind("LoadKIND", kind), args, pgx.RowToStructByName[recordRow])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		records, err := decodeRecords(kind, rows)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		into := c.Records(kind)
 		for _, record := range records {
 			into[record.Ref] = record
 		}
 	}
-	return nil
+	return c, nil
 }
 
 func scanPack(row pgx.CollectableRow) (*PackRow, error) {

@@ -84,6 +84,7 @@ type Store struct {
 	opener  *zstd.Decoder
 	turn    turn
 	actions actionCache
+	newest  newest
 	seal    func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
 }
 
@@ -122,6 +123,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		queries: queries,
 		packer:  packer,
 		opener:  opener,
+		newest:  newest{loading: make(chan struct{}, 1)},
 		seal:    opts.Seal,
 	}
 	if err := s.checkServer(ctx); err != nil {
