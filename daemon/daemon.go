@@ -179,6 +179,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	if d.reconciler, err = reconcile.New(reconcile.Options{
 		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config,
 		Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Version: d.opts.Version,
+		Environment: environmentOf(d.opts.Binary, d.interpreters), Memory: filepath.Join(d.state, memoryFile),
 		Logger: d.opts.Logger, Registerer: d.registry,
 		Quiet: c.Reconcile.Debounce, MaxWait: c.Reconcile.MaxWait, Resync: c.Reconcile.Resync,
 		PlanOnly: c.Reconcile.Mode == "plan",

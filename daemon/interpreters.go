@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/Masterminds/semver/v3"
 
@@ -9,6 +10,19 @@ import (
 	"github.com/attune-io/attune/reconcile"
 	"github.com/attune-io/attune/reconcile/manifest"
 )
+
+// memoryFile is what the reconciler knows of the packs from one start to the next.
+const memoryFile = "packs.memory"
+
+// environmentOf names the program and the interpreters on this machine: what a start may take over from
+// the last one depends on both. A program that was built anew is another one, whatever its version says.
+func environmentOf(binary string, found *child.Interpreters) string {
+	text := fmt.Sprint(found.All())
+	if info, err := os.Stat(binary); err == nil {
+		text += fmt.Sprintf(" %d %d", info.Size(), info.ModTime().UnixNano())
+	}
+	return text
+}
 
 // Interpreters tells reconcile which of the interpreters that were found will do.
 type Interpreters struct{ Found *child.Interpreters }

@@ -262,6 +262,7 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 	for i := range plan.Packs {
 		plans[plan.Packs[i].Ref] = &plan.Packs[i]
 	}
+	r.unkept = r.unkept || len(states) > 0 || len(plan.Packs) > 0
 	for ref, s := range states {
 		p, one := r.packs[ref], plans[ref]
 		r.tell(ref, p.errors, s.Bundle.Errors)

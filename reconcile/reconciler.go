@@ -55,8 +55,14 @@ type Options struct {
 	// Interpreters tells which runtimes there are; nil: not checked.
 	Interpreters Interpreters
 	Version      string // of the daemon
-	Logger       *slog.Logger
-	Registerer   prometheus.Registerer // nil: no metrics
+	// Environment names what else decides about packs and is in none of their files: the program, the
+	// interpreters. When it changes, what an earlier process found of them no longer counts.
+	Environment string
+	// Memory is the file in which a start finds what the last process knew of the packs. Empty: each
+	// start reads all of them.
+	Memory     string
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
 	// Quiet, MaxWait and Resync are reconcile.debounce, max_wait and resync. Default to 250 ms, 2 s
 	// and 30 s.
 	Quiet, MaxWait, Resync time.Duration
@@ -99,6 +105,10 @@ type Reconciler struct {
 	resyncAt time.Time
 	sourceAt time.Time // when to look for a missing packs folder again
 	failures int       // of passes, in a row
+	// memory is of the last process, for the first look at each pack; environment is what it has to be of.
+	memory      memory
+	environment string
+	unkept      bool // something changed since the memory was written
 
 	mu      sync.Mutex
 	asked   request
@@ -182,6 +192,7 @@ func New(opts Options) (*Reconciler, error) {
 		packs: map[string]*pack{}, known: map[string]identity{}, noticed: map[string]bool{}, warned: map[string]bool{},
 		asked: request{cause: causeStart},
 	}
+	r.environment = r.opts.environmentOf()
 	r.status.Mode = "apply"
 	if opts.PlanOnly {
 		r.status.Mode = "plan"
@@ -236,6 +247,8 @@ func (o *Options) complete() error {
 
 // Run watches first, then scans, then serves, until ctx ends.
 func (r *Reconciler) Run(ctx context.Context) error {
+	r.remember()
+	defer r.keep()
 	r.watcher.start()
 	defer r.watcher.stop()
 	defer r.end()
@@ -457,6 +470,10 @@ func (r *Reconciler) serve(ctx context.Context, j *job) {
 		r.failures = 0
 		r.metrics.lastSuccess.Set(float64(time.Now().UnixMilli()) / 1000)
 		r.succeeded(started)
+		if j.all {
+			r.memory.packs = nil // each pack has been looked at
+			r.keep()
+		}
 	}
 	r.metrics.total.WithLabelValues(outcome).Inc()
 	r.metrics.duration.Observe(time.Since(started).Seconds())

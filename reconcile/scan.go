@@ -104,6 +104,8 @@ type visit struct {
 	content map[string][]byte
 	// retry is when to scan again, if unsure.
 	retry time.Duration
+	// read says that some file had to be read, so that more is known of the pack than before.
+	read bool
 }
 
 // scan looks at one pack. With settle, changes that are younger than the quiet time are waited for:
@@ -120,13 +122,16 @@ func (s *scanner) scan(p place, now time.Time, settle bool) visit {
 	if err != nil {
 		w.refuse("", "cannot read it: "+unreadable(err, nil))
 	}
-	next := w.finish(p)
+	next := old
+	if !w.confirms(p, old) {
+		next = w.finish(p)
+	}
 	if retry := s.wait(p, w, old, next, now, settle); retry > 0 {
 		return visit{outcome: unsure, retry: retry}
 	}
 	delete(s.waits, p.key)
 	s.folders[p.key] = next
-	v := visit{outcome: fresh, folder: next, content: w.content}
+	v := visit{outcome: fresh, folder: next, content: w.content, read: w.read}
 	switch {
 	case next.noPack:
 		v.outcome = gone

@@ -133,6 +133,7 @@ func (r *Reconciler) visit(p place, j *job, now time.Time) outcome {
 	}
 	first, noticed := j.since[p.key]
 	v := r.scanner.scan(p, now, !noticed && !j.now)
+	r.unkept = r.unkept || v.read || v.outcome == fresh
 	known := r.packs[p.ref]
 	switch v.outcome {
 	case unsure:
@@ -144,7 +145,7 @@ func (r *Reconciler) visit(p place, j *job, now time.Time) outcome {
 		}
 	case same, fresh:
 		if known == nil {
-			known = &pack{}
+			known = r.recall(v)
 			r.packs[p.ref] = known
 		}
 		if known.folder == nil || known.folder.sum != v.folder.sum {

@@ -45,6 +45,7 @@ type walk struct {
 	noPack   bool
 	unstable bool // something changed while it was looked at
 	empty    bool // a manifest has no bytes
+	read     bool // a file had to be read
 	newest   int64
 	bytes    int64
 	full     bool // over a limit
@@ -55,6 +56,7 @@ func (s *scanner) walk(p place, old *folder, now time.Time) (*walk, error) {
 	w := &walk{cover: s.cover, place: p, now: now, content: map[string][]byte{}, problems: map[string]string{}}
 	if old != nil {
 		w.old = old.files
+		w.files = make([]file, 0, len(old.files))
 	}
 	real, links, err := p.resolve()
 	for _, link := range links {
@@ -193,6 +195,7 @@ func (w *walk) regular(d *os.Root, name, here, there string, info fs.FileInfo) {
 		w.add(next)
 		return
 	}
+	w.read = true
 	read, err := readFile(d, name, isManifest, maxPackBytes)
 	switch {
 	case errors.Is(err, errUnstable), errors.Is(err, fs.ErrNotExist):
@@ -309,6 +312,25 @@ func (w *walk) find(severity manifest.Severity, at, message, hint string) {
 		Place: manifest.Place{File: path.Join(w.place.ref, at)}, Severity: severity,
 		Ref: w.place.ref, Kind: manifest.KindPack, Message: message, Hint: hint,
 	})
+}
+
+// confirms says that the folder is exactly what it was: the same files under the same marks, and nothing
+// to say about any of them. Nearly all folders of a regular scan are, and need no digest of their own.
+func (w *walk) confirms(p place, old *folder) bool {
+	if old == nil || w.read || w.unstable || w.held || len(w.problems) > 0 || len(w.findings) > 0 {
+		return false
+	}
+	if old.held || old.place != p || old.real != w.base || old.noPack != w.noPack || len(old.problems) > 0 ||
+		len(old.findings) > 0 || len(old.files) != len(w.files) {
+		return false
+	}
+	for i := range w.files {
+		one := &w.files[i]
+		if before := find(old.files, one.path); before == nil || *before != *one {
+			return false
+		}
+	}
+	return true
 }
 
 // finish makes the folder of what was found.

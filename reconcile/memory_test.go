@@ -1,0 +1,212 @@
+package reconcile
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+)
+
+// counted are interpreters that count how often they are asked: once for each script of a pack that is
+// checked.
+type counted struct{ n atomic.Int64 }
+
+func (c *counted) Check(string, string, string) error { c.n.Add(1); return nil }
+
+func (c *counted) take() int64 { return c.n.Swap(0) }
+
+// remembering is a bench whose reconcilers hand their memory on.
+func remembering(t *testing.T) (*bench, *counted) {
+	t.Helper()
+	b := setup(t)
+	asked := &counted{}
+	memory := filepath.Join(t.TempDir(), "memory")
+	environment := "one"
+	b.options = func(o *Options) { o.Interpreters, o.Memory, o.Environment = asked, memory, environment }
+	return b, asked
+}
+
+func TestStartReadsOnlyWhatChanged(t *testing.T) {
+	t.Parallel()
+	b, asked := remembering(t)
+	for _, ref := range []string{"one", "two", "three"} {
+		b.pack(ref)
+	}
+	b.write("three/rules/rule.yaml", "name: rule\ntrigger: {ref: one.tick}\naction: {ref: three.act}\n")
+	b.start()
+	if asked.take() == 0 {
+		t.Fatal("nothing was checked at the first start")
+	}
+	generation := b.catalog().Generation
+	b.stop()
+
+	b.start()
+	if n := asked.take(); n != 0 {
+		t.Errorf("%d scripts were checked at an unchanged start", n)
+	}
+	if have := b.catalog().Generation; have != generation {
+		t.Errorf("generation %d, want %d", have, generation)
+	}
+	b.stop()
+
+	b.write("two/actions/act.sh", "#!/bin/bash\necho edited while nobody looked\n")
+	b.start()
+	if n := asked.take(); n != 2 {
+		t.Errorf("%d scripts were checked, want the two of the edited pack", n)
+	}
+	if b.catalog().Packs["two"].Revision != 2 {
+		t.Error("the edit was not seen")
+	}
+	b.stop()
+
+	// What others name is checked with those who name it.
+	b.write("one/triggers/tick.yaml", "name: tick\npayload_schema:\n  m: {type: integer}\n")
+	b.start()
+	if n := asked.take(); n < 4 {
+		t.Errorf("%d scripts were checked, want those of the edited pack and of the one that names it", n)
+	}
+	b.stop()
+
+	b.remove("one")
+	b.start()
+	report := b.reload()
+	if !strings.Contains(strings.Join(texts(report.Errors), "\n"), "one.tick") {
+		t.Errorf("nobody misses the removed pack: %q", texts(report.Errors))
+	}
+}
+
+func TestMemoryCountsOnlyWhereItFits(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(b *bench, o *Options){
+		"another program":       func(_ *bench, o *Options) { o.Environment = "two" },
+		"another version":       func(_ *bench, o *Options) { o.Version = "2.0.0" },
+		"another configuration": func(_ *bench, o *Options) { o.PackConfig = map[string]map[string]any{"one": {"x": 1}} },
+		"a broken file":         func(b *bench, o *Options) { b.do(os.Truncate(o.Memory, 100)) },
+		"no file":               func(b *bench, o *Options) { b.do(os.Remove(o.Memory)) },
+	}
+	for name, change := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, asked := remembering(t)
+			b.pack("one")
+			b.start()
+			b.stop()
+			asked.take()
+			as := b.options
+			b.options = func(o *Options) { as(o); change(b, o) }
+			b.start()
+			if asked.take() == 0 {
+				t.Error("the pack was not checked again")
+			}
+		})
+	}
+}
+
+func TestMemoryIsNotOfAnotherDatabase(t *testing.T) {
+	t.Parallel()
+	b, asked := remembering(t)
+	b.pack("one")
+	b.start()
+	b.stop()
+	asked.take()
+	other := setup(t)
+	other.testTree, other.options = b.testTree, b.options
+	other.start()
+	if other.catalog().Packs["one"] == nil || asked.take() == 0 {
+		t.Error("an empty database was taken for the one that had the pack")
+	}
+}
+
+// A pack with an error is never remembered as being in force: why it was refused may have ended.
+func TestRefusedPackIsCheckedAtEachStart(t *testing.T) {
+	t.Parallel()
+	b, asked := remembering(t)
+	b.pack("one")
+	b.write("one/rules/rule.yaml", "name: rule\ntrigger: {ref: one.tick}\naction: {ref: nobody.act}\n")
+	b.start()
+	b.stop()
+	asked.take()
+	b.start()
+	if asked.take() == 0 {
+		t.Error("the refused pack was not checked")
+	}
+}
+
+func TestMemoryIsWhatItWas(t *testing.T) {
+	t.Parallel()
+	text := rapid.String()
+	digest := rapid.StringMatching(`[0-9a-f]{64}`)
+	fileOf := rapid.Custom(func(t *rapid.T) file {
+		f := file{path: text.Draw(t, "path"), racy: rapid.Bool().Draw(t, "racy")}
+		if rapid.Bool().Draw(t, "is a link") {
+			f.link, f.to = text.Draw(t, "link"), text.Draw(t, "to")
+		} else {
+			f.digest, f.from = digest.Draw(t, "digest"), text.Draw(t, "from")
+		}
+		f.mark = mark{
+			dev: rapid.Uint64().Draw(t, "dev"), ino: rapid.Uint64().Draw(t, "ino"), size: rapid.Int64().Draw(t, "size"),
+			mtime: rapid.Int64().Draw(t, "mtime"), ctime: rapid.Int64().Draw(t, "ctime"), mode: rapid.Uint32().Draw(t, "mode"),
+		}
+		return f
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		m := memory{environment: text.Draw(t, "environment"), packs: map[string]*remembered{}}
+		for _, key := range rapid.SliceOfDistinct(text, rapid.ID[string]).Draw(t, "keys") {
+			m.packs[key] = &remembered{
+				folder: &folder{
+					place: place{key: key, ref: text.Draw(t, "ref"), directory: text.Draw(t, "directory"), root: text.Draw(t, "root")},
+					real:  text.Draw(t, "real"), digest: digest.Draw(t, "tree"), sum: digest.Draw(t, "sum"),
+					files: rapid.SliceOf(fileOf).Draw(t, "files"), problems: map[string]string{},
+				},
+				needs: rapid.SliceOf(text).Draw(t, "needs"), offer: text.Draw(t, "offer"), row: text.Draw(t, "row"),
+			}
+		}
+		data := m.encode()
+		back, err := decodeMemory(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := cmp.AllowUnexported(memory{}, remembered{}, folder{}, file{}, place{}, mark{})
+		if diff := cmp.Diff(m, back, all, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("(-written +read):\n%s", diff)
+		}
+		at := rapid.IntRange(0, len(data)-1).Draw(t, "broken byte")
+		data[at] ^= 0x20
+		if _, err := decodeMemory(data); err == nil {
+			t.Fatalf("a memory with byte %d of %d changed was read", at, len(data))
+		}
+		if _, err := decodeMemory(data[:at]); err == nil {
+			t.Fatal("half a memory was read")
+		}
+	})
+}
+
+// A file that is too young to be known by its mark is read again by the next process, too.
+func TestYoungFilesAreReadAgainByTheNextProcess(t *testing.T) {
+	t.Parallel()
+	f := newTree(t)
+	f.pack("one")
+	first := newScanner(uncovered{}, 0)
+	p := placeOf(f.dir, f.dir, "one")
+	v := first.scan(p, time.Now(), false)
+	if !v.read {
+		t.Fatal("a first scan read nothing")
+	}
+	m := memory{packs: map[string]*remembered{p.key: {folder: v.folder}}}
+	back, err := decodeMemory(m.encode())
+	f.do(err)
+	second := newScanner(uncovered{}, 0)
+	second.folders[p.key] = back.packs[p.key].folder
+	if v := second.scan(p, later(), false); v.outcome != same || !v.read {
+		t.Errorf("outcome %v, read %v, want same after reading", v.outcome, v.read)
+	}
+	if v := second.scan(p, later(), false); v.outcome != same || v.read {
+		t.Errorf("outcome %v, read %v, want same without reading", v.outcome, v.read)
+	}
+}
