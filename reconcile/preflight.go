@@ -194,7 +194,7 @@ func lookAt(name string, f *file, head []byte, r manifest.Runner) []*manifest.Er
 	}
 	if program := interpreterOf(line); program != "" && !fits(program, r) {
 		found = append(found, caution("correct the one or the other",
-			"entry point %q names %s in its first line, but runner_type starts it with %s", name, program, starter(r)))
+			"cannot start %q as its first line says: found %s, but runner_type starts it with %s", name, program, starter(r)))
 	}
 	return found
 }

@@ -75,11 +75,11 @@ func TestEntryPoint(t *testing.T) {
 		},
 		"another interpreter": {
 			func(f *testTree) { f.write("p/actions/x.sh", "#!/usr/bin/env python3\n") }, "", shell,
-			[]string{`warning: entry point "x.sh" names python3 in its first line, but runner_type starts it with bash; correct the one or the other`},
+			[]string{`warning: cannot start "x.sh" as its first line says: found python3, but runner_type starts it with bash; correct the one or the other`},
 		},
 		"bash by sh": {
 			func(f *testTree) { f.write("p/actions/x.sh", "#!/bin/bash\n") }, "", sh,
-			[]string{`warning: entry point "x.sh" names bash in its first line, but runner_type starts it with sh; correct the one or the other`},
+			[]string{`warning: cannot start "x.sh" as its first line says: found bash, but runner_type starts it with sh; correct the one or the other`},
 		},
 		"no x bit is fine for a shell": {func(f *testTree) { f.write("p/actions/y", "echo\n") }, "y", shell, nil},
 		"native":                       {func(f *testTree) { f.write("p/actions/x.sh", "#!/bin/sh\n") }, "", native, nil},

@@ -258,6 +258,10 @@ func (e testEnvironment) EntryPoint(pack, file string, r manifest.Runner) []*man
 	return nil
 }
 
+func (e testEnvironment) IgnoresStdin(pack, file string, _ manifest.Runner) bool {
+	return !bytes.Contains(e.packs[pack][file].Content, []byte("read"))
+}
+
 func (testEnvironment) Schedule(triggerType string, parameters map[string]any) (string, error) {
 	if text, ok := parameters["expression"].(string); triggerType == manifest.TriggerCron && ok && strings.Contains(text, "99") {
 		return "expression", errors.New("99 is above 59")

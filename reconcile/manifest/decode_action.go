@@ -27,6 +27,7 @@ func (d *decoder) action(v *value, src *source) Component {
 	o.warnIdle(KindAction)
 	o.finish()
 	d.checkVariables(a)
+	d.warnSecrets(o, a)
 	return a
 }
 
@@ -122,6 +123,23 @@ func (d *decoder) concurrencyKey(pointer, source string, parameters *Schema) {
 		}
 		place := inside(d.places, d.texts, pointer, source, p.at)
 		d.report(severity, place, p.hint, "cannot compile concurrency.key: %s", p.message)
+	}
+}
+
+// warnSecrets warns of secrets in an environment, which others may read as long as the process lives.
+func (d *decoder) warnSecrets(o *mapping, a *Action) {
+	if a.ParameterDelivery != DeliverEnv {
+		return
+	}
+	var names []string
+	for _, p := range a.Parameters.Properties() {
+		if p.Secret {
+			names = append(names, quoted(p.Name))
+		}
+	}
+	if len(names) > 0 {
+		d.warn(o.place("parameter_delivery"), "write parameter_delivery: stdin, or leave it out and read stdin",
+			"cannot keep %s secret: parameter_delivery env shows it to whoever may read the process's environment", orList(names))
 	}
 }
 

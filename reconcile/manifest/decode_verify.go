@@ -45,6 +45,7 @@ func (o *mapping) verify(triggerType string) *Verify {
 	c.needs("verify", "type", VerifyGitHub)
 	if v.Type != "" {
 		c.checkVerify(v)
+		o.warnUnverified(e, v.Type)
 	}
 	c.finish()
 	return v
@@ -60,9 +61,18 @@ func (o *mapping) verifyWord(e *entry, word string) *Verify {
 	case kind.secret:
 		o.d.fail(e.place, "write {type: "+word+`, secret: "{{ secret.my_hook }}"}`, "cannot use verify: %s needs a secret", word)
 	default:
+		o.warnUnverified(e, word)
 		return &Verify{Type: word}
 	}
 	return nil
+}
+
+// warnUnverified warns of a webhook that everybody may fire.
+func (o *mapping) warnUnverified(e *entry, word string) {
+	if word == VerifyNone {
+		o.d.warn(e.place, "write verify: token, or check the sender's signature",
+			"cannot tell who fires this webhook: with verify none, everybody who reaches it may")
+	}
 }
 
 func (o *mapping) checkVerify(v *Verify) {

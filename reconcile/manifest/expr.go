@@ -66,9 +66,21 @@ func CompileRule(rule *Rule, trigger *Trigger, actions map[string]*Action) (*Com
 
 // Rule compiles a rule as CompileRule does.
 func (l *Compiler) Rule(rule *Rule, trigger *Trigger, actions map[string]*Action) (*CompiledRule, Errors) {
+	return l.rule(&ruleCompiler{rule: rule, trigger: trigger, compiler: l}, actions)
+}
+
+// checkRule is CompileRule with a check of types: a template whose value can never fit the parameter that
+// it fills is an error. A rule in force is not judged by it, for it may be older than the schemas.
+func checkRule(rule *Rule, trigger *Trigger, actions map[string]*Action) Errors {
+	l := NewCompiler()
+	_, errs := l.rule(&ruleCompiler{rule: rule, trigger: trigger, compiler: l, types: true}, actions)
+	return errs
+}
+
+func (l *Compiler) rule(c *ruleCompiler, actions map[string]*Action) (*CompiledRule, Errors) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := &ruleCompiler{rule: rule, trigger: trigger, compiler: l}
+	rule := c.rule
 	compiled := &CompiledRule{Rule: rule, machines: l.machines, compiler: l}
 	if rule.When != "" {
 		compiled.when = c.condition("when", "/when", rule.When, names{})
@@ -304,6 +316,8 @@ type ruleCompiler struct {
 	rule    *Rule
 	trigger *Trigger
 	errs    Errors
+	// types says that the values of templates are checked against the parameters that they fill.
+	types bool
 
 	compiler *Compiler // whose lock is held
 }
@@ -413,7 +427,7 @@ func (c *ruleCompiler) payload(p path) *problem {
 	if c.trigger.Type == TriggerWebhook && !slices.Contains(webhookFields, p.steps[2]) {
 		meant := path{steps: append([]string{"event", "payload", "body"}, p.steps[2:]...)}
 		return &problem{
-			at: p.at, warning: true, message: p.String() + " is never there: a webhook's fields are under event.payload.body",
+			at: p.at, warning: true, message: "a webhook has no " + p.String() + ": its fields are under event.payload.body",
 			hint: "write " + meant.String(),
 		}
 	}
@@ -473,7 +487,7 @@ func (c *ruleCompiler) fail(pointer, source, what string, p problem) {
 	}
 	if p.warning {
 		finding.Severity = SeverityWarning
-		finding.Message = fmt.Sprintf("%s: %s", what, p.message)
+		finding.Message = fmt.Sprintf("cannot be sure of %s: %s", what, p.message)
 	}
 	c.errs = append(c.errs, finding)
 }

@@ -356,14 +356,14 @@ func TestPayloadPaths(t *testing.T) {
 	}{
 		{"listed", closed, `event.payload.name == "x" and event.payload.o.x == 1 and event.payload.free.any.thing == 1 and event.payload.list[0].id == 1`, nil},
 		{"closed", closed, `event.payload.nmae == "x"`, []string{`1:1 cannot compile when: the trigger's payload_schema does not list event.payload.nmae; did you mean "name"?`}},
-		{"open", open, `event.payload.nmae == "x"`, []string{`warning 1:1 when: the trigger's payload_schema does not list event.payload.nmae; did you mean "name"?`}},
+		{"open", open, `event.payload.nmae == "x"`, []string{`warning 1:1 cannot be sure of when: the trigger's payload_schema does not list event.payload.nmae; did you mean "name"?`}},
 		{"closed inside open", open, `event.payload.o.y == "x"`, []string{`1:1 cannot compile when: the trigger's payload_schema does not list event.payload.o.y`}},
-		{"elements", open, `event.payload.list[0].idd == "x"`, []string{`warning 1:1 when: the trigger's payload_schema does not list event.payload.list["0"].idd; did you mean "id"?`}},
+		{"elements", open, `event.payload.list[0].idd == "x"`, []string{`warning 1:1 cannot be sure of when: the trigger's payload_schema does not list event.payload.list["0"].idd; did you mean "id"?`}},
 		{"below a text", open, `event.payload.name.first == "x"`, nil},
 		{"without properties", bare, `event.payload.x == "x"`, nil},
 		{"without a trigger", nil, `event.payload.x == "x"`, nil},
 		{"webhook body", webhook, `event.payload.body.action == "opened" and event.payload.headers["X-A"] == "b"`, nil},
-		{"webhook", webhook, `true and event.payload.action == "opened"`, []string{`warning 1:10 when: event.payload.action is never there: a webhook's fields are under event.payload.body; write event.payload.body.action`}},
+		{"webhook", webhook, `true and event.payload.action == "opened"`, []string{`warning 1:10 cannot be sure of when: a webhook has no event.payload.action: its fields are under event.payload.body; write event.payload.body.action`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -91,6 +91,8 @@ type expression struct {
 	result reflect.Kind
 	// paths are the values it reads, in the order of the text.
 	paths []path
+	// whole is the path that the expression is nothing but; nil where it is more.
+	whole *path
 	// secret is the name of the secret that the expression is nothing but a reference to.
 	secret string
 }
@@ -148,6 +150,7 @@ func (l *language) compile(source string, known names) (*expression, []problem) 
 	}
 	a := &analysis{language: l, known: known, edits: edits}
 	a.walk(tree.Node, 0)
+	whole := a.wholePath(tree.Node)
 	if len(a.problems) > 0 {
 		return nil, a.problems
 	}
@@ -170,7 +173,7 @@ func (l *language) compile(source string, known names) (*expression, []problem) 
 		return fail(err)
 	}
 	return &expression{
-		source: source, program: program, edits: edits, result: result.Kind(), paths: a.paths,
+		source: source, program: program, edits: edits, result: result.Kind(), paths: a.paths, whole: whole,
 	}, nil
 }
 

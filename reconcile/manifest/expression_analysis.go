@@ -142,6 +142,15 @@ func chain(node ast.Node) (root ast.Node, steps []string, nodes []ast.Node) {
 	return root, steps, nodes
 }
 
+// wholePath gives the path that the tree is nothing but.
+func (a *analysis) wholePath(node ast.Node) *path {
+	root, _, _ := chain(node)
+	if _, ok := root.(*ast.IdentifierNode); !ok || len(a.paths) != 1 {
+		return nil
+	}
+	return &a.paths[0]
+}
+
 // member judges a path from its root.
 func (a *analysis) member(node ast.Node) {
 	root, steps, nodes := chain(node)

@@ -303,6 +303,13 @@ func (c *parameterCompiler) text(source, pointer string) parameterNode {
 func (c *parameterCompiler) pieces(raw []rawPiece, source, pointer string) parameterNode {
 	at := c.base + pointer
 	alone := isAlone(raw)
+	if c.rule.types && !alone {
+		if wanted := c.wanted(pointer); len(wanted) > 0 && !slices.Contains(wanted, "string") {
+			c.rule.fail(at, source, label(pointer), problem{
+				message: "a template inside a text gives a string, expected " + withArticle(wanted), hint: `give the parameter as "{{ … }}" and nothing else`,
+			})
+		}
+	}
 	n := textNode{label: label(pointer)}
 	for _, r := range raw {
 		if !r.expression {
@@ -323,6 +330,10 @@ func (c *parameterCompiler) pieces(raw []rawPiece, source, pointer string) param
 			return constantNode{source}
 		}
 		if alone {
+			if bad := c.misfit(e, pointer); bad != nil && c.rule.types {
+				bad.at += r.at
+				c.rule.fail(at, source, label(pointer), *bad)
+			}
 			return wholeNode{label: label(pointer), expr: e, asText: c.wantsText(pointer)}
 		}
 		n.pieces = append(n.pieces, piece{expr: e})

@@ -19,6 +19,9 @@ type Environment interface {
 	// shebang that names another interpreter, the x bit for native. pack is the folder's name and
 	// path is inside the pack ("actions/echo.sh"). It gives findings without Place.
 	EntryPoint(pack, path string, r Runner) []*Error
+	// IgnoresStdin says that a script surely reads nothing from stdin: no word of it does, and no other
+	// file that it may use is known.
+	IgnoresStdin(pack, path string, r Runner) bool
 	// Schedule checks the parameters of a timer trigger (type interval, cron or datetime) and gives
 	// the name of the parameter that is wrong with the error.
 	Schedule(triggerType string, parameters map[string]any) (parameter string, err error)
@@ -276,6 +279,7 @@ func (c *crossCheck) component(b *Bundle, component Component) {
 	switch component := component.(type) {
 	case *Action:
 		k.runner(component.Runner)
+		k.unreadSecrets(component)
 	case *Sensor:
 		k.runner(component.Runner)
 		k.sensor(component)
@@ -370,6 +374,29 @@ func (k *componentCheck) runner(r Runner) {
 			finding.Place = k.head.Places.At("/entry_point")
 		}
 		k.add(&finding)
+	}
+}
+
+// unreadSecrets warns of a trap: by default secret parameters come by stdin alone, and a script that was
+// written for the environment finds nothing there.
+func (k *componentCheck) unreadSecrets(a *Action) {
+	if k.opts.Environment == nil || k.off || a.ParameterDelivery != DeliverBoth {
+		return
+	}
+	for _, p := range a.Parameters.Properties() {
+		if !p.Secret {
+			continue
+		}
+		if !k.opts.Environment.IgnoresStdin(k.bundle.Folder, slashpath.Join(k.kind.Folder(), a.EntryPoint), a.Runner) {
+			return
+		}
+		pointer := "/parameters/properties/" + escapePointer(p.Name)
+		if _, whole := k.head.Places[pointer]; !whole {
+			pointer = "/parameters/" + escapePointer(p.Name)
+		}
+		k.report(SeverityWarning, pointer, "read one JSON object from stdin, or write parameter_delivery: file",
+			"cannot give %s the secret parameter %s: secret ones come by stdin alone, which the script never reads",
+			quoted(slashpath.Base(a.EntryPoint)), quoted(p.Name))
 	}
 }
 

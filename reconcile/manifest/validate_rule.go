@@ -32,8 +32,7 @@ func (k *componentCheck) rule(r *Rule) {
 		actions[use.Ref] = action
 		k.parameters(action.Parameters, use.Parameters, pointer+"/parameters")
 	}
-	_, errs := CompileRule(r, trigger, actions)
-	for _, e := range errs {
+	for _, e := range checkRule(r, trigger, actions) {
 		finding := *e
 		k.add(&finding)
 	}
