@@ -25,6 +25,7 @@ import (
 	"github.com/attune-io/attune/exec/sensor"
 	"github.com/attune-io/attune/exec/worker"
 	"github.com/attune-io/attune/reconcile"
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/seal"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -200,7 +201,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	if d.workers, err = worker.New(worker.Options{
 		Node: d.node, Store: d.store, Listener: d.listener, Runner: d.runner, Interpreters: d.interpreters,
-		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Unseal: d.keys.Open, Workers: c.Exec.Workers,
+		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Unseal: d.keys.Open, ConfSchema: d.confSchema, Workers: c.Exec.Workers,
 		Timeout: c.Exec.Timeout, OutputLimit: c.Exec.OutputLimit, StopGrace: c.Exec.StopGrace, Drain: c.Exec.Drain,
 		MaxTimeout: d.maxTimeout, RunAs: c.Exec.RunAs,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, spoolFolder),
@@ -450,6 +451,15 @@ func (d *Daemon) packConfig(pack string) map[string]any {
 		merged = row.Manifest.ConfSchema.ApplyDefaults(merged)
 	}
 	return merged
+}
+
+// confSchema says what a pack's configuration may hold, and what of it is secret.
+func (d *Daemon) confSchema(pack string) *manifest.Schema {
+	known := d.catalogs.current.Load()
+	if known == nil || known.Packs[pack] == nil || known.Packs[pack].Manifest == nil {
+		return nil
+	}
+	return known.Packs[pack].Manifest.ConfSchema
 }
 
 // maxTimeout bounds the timeouts of a pack's actions; 0: nothing does.

@@ -3,9 +3,12 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math"
 	"net/url"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -23,19 +26,59 @@ type Setting struct {
 	Origin string `json:"origin"`
 }
 
-// Settings gives every key with its value and where that comes from. Passwords are masked.
+// Settings gives every key with its value and where that comes from. Passwords are masked, and of
+// [packs.config] what the pack calls secret; where its conf_schema cannot be read, all that is no default.
 func (c *Config) Settings() []Setting {
 	var settings []Setting
 	for _, s := range c.keys() {
 		settings = append(settings, Setting{Key: s.key, Value: s.value.show(), Origin: c.origin(s.key)})
 	}
 	for _, pack := range slices.Sorted(maps.Keys(c.Packs.Config)) {
+		hide := c.hideSecrets(pack)
 		for _, key := range slices.Sorted(maps.Keys(c.Packs.Config[pack])) {
 			full := "packs.config." + pack + "." + key
-			settings = append(settings, Setting{Key: full, Value: c.Packs.Config[pack][key], Origin: c.origin(full)})
+			settings = append(settings, Setting{Key: full, Value: hide(key), Origin: c.origin(full)})
 		}
 	}
 	return settings
+}
+
+// hideSecrets gives the values of a pack's configuration for people to see.
+func (c *Config) hideSecrets(pack string) func(key string) any {
+	const hidden = "***"
+	values := c.Packs.Config[pack]
+	schema, err := c.confSchema(pack)
+	shown, replaceErr := schema.ReplaceSecrets(values, func(string, any) (any, error) { return hidden, nil })
+	return func(key string) any {
+		if _, given := c.origins["packs.config."+pack+"."+key]; given && (err != nil || replaceErr != nil) {
+			return hidden
+		}
+		return shown[key]
+	}
+}
+
+// confSchema reads what a pack in the packs folder says of its configuration. The last folder that has
+// the pack wins.
+func (c *Config) confSchema(pack string) (*manifest.Schema, error) {
+	for _, dir := range slices.Backward(c.Packs.Directories) {
+		files := map[string]manifest.File{}
+		for _, name := range []string{"pack.yaml", "config.schema.yaml"} {
+			content, err := os.ReadFile(filepath.Join(dir, pack, name))
+			if err == nil {
+				files[name] = manifest.File{Content: content}
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+		}
+		if len(files) == 0 {
+			continue
+		}
+		if bundle := manifest.Parse(pack, files); bundle.Pack != nil {
+			return bundle.Pack.ConfSchema, nil
+		}
+		return nil, fmt.Errorf("pack %s in %s cannot be read", pack, dir)
+	}
+	return nil, fmt.Errorf("there is no pack %s", pack)
 }
 
 func (c *Config) origin(key string) string {

@@ -28,7 +28,17 @@ func (s *Server) listEvents(ctx context.Context, q *eventQuery) ([]Event, error)
 	events, err := s.opts.Store.ListEvents(ctx, store.EventFilter{
 		Trigger: q.Trigger, Source: q.Source, Since: since, Before: q.Before, Limit: q.Limit,
 	})
-	return orEmpty(events), err
+	if err != nil {
+		return nil, err
+	}
+	catalog, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range events {
+		events[i].Payload = maskedPayload(catalog, &events[i])
+	}
+	return orEmpty(events), nil
 }
 
 func (s *Server) showEvent(ctx context.Context, in *byID) (*EventDetail, error) {
@@ -40,6 +50,11 @@ func (s *Server) eventDetail(ctx context.Context, id int64) (*EventDetail, error
 	if err != nil {
 		return nil, numbered("event", id, err)
 	}
+	catalog, err := s.catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	event.Payload = maskedPayload(catalog, event)
 	return &EventDetail{Event: *event, Enforcements: orEmpty(enforcements)}, nil
 }
 

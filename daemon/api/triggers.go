@@ -111,6 +111,7 @@ func (s *Server) fireTrigger(ctx context.Context, in *fireRequest) (*Fired, erro
 	if err != nil {
 		// It is stored. An error would have the caller fire again.
 		s.log.Warn("event stored, but not read back", "event_id", stored.ID, "err", err)
+		stored.Payload = maskedPayload(catalog, &stored.Event)
 		detail = &EventDetail{Event: stored.Event, Enforcements: []Enforcement{}}
 	}
 	return &Fired{EventDetail: *detail, Duplicate: stored.Duplicate, Executions: orEmpty(stored.Executions)}, nil

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -129,6 +130,13 @@ func accessReason(spec *Spec) string {
 	if spec.User != nil {
 		as = " for user " + spec.User.Name
 	}
+	if spec.User != nil {
+		for _, at := range []string{spec.Dir, path} {
+			if folder := closedTo(spec.User, at); folder != "" {
+				return fmt.Sprintf("user %s may not pass through %s, which leads to %s; give others the x bit on that folder (chmod o+x), or move what is in it", spec.User.Name, folder, at)
+			}
+		}
+	}
 	st, err := os.Stat(path)
 	if err != nil {
 		return fmt.Sprintf("%s cannot be reached: %v", path, err)
@@ -151,6 +159,33 @@ func accessReason(spec *Spec) string {
 		}
 	}
 	return fmt.Sprintf("%s, a folder above it or its working directory may not be entered or executed%s: permission denied", path, as)
+}
+
+// closedTo gives the first folder on the way to path that keeps the user out; empty: none does, or it is
+// not the mode that does.
+func closedTo(u *User, path string) string {
+	if path == "" || !filepath.IsAbs(path) {
+		return ""
+	}
+	parts := strings.Split(filepath.Clean(path), string(filepath.Separator))
+	for i := range parts {
+		folder := string(filepath.Separator) + filepath.Join(parts[1:i+1]...)
+		var st unix.Stat_t
+		if unix.Stat(folder, &st) != nil {
+			return ""
+		}
+		bit := uint32(0o001)
+		switch {
+		case st.Uid == u.UID:
+			bit = 0o100
+		case st.Gid == u.GID || slices.Contains(u.Groups, st.Gid):
+			bit = 0o010
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&bit == 0 && u.UID != 0 {
+			return folder
+		}
+	}
+	return ""
 }
 
 func nulReason(spec *Spec) string {

@@ -146,3 +146,35 @@ func TestCapabilitiesStayWithTheDaemon(t *testing.T) {
 		t.Errorf("children have (%v):\n%s\nwant:\n%s", err, out, want)
 	}
 }
+
+// What keeps another user out is named, for it may be any folder on the way.
+func TestClosedFolderIsNamed(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root may start children as somebody else")
+	}
+	r := newTestRunner(t)
+	outer, err := os.MkdirTemp("", "attune-child-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(outer) })
+	inner := filepath.Join(outer, "closed", "inner")
+	if err := os.MkdirAll(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]os.FileMode{outer: 0o711, filepath.Dir(inner): 0o700, inner: 0o755} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := sh("true")
+	spec.Dir = inner
+	if spec.User, err = r.User("nobody"); err != nil {
+		t.Fatal(err)
+	}
+	want := "cannot start test: user nobody may not pass through " + filepath.Dir(inner) + ", which leads to " + inner + "; "
+	if _, err := r.Start(t.Context(), spec); err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s…", err, want)
+	}
+}

@@ -337,7 +337,7 @@ func (l *launcher) environment(list []byte) ([]string, error) {
 		set(name, value)
 	}
 	for key, value := range l.target.packConfig {
-		if text, ok := variable(value); ok && !l.target.confSchema.IsSecret("/"+escapePointer(key)) {
+		if text, ok := variable(value); ok && !l.target.confSchema.HoldsSecret(key) {
 			set("ATTUNE_PACK_CONFIG_"+child.Key(key), text)
 		}
 	}

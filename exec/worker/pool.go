@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -67,8 +68,10 @@ type Options struct {
 	Runner       *child.Runner
 	Interpreters *child.Interpreters
 	Revisions    Revisions
-	PackConfig   func(pack string) map[string]any  // nil: no pack has any
-	Secret       func(name string) (string, error) // nil: there is none
+	PackConfig   func(pack string) map[string]any // nil: no pack has any
+	// ConfSchema says what of a pack's configuration is secret; nil: nothing.
+	ConfSchema func(pack string) *manifest.Schema
+	Secret     func(name string) (string, error) // nil: there is none
 	// Unseal opens a parameter that was encrypted when it was queued; nil: none can be.
 	Unseal func(action, pointer, sealed string) (any, error)
 	// RunAs is the user of actions that name none. Defaults to the daemon's own.
@@ -126,6 +129,9 @@ func (o *Options) check() error {
 func (o *Options) fill() {
 	if o.PackConfig == nil {
 		o.PackConfig = func(string) map[string]any { return nil }
+	}
+	if o.ConfSchema == nil {
+		o.ConfSchema = func(string) *manifest.Schema { return nil }
 	}
 	if o.Secret == nil {
 		o.Secret = func(string) (string, error) { return "", errors.New("there are no secrets") }

@@ -39,6 +39,9 @@ type plan struct {
 	mask    *child.Mask
 	timeout time.Duration
 	spec    child.Spec
+
+	config     map[string]any // the pack's
+	confSchema *manifest.Schema
 }
 
 // clear removes what the attempt left.
@@ -140,7 +143,8 @@ func (a *attempt) parameters(p *plan) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.mask = child.NewMask(slices.Concat(values, texts, secretTexts(schema, parameters)))
+	p.config, p.confSchema = a.pool.opts.PackConfig(p.pack), a.pool.opts.ConfSchema(p.pack)
+	p.mask = child.NewMask(slices.Concat(values, texts, secretTexts(schema, parameters), secretTexts(p.confSchema, p.config)))
 	return parameters, nil
 }
 
@@ -258,18 +262,33 @@ func give(path string, owner *child.User) error {
 	return nil
 }
 
+// hand writes a file that only the child can read, and that goes with the attempt.
+func (p *plan) hand(name string, content []byte) (string, error) {
+	file := filepath.Join(p.temp, name)
+	if err := os.WriteFile(file, content, 0o400); err != nil {
+		return "", fmt.Errorf("cannot write the file of %s: %w", name, err)
+	}
+	return file, give(file, p.owner)
+}
+
 // lay puts the parameters and the environment where the child finds them.
 func (a *attempt) lay(p *plan, d *delivery) error {
 	variables := map[string]string{}
 	if d.file != nil {
-		file := filepath.Join(p.temp, "parameters")
-		if err := os.WriteFile(file, d.file, 0o400); err != nil {
-			return fmt.Errorf("cannot write the parameter file: %w", err)
-		}
-		if err := give(file, p.owner); err != nil {
+		file, err := p.hand("parameters", d.file)
+		if err != nil {
 			return err
 		}
 		variables["ATTUNE_PARAMETER_FILE"] = file
+	}
+	if len(secretTexts(p.confSchema, p.config)) > 0 {
+		text, err := encodeJSON(p.config)
+		if err != nil {
+			return fmt.Errorf("cannot write the pack's configuration: %v", err)
+		}
+		if variables["ATTUNE_PACK_CONFIG_FILE"], err = p.hand("config.json", append(text, '\n')); err != nil {
+			return err
+		}
 	}
 	if d.stdin != nil {
 		p.spec.Stdin = bytes.NewReader(d.stdin)
@@ -308,8 +327,8 @@ func (a *attempt) environment(p *plan, variables map[string]string) ([]string, e
 	for name, value := range p.action.Env {
 		set(name, value)
 	}
-	for key, value := range a.pool.opts.PackConfig(p.pack) {
-		if value != nil {
+	for key, value := range p.config {
+		if value != nil && !p.confSchema.HoldsSecret(key) {
 			set("ATTUNE_PACK_CONFIG_"+child.Key(key), plainText(value))
 		}
 	}

@@ -384,6 +384,15 @@ func (s *Schema) IsSecret(pointer string) bool {
 	return matchesAny(s.secrets, pointer)
 }
 
+// HoldsSecret says whether a property of the top level is secret, or has something secret inside.
+func (s *Schema) HoldsSecret(name string) bool {
+	if s == nil {
+		return false
+	}
+	_, _ = s.compile()
+	return slices.ContainsFunc(s.secrets, func(p pattern) bool { return len(p) == 0 || p[0] == "*" || p[0] == name })
+}
+
 // ReplaceSecrets gives a copy of the parameters in which every value that is secret is what replace
 // gives for it. Of a secret inside a secret only the outer one is asked for.
 func (s *Schema) ReplaceSecrets(params map[string]any, replace func(pointer string, value any) (any, error)) (map[string]any, error) {

@@ -1,0 +1,407 @@
+package faults
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/attune-io/attune/daemon/api"
+)
+
+// leaky is a pack that does with its secrets all that should not be done.
+const leaky = `
+-- leaky/pack.yaml --
+ref: leaky
+version: 1.0.0
+conf_schema:
+  api_key: {type: string, secret: true}
+  region: {type: string}
+-- leaky/actions/shout.yaml --
+name: shout
+entry_point: shout.sh
+parameters:
+  token: {type: string, secret: true}
+  nested: {type: object, properties: {password: {type: string, secret: true}, user: {type: string}}}
+  key: {type: string, secret: true}
+  exit: {type: integer, default: 0}
+-- leaky/actions/shout.sh --
+input=$(cat)
+echo "all of it: $input"; echo "all of it: $input" >&2
+python3 - "$input" <<'PY'
+import base64, json, sys, urllib.parse, os
+p = json.loads(sys.argv[1])
+values = [p["token"], p["nested"]["password"], p["key"]]
+for v in values:
+    for line in v.splitlines():
+        print("plain", line, flush=True)
+    for pad in ("", "x", "xx"):
+        print("base64", base64.b64encode((pad + v + "!").encode()).decode())
+    print("json", json.dumps(v), json.dumps(v, ensure_ascii=False))
+    print("url", urllib.parse.quote(v), urllib.parse.quote_plus(v))
+    for c in v:  # across the borders of chunks
+        sys.stderr.write(c); sys.stderr.flush()
+    print(file=sys.stderr)
+with open(os.environ["ATTUNE_RESULT_FILE"], "w") as f:
+    json.dump({"got": p, "list": values}, f)
+PY
+exit "$(echo "$input" | sed 's/.*"exit":\([0-9]*\).*/\1/')"
+-- leaky/actions/strict.yaml --
+name: strict
+entry_point: strict.sh
+parameters:
+  token: {type: string, secret: true, pattern: '^[a-z]+$'}
+-- leaky/actions/strict.sh --
+true
+-- leaky/actions/config.yaml --
+name: config
+entry_point: config.sh
+-- leaky/actions/config.sh --
+env | grep PACK_CONFIG | sort; cat "$ATTUNE_PACK_CONFIG_FILE"
+-- leaky/triggers/called.yaml --
+name: called
+payload_schema:
+  credential: {type: string, secret: true}
+  user: {type: string}
+-- leaky/rules/pass.yaml --
+name: pass
+trigger: leaky.called
+action:
+  ref: leaky.shout
+  parameters:
+    token: "{{ event.payload.credential }}"
+    nested: {user: "{{ event.payload.user }}", password: "{{ secret.database }}"}
+    key: "{{ secret.certificate }}"
+-- leaky/sensors/talk.yaml --
+name: talk
+entry_point: talk.sh
+trigger_types: [leaky.called]
+parameters:
+  token: {type: string, secret: true}
+config:
+  token: "{{ secret.database }}"
+-- leaky/sensors/talk.sh --
+read -r config
+echo "I was given $config" >&2
+echo "no event: $config"
+while :; do sleep 1; done
+`
+
+// forms are what common tools make of a secret.
+func forms(value string) [][]byte {
+	list := [][]byte{[]byte(value), []byte(url.QueryEscape(value)), []byte(url.PathEscape(value))}
+	for line := range strings.Lines(value) {
+		if line = strings.TrimSpace(line); len(line) >= 6 {
+			list = append(list, []byte(line))
+		}
+	}
+	if quoted, err := json.Marshal(value); err == nil {
+		list = append(list, quoted[1:len(quoted)-1])
+	}
+	for offset := range 3 {
+		encoded := base64.StdEncoding.EncodeToString(append(make([]byte, offset), value+"!!!"...))
+		list = append(list, []byte(encoded[4:4+4*(len(value)/4)]))
+	}
+	return list
+}
+
+// find names the places in which one of the secrets stands, in any form.
+func find(t *testing.T, secrets []string, places map[string][]byte) {
+	t.Helper()
+	for name, content := range places {
+		for i, secret := range secrets {
+			for _, form := range forms(secret) {
+				if at := bytes.Index(content, form); at >= 0 {
+					t.Errorf("secret %d is in %s as %q: …%s…", i, name, form, content[max(0, at-100):min(len(content), at+len(form)+20)])
+					break
+				}
+			}
+		}
+	}
+}
+
+// F99: whatever way secrets go, none is found afterwards where secrets do not belong.
+func TestF99PlantedSecrets(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, leaky)
+	secrets := []string{
+		"plain-Secret-0451",
+		`json "quoted" & <b>ö-Secret-0452`,
+		"-----BEGIN KEY-----\nMIIEowIBAAKCAQEA0453\nzzzzSecretLine0453\n-----END KEY-----",
+		"event-Secret-0454/+?", "config-Secret-0455", "misfit-SECRET-0456",
+	}
+	folder := filepath.Join(y.dir, "secrets")
+	y.check(os.Mkdir(folder, 0o700))
+	for name, value := range map[string]string{"token": secrets[0], "database": secrets[1], "certificate": secrets[2]} {
+		y.check(os.WriteFile(filepath.Join(folder, name), []byte(value+"\n"), 0o600))
+	}
+	n := y.node(fmt.Sprintf("secrets.directory = %q", folder), `log.level = "debug"`, `exec.workers = 4`,
+		`packs.config.leaky.api_key = "`+secrets[4]+`"`, `packs.config.leaky.region = "north"`).start()
+	n.sensorPID("leaky.talk")
+
+	// By name, in clear, in clear and failing, refused, and by a rule from an event and by name.
+	ctx := t.Context()
+	var asked []int64
+	for _, e := range []api.NewExecution{
+		{
+			Action: "leaky.shout", Parameters: map[string]any{"nested": map[string]any{"user": "joe"}},
+			Secrets: map[string]string{"/token": "token", "/nested/password": "database", "/key": "certificate"},
+		},
+		{Action: "leaky.shout", Parameters: map[string]any{"token": secrets[0], "nested": map[string]any{"password": secrets[1]}, "key": secrets[2]}},
+		{Action: "leaky.shout", Parameters: map[string]any{"token": secrets[0], "nested": map[string]any{"password": secrets[1]}, "key": secrets[2], "exit": 3}},
+		{Action: "leaky.config"},
+	} {
+		queued, err := n.client.Execute(ctx, e)
+		y.check(err)
+		asked = append(asked, queued.ID)
+	}
+	_, refusal := n.client.Execute(ctx, api.NewExecution{Action: "leaky.strict", Parameters: map[string]any{"token": secrets[5]}})
+	if refusal == nil {
+		t.Error("a secret that does not fit was taken")
+	}
+	_, _, code := n.run("run", "leaky.strict", "token="+secrets[5])
+	if code != 125 {
+		t.Errorf("attune run with a secret that does not fit: exit %d", code)
+	}
+	n.must("trigger", "fire", "leaky.called", "credential="+secrets[3], "user=joe")
+	n.until("all executions have ended", func() bool {
+		return slices.Equal(y.query("SELECT count(*) FROM execution WHERE finished_at IS NOT NULL"), []string{"5"})
+	})
+	// They did get them: shout's result has as many stars as secrets.
+	for i, id := range asked[:3] {
+		e, err := n.client.Execution(ctx, id)
+		y.check(err)
+		if want := []string{"succeeded", "succeeded", "failed"}[i]; string(e.Status) != want || bytes.Count(e.Result, []byte("***")) < 6 || strings.Count(e.Stdout, "***") < 20 {
+			t.Errorf("execution %d is %s, want %s; result %s\nstdout %s\nstderr %s", id, e.Status, want, e.Result, e.Stdout, e.Stderr)
+		}
+	}
+	e, err := n.client.Execution(ctx, asked[3])
+	y.check(err)
+	config := regexp.MustCompile(`CONFIG_FILE=.*`).ReplaceAllString(e.Stdout, "CONFIG_FILE=…")
+	if want := "ATTUNE_PACK_CONFIG_FILE=…\nATTUNE_PACK_CONFIG_REGION=north\n{\"api_key\":\"***\",\"region\":\"north\"}\n"; config != want {
+		t.Errorf("the pack's configuration came as %s, want %s", config, want)
+	}
+
+	places := map[string][]byte{"the log": []byte(n.log.String()), "the refusal": fmt.Append(nil, refusal)}
+	dump, err := exec.Command("pg_dump", "--inserts", "--exclude-table-data=attune.event*", y.url).CombinedOutput()
+	if err != nil {
+		t.Fatalf("pg_dump: %v\n%s", err, dump)
+	}
+	// Events are kept as their senders sent them: rules read them, now and when they are replayed.
+	places["the database"] = dump
+	for _, args := range [][]string{
+		{"execution", "list", "-o", "json"}, {"execution", "show", "1"}, {"execution", "show", "2", "-o", "yaml"}, {"execution", "logs", "3"},
+		{"action", "show", "leaky.shout"}, {"pack", "show", "leaky", "-o", "json"}, {"pack", "plan"}, {"sensor", "logs", "leaky.talk"},
+		{"sensor", "show", "leaky.talk", "-o", "json"}, {"rule", "show", "leaky.pass", "-o", "json"}, {"event", "list", "-o", "json"},
+		{"event", "show", "1", "-o", "json"}, {"trigger", "show", "leaky.called", "-o", "json"}, {"config", "show"}, {"status", "-o", "json"},
+	} {
+		out, errs, _ := n.run(args...)
+		places["attune "+strings.Join(args, " ")] = []byte(out + errs)
+	}
+	n.status()
+	if answer, err := exec.Command("curl", "-sS", n.address+"/metrics").Output(); err == nil {
+		places["the metrics"] = answer
+	}
+	for _, pid := range append(n.children(), n.pid()) {
+		for _, file := range []string{"cmdline", "environ"} {
+			if content, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, file)); err == nil {
+				places["/proc/"+strconv.Itoa(pid)+"/"+file] = content
+			}
+		}
+	}
+	left := 0
+	y.check(filepath.WalkDir(n.state, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return nil //nolint:nilerr // what vanishes meanwhile holds nothing
+		}
+		content, err := os.ReadFile(path)
+		if err == nil {
+			places[path] = content
+			left++
+		}
+		return nil
+	}))
+	if left == 0 {
+		t.Error("the state directory was not looked through")
+	}
+	find(t, secrets, places)
+	if info, err := os.Stat(filepath.Join(n.state, "attune.key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key file: %v, %v", info, err)
+	}
+	// What is encrypted is there, by key.
+	if n := len(y.query("SELECT id FROM execution WHERE secrets::text LIKE '%sealed:%'")); n != 3 {
+		t.Errorf("%d executions have encrypted values, want 3", n)
+	}
+}
+
+// F100: a child sees what it was given, and nothing of the daemon.
+func TestF100ChildrenSeeNothingElse(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, `
+-- spy/pack.yaml --
+ref: spy
+version: 1.0.0
+-- spy/actions/look.yaml --
+name: look
+entry_point: look.sh
+parameters: {word: {type: string}}
+env: {OWN: mine}
+-- spy/actions/look.sh --
+env -0 | sort -z | tr '\0' '\n' | sed 's/=.*//'
+ls /proc/self/fd | head -n 3 | tr '\n' ' '; ls -l /proc/$$/fd | grep -c -- '->'
+-- spy/actions/pry.yaml --
+name: pry
+entry_point: pry.sh
+parameters: {pid: {type: integer}}
+-- spy/actions/pry.sh --
+for f in environ mem maps fd/0; do
+  if head -c 1 "/proc/$ATTUNE_ACTION_PID/$f" >/dev/null 2>&1; then echo "$f can be read"; fi
+done
+`)
+	n := y.node()
+	// A database of its own: the one of the tests lets other users not in.
+	n.env = slices.DeleteFunc(n.env, func(v string) bool { return strings.HasPrefix(v, "ATTUNE_DATABASE_URL=") })
+	n.env = append(n.env, "PLANTED_IN_THE_DAEMON=planted-value", "PGPASSWORD=planted-value", "TZ=UTC")
+	if os.Geteuid() == 0 {
+		n.uid = 65534 // root reads everything
+		y.shell("chmod -R a+rX .")
+	}
+	n.start()
+	out := n.must("run", "spy.look", "word=x")
+	want := "ATTUNE_ACTION ATTUNE_ACTION_WORD ATTUNE_ATTEMPT ATTUNE_BINARY ATTUNE_CHILD_ID ATTUNE_DATA_DIR ATTUNE_EXEC_ID ATTUNE_EXECUTION_ID " +
+		"ATTUNE_LOG_LEVEL ATTUNE_PACK_DIR ATTUNE_PACK_REF ATTUNE_PARAMETER_DELIVERY ATTUNE_PARAMETER_FORMAT ATTUNE_RESULT_FILE ATTUNE_RUN_ID " +
+		"HOME LANG OWN PATH PWD PYTHONDONTWRITEBYTECODE SHLVL TMPDIR TZ _"
+	names := strings.Split(strings.TrimSpace(out), "\n")
+	last := names[len(names)-1]
+	names = names[:len(names)-1]
+	slices.Sort(names)
+	wanted := strings.Fields(want)
+	slices.Sort(wanted)
+	if !slices.Equal(names, wanted) {
+		t.Errorf("the environment has\n%v\nwant\n%v", names, wanted)
+	}
+	if last != "0 1 2 4" { // bash holds its script open beside 0, 1 and 2
+		t.Errorf("descriptors: %q", last)
+	}
+	if out := n.must("run", "spy.pry", "pid="+strconv.Itoa(n.pid())); out != "" {
+		t.Errorf("of the daemon's process a child of the same user can read: %s", out)
+	}
+}
+
+// F101: what an event carries is data, whatever it looks like.
+func TestF101EventDataIsData(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, `
+-- data/pack.yaml --
+ref: data
+version: 1.0.0
+-- data/actions/keep.yaml --
+name: keep
+entry_point: keep.sh
+parameters: {text: {type: string}, wrapped: {type: string}}
+-- data/actions/keep.sh --
+cat >"$ATTUNE_RESULT_FILE"
+[ "$ATTUNE_ACTION_WRAPPED" = "<$ATTUNE_ACTION_TEXT>" ] || echo differs
+-- data/triggers/said.yaml --
+name: said
+-- data/rules/keep.yaml --
+name: keep
+trigger: data.said
+action: {ref: data.keep, parameters: {text: "{{ event.payload.text }}", wrapped: "<{{ event.payload.text }}>"}}
+`)
+	folder := filepath.Join(y.dir, "secrets")
+	y.check(os.Mkdir(folder, 0o700))
+	y.check(os.WriteFile(filepath.Join(folder, "x"), []byte("the-secret-of-x"), 0o600))
+	n := y.node(fmt.Sprintf("secrets.directory = %q", folder)).start()
+	marker := filepath.Join(y.dir, "pwned")
+	texts := []string{
+		"{{ secret.x }}", "{{ 1 + 1 }}", "@secret:x", "$(touch " + marker + ")", "`touch " + marker + "`", "; touch " + marker, "a\nb\r\n\tc",
+		"${HOME}", "$HOME", `'; touch ` + marker + `; '`, `"; touch ` + marker + `; "`, "|| touch " + marker, "{% raw %}", "\\", "%s%n", "\x1b[31m", "\u202e",
+		"'", `"`, "--help", "sealed:00000000:AAAA",
+	}
+	for _, text := range texts {
+		payload, err := json.Marshal(map[string]any{"text": text})
+		y.check(err)
+		file := filepath.Join(y.dir, "payload.json")
+		y.check(os.WriteFile(file, payload, 0o600))
+		n.must("trigger", "fire", "data.said", "@"+file)
+	}
+	n.until("all have ended", func() bool {
+		return slices.Equal(y.query("SELECT count(*) FROM execution WHERE finished_at IS NOT NULL"), []string{strconv.Itoa(len(texts))})
+	})
+	for i, text := range texts {
+		executions, err := n.client.Execution(t.Context(), int64(i+1))
+		y.check(err)
+		var got map[string]string
+		if err := json.Unmarshal(executions.Result, &got); err != nil {
+			t.Errorf("%q: result %s, stderr %s, error %v", text, executions.Result, executions.Stderr, executions.Error)
+			continue
+		}
+		if got["text"] != text || got["wrapped"] != "<"+text+">" || executions.Stdout != "" {
+			t.Errorf("%q arrived as %q and %q; stdout %q", text, got["text"], got["wrapped"], executions.Stdout)
+		}
+	}
+	if exists(marker) {
+		t.Error("a text of an event was run")
+	}
+}
+
+// A child that runs as another user has all that it needs, and cannot write what it runs from.
+func TestRunAsAnotherUser(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	y := newYard(t, `
+-- other/pack.yaml --
+ref: other
+version: 1.0.0
+-- other/lib/help.sh --
+echo helped
+-- other/actions/work.yaml --
+name: work
+entry_point: work.sh
+run_as: nobody
+parameter_delivery: file
+parameters: {word: {type: string}}
+-- other/actions/work.sh --
+id -un
+. "$ATTUNE_PACK_DIR/lib/help.sh"
+cat "$ATTUNE_PARAMETER_FILE"
+echo kept >"$ATTUNE_DATA_DIR/kept" && cat "$HOME/kept"
+echo temp >"$TMPDIR/temp" && cat "$TMPDIR/temp"
+for f in "$0" "$ATTUNE_PACK_DIR/new" "$ATTUNE_PACK_DIR/lib/help.sh"; do
+  if (echo x >>"$f") 2>/dev/null; then echo "wrote $f"; fi
+done
+if chmod u+w "$0" 2>/dev/null; then echo "changed $0"; fi
+if ls "$ATTUNE_DATA_DIR/.." >/dev/null 2>&1; then echo "sees other packs' data"; fi
+echo '{"done": true}' >"$ATTUNE_RESULT_FILE"
+-- other/actions/nobody.yaml --
+name: nobody
+entry_point: work.sh
+run_as: no-such-user
+`)
+	n := y.node()
+	y.check(os.Chmod(n.home, 0o755)) // others pass through, as they do in /var/lib
+	n.start()
+	if out := n.must("run", "other.work", "word=x"); out != "nobody\nhelped\n{\"word\":\"x\"}\nkept\ntemp\n" {
+		t.Errorf("it printed %s", out)
+	}
+	e, err := n.client.Execution(t.Context(), 1)
+	if err != nil || string(e.Result) != `{"done":true}` && string(e.Result) != `{"done": true}` {
+		t.Errorf("its result is %s, %v", e.Result, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(n.state, "tmp", "exec-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if _, errs, code := n.run("run", "other.nobody"); code != 125 || !strings.Contains(errs, `cannot find user "no-such-user"`) {
+		t.Errorf("a user that is not there: exit %d, %s", code, errs)
+	}
+}
