@@ -17,6 +17,8 @@ type Snapshot struct {
 	// Packs has vanished; one outside stays as it is, because it did not change, could not be judged,
 	// or is being written.
 	Scope map[string]bool
+	// Config is [packs.config], by pack ref: a sensor is started with it over its pack's own.
+	Config map[string]map[string]any
 }
 
 // PackState is one pack's files.
@@ -28,6 +30,8 @@ type PackState struct {
 	Bundle    *manifest.Bundle
 	// FilesDigests are, by component ref, of the files whose change concerns it.
 	FilesDigests map[string]string
+
+	folder *folder
 }
 
 // The kinds of step in a plan.
@@ -52,6 +56,8 @@ type PackPlan struct {
 	Digest  string          `json:"digest,omitempty"`
 	Steps   []Step          `json:"steps"`
 	Errors  manifest.Errors `json:"errors,omitempty"`
+	// Held says why none of this is applied: a pin, or a stale checkout. Empty: an apply would.
+	Held string `json:"held,omitempty"`
 
 	change store.PackChange
 	// writes says that the change does something: a plan that only keeps what is in force does not.
@@ -68,6 +74,8 @@ type Step struct {
 	Files bool `json:"files,omitempty"`
 	// Consequence is what follows: "restarts", "starts", "stops", "nothing restarts".
 	Consequence string `json:"consequence,omitempty"`
+	// Effects are the same for each sensor and rule that it concerns, with the reason.
+	Effects []Effect `json:"effects,omitempty"`
 	// Errors say why the last good one is kept.
 	Errors manifest.Errors `json:"errors,omitempty"`
 }
@@ -158,10 +166,11 @@ func (d *differ) vanished(row *store.PackRow) *PackPlan {
 	p.Steps = append(p.Steps, Step{Op: StepDisable, Kind: manifest.KindPack, Ref: row.Ref, Consequence: consequenceNone})
 	for _, r := range d.records[row.Ref] {
 		if r.Present {
-			step := Step{Op: StepDisable, Kind: r.Kind, Ref: r.Ref, Consequence: d.consequence(r, nil, r.Enabled, false)}
-			p.Steps = append(p.Steps, step)
+			effects := d.effects(&componentChange{record: r, was: r.Enabled, why: "its pack is gone"})
+			p.Steps = append(p.Steps, Step{Op: StepDisable, Kind: r.Kind, Ref: r.Ref, Consequence: summary(effects), Effects: effects})
 		}
 	}
+	p.tidyEffects()
 	return p
 }
 
@@ -182,6 +191,8 @@ func (d *differ) present(ref string, state *PackState, row *store.PackRow) *Pack
 		p.pack()
 		p.components()
 		p.revision()
+		p.packEffects()
+		p.plan.tidyEffects()
 	}
 	if len(p.plan.Steps) == 0 && !p.plan.writes && !p.plan.Errors.HasErrors() {
 		return nil
@@ -220,22 +231,17 @@ func (p *packDiff) hold() {
 func (p *packDiff) pack() {
 	pack := p.state.Bundle.Pack
 	p.plan.change.Manifest = pack
-	normal, digest := normalForm(pack)
-	was := p.row != nil && p.row.Enabled
-	will := pack.Enabled && (p.row == nil || p.row.DisabledBy == "")
+	_, digest := normalForm(pack)
 	step := Step{Kind: manifest.KindPack, Ref: p.plan.Ref, Consequence: consequenceNone}
 	switch {
 	case p.row == nil || p.row.Manifest == nil:
 		step.Op = StepCreate
 	case !p.row.Present:
 		step.Op = StepEnable
-		step.Fields = fieldChanges(p.row.Manifest, normal)
+		step.Fields = fieldChanges(p.row.Manifest, pack, nil)
 	case p.row.Digest != digest:
 		step.Op = StepChange
-		step.Fields = fieldChanges(p.row.Manifest, normal)
-		if len(p.state.Bundle.Sensors) > 0 {
-			step.Consequence = packConsequence(was, will, step.Fields)
-		}
+		step.Fields = fieldChanges(p.row.Manifest, pack, nil)
 	case p.row.Directory != p.state.Directory:
 		step.Op = StepChange
 	default:
@@ -270,7 +276,8 @@ func (p *packDiff) components() {
 		}
 		p.plan.writes = true
 		p.plan.change.Disable = append(p.plan.change.Disable, key)
-		p.step(Step{Op: StepDisable, Kind: r.Kind, Ref: r.Ref, Consequence: p.consequence(r, nil, r.Enabled, false)})
+		effects := p.effects(&componentChange{record: r, was: r.Enabled, why: "its manifest is gone"})
+		p.step(Step{Op: StepDisable, Kind: r.Kind, Ref: r.Ref, Consequence: summary(effects), Effects: effects})
 	}
 }
 
@@ -309,22 +316,26 @@ func (p *packDiff) errorsOf(broken manifest.Broken) manifest.Errors {
 // component compares an accepted component with its record, which may be nil.
 func (p *packDiff) component(c manifest.Component, r *store.Record) {
 	head := c.Head()
-	normal, digest := normalForm(c)
+	_, digest := normalForm(c)
 	files := p.state.FilesDigests[head.Ref]
 	put := store.PutComponent{Spec: c, Digest: digest, FilesDigest: files}
-	was := r != nil && r.Enabled
-	will := head.Enabled && p.state.Bundle.Pack.Enabled && (p.row == nil || p.row.DisabledBy == "") && (r == nil || r.DisabledBy == "")
-	step := Step{Kind: c.Kind(), Ref: head.Ref, Consequence: p.consequence(r, c, was, will)}
+	packWill := p.state.Bundle.Pack.Enabled && (p.row == nil || p.row.DisabledBy == "")
+	now := &componentChange{
+		record: r, component: c, was: r != nil && r.Enabled,
+		will: head.Enabled && packWill && (r == nil || r.DisabledBy == ""),
+	}
+	step := Step{Kind: c.Kind(), Ref: head.Ref}
 	switch {
 	case r == nil:
-		step.Op = StepCreate
+		step.Op, now.why = StepCreate, "it is new"
 	case !r.Present:
-		step.Op = StepEnable
-		step.Fields = fieldChanges(r.Spec, normal)
+		step.Op, now.why = StepEnable, "its manifest is back"
+		step.Fields = fieldChanges(r.Spec, c, p.parametersOf)
 	case r.Digest != digest || r.FilesDigest != files:
 		step.Op = StepChange
 		step.Files = r.FilesDigest != files
-		step.Fields = fieldChanges(r.Spec, normal)
+		step.Fields = fieldChanges(r.Spec, c, p.parametersOf)
+		now.why = now.reason(r.Digest != digest, step.Files)
 	case r.TreeDigest != p.state.Digest || r.File != head.File:
 		// It follows its pack to the new revision; nothing that it is made of changed.
 		p.plan.writes = true
@@ -333,9 +344,45 @@ func (p *packDiff) component(c manifest.Component, r *store.Record) {
 	default:
 		return
 	}
+	step.Effects = p.effects(now)
+	step.Consequence = summary(step.Effects)
 	p.plan.writes = true
 	p.plan.change.Put = append(p.plan.change.Put, put)
 	p.step(step)
+}
+
+// reason says why a component that changed restarts, or comes into force or out of it.
+func (c *componentChange) reason(manifestChanged, filesChanged bool) string {
+	switch {
+	case c.was != c.will && c.component.Head().Enabled != c.record.ManifestEnabled && c.will:
+		return "its manifest enables it"
+	case c.was != c.will && c.component.Head().Enabled != c.record.ManifestEnabled:
+		return "its manifest disables it"
+	case c.was != c.will && c.will:
+		return "its pack is enabled"
+	case c.was != c.will:
+		return "its pack is disabled"
+	case manifestChanged && filesChanged:
+		return "its manifest and its files changed"
+	case manifestChanged:
+		return "its manifest changed"
+	default:
+		return "its files changed"
+	}
+}
+
+// parametersOf gives the schema of what an action takes, as it is to be: what of it is secret is not
+// shown.
+func (p *packDiff) parametersOf(action string) *manifest.Schema {
+	for _, a := range p.state.Bundle.Actions {
+		if a.Ref == action {
+			return a.Parameters
+		}
+	}
+	if r := p.actual.Actions[action]; r != nil {
+		return r.Spec.(*manifest.Action).Parameters
+	}
+	return nil
 }
 
 // revision records the files where they are not those of the newest revision.

@@ -17,16 +17,51 @@ type FieldChange struct {
 	New   any    `json:"new,omitempty"`
 }
 
-// fieldChanges compares the normal forms of two packs or components; wanted has the encoded form of
-// the new one.
-func fieldChanges(old any, wanted json.RawMessage) []FieldChange {
-	was, err := manifest.Encode(old)
-	if err != nil {
-		return nil // it came from the database, where it was encoded
-	}
+// fieldChanges compares the normal forms of two packs or components. Values that are secret are told
+// as changed, and not shown; parameters gives the schema of an action that a rule names.
+func fieldChanges(old, wanted any, parameters func(action string) *manifest.Schema) []FieldChange {
+	was, will := shownForm(old, parameters), shownForm(wanted, parameters)
 	var changes []FieldChange
-	compare("", tree(was), tree(wanted), &changes)
+	compare("", was, will, &changes)
 	return changes
+}
+
+// form is a normal form, whole and as people may see it. Both have the same shape but for what is
+// secret.
+type form struct{ whole, shown any }
+
+func shownForm(v any, parameters func(action string) *manifest.Schema) form {
+	data, _ := normalForm(v)
+	f := form{whole: tree(data)}
+	var err error
+	if f.shown, err = manifest.Masked(v, parameters); err != nil {
+		f.shown = manifest.Mask // it has a normal form, so it can be masked
+	}
+	return f
+}
+
+// at is the part under a key; the whole stays hidden where the parts of a secret are not shown.
+func (f form) at(key string) form {
+	part := form{shown: f.shown}
+	if whole, ok := f.whole.(map[string]any); ok {
+		part.whole = whole[key]
+	}
+	if shown, ok := f.shown.(map[string]any); ok {
+		part.shown = shown[key]
+	}
+	return part
+}
+
+// index is the part at a place of a list.
+func (f form) index(i int) form {
+	part := form{shown: f.shown}
+	if whole, ok := f.whole.([]any); ok && i < len(whole) {
+		part.whole = whole[i]
+	}
+	if shown, ok := f.shown.([]any); ok && i < len(shown) {
+		part.shown = shown[i]
+	}
+	return part
 }
 
 // tree reads JSON as maps, lists and texts; a number stays as it is written.
@@ -42,13 +77,13 @@ func tree(data json.RawMessage) any {
 
 // compare tells the smallest parts that differ. Lists of another length are one part: what moved
 // within them would be told as a change of each place.
-func compare(at string, old, wanted any, changes *[]FieldChange) {
-	if reflect.DeepEqual(old, wanted) {
+func compare(at string, old, wanted form, changes *[]FieldChange) {
+	if reflect.DeepEqual(old.whole, wanted.whole) {
 		return
 	}
-	switch o := old.(type) {
+	switch o := old.whole.(type) {
 	case map[string]any:
-		if w, ok := wanted.(map[string]any); ok {
+		if w, ok := wanted.whole.(map[string]any); ok {
 			keys := map[string]bool{}
 			for key := range o {
 				keys[key] = true
@@ -57,19 +92,19 @@ func compare(at string, old, wanted any, changes *[]FieldChange) {
 				keys[key] = true
 			}
 			for _, key := range sortedKeys(keys) {
-				compare(at+"/"+pointerKey(key), o[key], w[key], changes)
+				compare(at+"/"+pointerKey(key), old.at(key), wanted.at(key), changes)
 			}
 			return
 		}
 	case []any:
-		if w, ok := wanted.([]any); ok && len(w) == len(o) {
+		if w, ok := wanted.whole.([]any); ok && len(w) == len(o) {
 			for i := range o {
-				compare(at+"/"+strconv.Itoa(i), o[i], w[i], changes)
+				compare(at+"/"+strconv.Itoa(i), old.index(i), wanted.index(i), changes)
 			}
 			return
 		}
 	}
-	*changes = append(*changes, FieldChange{Field: at, Old: old, New: wanted})
+	*changes = append(*changes, FieldChange{Field: at, Old: old.shown, New: wanted.shown})
 }
 
 // pointerKey escapes a key as JSON pointers want it.

@@ -136,13 +136,8 @@ func packsAt(path string) ([]place, error) {
 
 // bundlesAt parses packs. notices are of folders that are none.
 func bundlesAt(places []place, now time.Time) (folders []*folder, bundles []*manifest.Bundle, notices manifest.Errors) {
-	s := newScanner(uncovered{}, 0)
 	for _, p := range places {
-		v := s.scan(p, now, false)
-		for v.outcome == unsure {
-			// Nobody repeats a lint: what is being written is told as it is.
-			v = s.scan(p, now.Add(lockPatience), false)
-		}
+		v := scanAt(p, now)
 		if v.outcome == gone {
 			if v.folder != nil {
 				notices = append(notices, noPack(v.folder)...)
@@ -160,6 +155,21 @@ func bundlesAt(places []place, now time.Time) (folders []*folder, bundles []*man
 		folders, bundles = append(folders, v.folder), append(bundles, b)
 	}
 	return folders, bundles, notices
+}
+
+// scanAt looks at one pack once. Nobody repeats it: what is being written is told as it is.
+func scanAt(p place, now time.Time) visit {
+	s := newScanner(uncovered{}, 0)
+	v := s.scan(p, now, false)
+	for v.outcome == unsure {
+		v = s.scan(p, now.Add(lockPatience), false)
+	}
+	return v
+}
+
+// revisionPlace is a revision's folder, as if it were one of a packs folder.
+func revisionPlace(dir, ref, directory string) place {
+	return place{key: dir, ref: ref, directory: directory, root: filepath.Dir(dir), at: filepath.Base(dir)}
 }
 
 // lintContext gives the components of other packs than the linted ones.

@@ -32,6 +32,8 @@ type metrics struct {
 	unavailable prometheus.Gauge
 	held        prometheus.Counter
 	resyncFound prometheus.Counter
+	pinned      *prometheus.GaugeVec
+	drift       *prometheus.GaugeVec
 }
 
 // newMetrics registers them; with nil they count for nobody.
@@ -73,6 +75,12 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			Name: "attune_resync_found_changes_total", Help: "Packs whose changes were found by the regular scan only: events of them were lost.",
 		}),
 	}
+	m.pinned = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "attune_pack_pinned", Help: "1 for a pack that an operator pinned to a revision, whatever its folder says.",
+	}, []string{"pack"})
+	m.drift = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "attune_pack_drift_steps", Help: "Steps between a pack's folder and what is in force, where they are not applied: it is pinned, a stale checkout, or the daemon only plans.",
+	}, []string{"pack"})
 	for _, outcome := range []string{outcomeApplied, outcomeUnchanged, outcomePlanned, outcomeFailed} {
 		m.total.WithLabelValues(outcome)
 	}
@@ -82,7 +90,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	m.watchMode(watchInotify)
 	if registerer != nil {
 		registerer.MustRegister(m.packs, m.packErrors, m.duration, m.total, m.lag, m.lastSuccess, m.watch,
-			m.overflows, m.unavailable, m.held, m.resyncFound)
+			m.overflows, m.unavailable, m.held, m.resyncFound, m.pinned, m.drift)
 	}
 	return m
 }

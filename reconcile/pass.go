@@ -19,6 +19,9 @@ func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, 
 		return nil, "", err
 	}
 	vanished := r.survey(j, now)
+	if err := r.hold(ctx, j); err != nil {
+		return nil, "", err
+	}
 	states := r.compare(j, vanished, now)
 	scope := map[string]bool{}
 	for ref := range states {
@@ -27,7 +30,7 @@ func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, 
 	for _, ref := range vanished {
 		scope[ref] = true
 	}
-	plan := diff(&Snapshot{Packs: states, Scope: scope}, scope, r.catalog, r.records)
+	plan := diff(&Snapshot{Packs: states, Scope: scope, Config: r.opts.PackConfig}, scope, r.catalog, r.records)
 	outcome := outcomeUnchanged
 	var applied map[string]bool
 	var err error
@@ -42,6 +45,7 @@ func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, 
 	if err != nil {
 		return nil, "", err
 	}
+	r.drift(now)
 	return r.report(plan), outcome, nil
 }
 
@@ -68,11 +72,15 @@ func (r *Reconciler) refresh(ctx context.Context) error {
 			if next.Packs[ref] == nil { // the database was put back to an older state
 				r.world.forget(ref)
 				delete(r.records, ref)
+				r.notePin(ref, false)
 			}
 		}
 	}
 	if len(changed) > 0 {
 		maps.Copy(r.records, recordsOf(next, changed))
+	}
+	for ref := range changed {
+		r.notePin(ref, next.Packs[ref].PinnedBy != "")
 	}
 	for ref, p := range r.packs {
 		if p.row != next.Packs[ref] {
@@ -119,7 +127,7 @@ func (r *Reconciler) compare(j *job, vanished []string, now time.Time) map[strin
 	more := r.dependents(changed)
 	missing := false
 	for ref := range more {
-		missing = missing || states[ref] == nil
+		missing = missing || states[ref] == nil && r.frozen(ref) == ""
 	}
 	if missing {
 		maps.Copy(more, seeds)
@@ -148,20 +156,30 @@ func (r *Reconciler) dependents(of map[string]bool) map[string]bool {
 func (r *Reconciler) parse(refs map[string]bool, now time.Time) map[string]*PackState {
 	states := map[string]*PackState{}
 	for _, ref := range sortedKeys(refs) {
-		p := r.packs[ref]
-		state, err := stateOf(p.folder, p.content, r.records[ref])
-		if err != nil {
-			p.content = nil
-			r.scanner.forget(p.folder.key)
-			r.watcher.again(p.folder.key, r.opts.Quiet, now)
-			continue
+		if r.frozen(ref) != "" {
+			continue // drift compares it
 		}
-		if other := r.listing.twice[ref]; other != "" {
-			state.Bundle.Errors = append(state.Bundle.Errors, twiceWarning(p.folder.place, other))
+		if state := r.parseOne(ref, now); state != nil {
+			states[ref] = state
 		}
-		states[ref] = state
 	}
 	return states
+}
+
+// parseOne gives nil for a pack that changes meanwhile.
+func (r *Reconciler) parseOne(ref string, now time.Time) *PackState {
+	p := r.packs[ref]
+	state, err := stateOf(p.folder, p.content, r.records[ref])
+	if err != nil {
+		p.content = nil
+		r.scanner.forget(p.folder.key)
+		r.watcher.again(p.folder.key, r.opts.Quiet, now)
+		return nil
+	}
+	if other := r.listing.twice[ref]; other != "" {
+		state.Bundle.Errors = append(state.Bundle.Errors, twiceWarning(p.folder.place, other))
+	}
+	return state
 }
 
 // stateOf parses one pack. records are what the database has of it.
@@ -176,7 +194,7 @@ func stateOf(f *folder, content map[string][]byte, records []*store.Record) (*Pa
 	}
 	return &PackState{
 		Folder: f.ref, Directory: f.directory, Digest: f.digest, Tree: treeOf(f.files), Bundle: b,
-		FilesDigests: filesDigests(reachable(f.files), b.Components(), known),
+		FilesDigests: filesDigests(reachable(f.files), b.Components(), known), folder: f,
 	}, nil
 }
 
@@ -185,7 +203,7 @@ func (r *Reconciler) check(states map[string]*PackState, now time.Time) {
 	var folders []*folder
 	for _, ref := range sortedKeys(states) {
 		bundles = append(bundles, states[ref].Bundle)
-		folders = append(folders, r.packs[ref].folder)
+		folders = append(folders, states[ref].folder)
 	}
 	manifest.Check(bundles, manifest.CheckOptions{
 		InForce:     r.world.around(bundles),
@@ -269,6 +287,10 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 		p.content, p.rest = nil, one
 		p.errors, p.needs = s.Bundle.Errors, needsOf(s.Bundle)
 		p.enabled = s.Bundle.Pack == nil || s.Bundle.Pack.Enabled
+		r.noteDrift(ref, nil)
+		if one != nil && one.writes && r.opts.PlanOnly {
+			r.noteDrift(ref, one)
+		}
 		if one != nil && one.writes && !applied[ref] && !r.opts.PlanOnly {
 			p.stale = true // only planned, or the database did not take it
 			continue
@@ -284,6 +306,14 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 			r.world.recorded(ref, r.catalog, r.records[ref])
 		}
 		p.offer = offerOf(s, r.world.set)
+	}
+	for ref, one := range plans {
+		if states[ref] == nil { // it has vanished
+			r.noteDrift(ref, nil)
+			if r.opts.PlanOnly && one.writes {
+				r.noteDrift(ref, one)
+			}
+		}
 	}
 	r.count()
 }
@@ -354,6 +384,11 @@ func (r *Reconciler) report(plan *Plan) *Report {
 		errs = append(errs, p.errors...)
 		if p.rest != nil && !told[ref] {
 			whole.Packs = append(whole.Packs, *p.rest)
+		}
+	}
+	for ref := range r.pinned {
+		if one := r.drifts[ref]; one != nil && r.packs[ref] == nil {
+			whole.Packs = append(whole.Packs, *one) // its folder is gone
 		}
 	}
 	slices.SortFunc(whole.Packs, func(a, b PackPlan) int { return cmp.Compare(a.Ref, b.Ref) })

@@ -93,15 +93,24 @@ type Reconciler struct {
 	ready   chan struct{}
 
 	// These belong to Run's goroutine.
-	packs    map[string]*pack // those that have a folder, by ref
-	listing  *listing
-	known    map[string]identity // of the packs folders
-	noticed  map[string]bool     // keys of folders that are no pack, told once
-	warned   map[string]bool     // what was said of packs folders
-	catalog  *store.Catalog
-	records  map[string][]*store.Record // the catalog's, by pack
-	world    *world
-	removal  removal
+	packs   map[string]*pack // those that have a folder, by ref
+	listing *listing
+	known   map[string]identity // of the packs folders
+	noticed map[string]bool     // keys of folders that are no pack, told once
+	warned  map[string]bool     // what was said of packs folders
+	catalog *store.Catalog
+	records map[string][]*store.Record // the catalog's, by pack
+	world   *world
+	removal removal
+	// seen are the packs that were ever looked at, and unsure those whose first look has yet to be
+	// compared with the past: see hold.
+	seen   map[string]bool
+	unsure []string
+	// checkouts are packs whose files were of an older revision when they were first looked at.
+	checkouts map[string]checkout
+	// pinned are the packs with a pin, and drifts what is not applied, by pack.
+	pinned   map[string]bool
+	drifts   map[string]*PackPlan
 	resyncAt time.Time
 	sourceAt time.Time // when to look for a missing packs folder again
 	failures int       // of passes, in a row
@@ -148,9 +157,13 @@ type request struct {
 
 // waiter waits for a pass that begins after it came.
 type waiter struct {
-	by     string
-	plan   bool // only the plan is wanted
-	answer chan answer
+	by   string
+	plan bool // only the plan is wanted
+	// force is a pack whose files are to be applied although they are of an older revision.
+	force string
+	// command runs instead of a pass.
+	command func(ctx context.Context, now time.Time) (*Report, error)
+	answer  chan answer
 }
 
 type answer struct {
@@ -169,6 +182,17 @@ type Status struct {
 	// SourceProblem says which folder cannot be read; empty: all can.
 	SourceProblem string `json:"source_problem,omitempty"`
 	Error         string `json:"error,omitempty"` // why the last apply failed
+	// Drift are packs whose folder is not what is in force, and is not going to be by itself.
+	Drift []Drift `json:"drift"`
+}
+
+// Drift is a pack whose folder differs from what is in force, and why that is left so.
+type Drift struct {
+	Pack string `json:"pack"`
+	// Why is "the daemon only plans", "pinned to revision 3 by alice" or the like.
+	Why string `json:"why"`
+	// Steps is how many steps an apply would take.
+	Steps int `json:"steps"`
 }
 
 // Report is what a scan found and did.
@@ -190,6 +214,7 @@ func New(opts Options) (*Reconciler, error) {
 		opts: opts, logger: opts.Logger.With("component", "reconcile"), metrics: newMetrics(opts.Registerer),
 		wake: make(chan struct{}, 1), ready: make(chan struct{}),
 		packs: map[string]*pack{}, known: map[string]identity{}, noticed: map[string]bool{}, warned: map[string]bool{},
+		seen: map[string]bool{}, checkouts: map[string]checkout{}, pinned: map[string]bool{}, drifts: map[string]*PackPlan{},
 		asked: request{cause: causeStart},
 	}
 	r.environment = r.opts.environmentOf()
@@ -308,7 +333,13 @@ func (r *Reconciler) Dirty(cause string) {
 // Reload waits for a scan that began after the call, of all packs, and gives its report. by is who
 // asked.
 func (r *Reconciler) Reload(ctx context.Context, by string) (*Report, error) {
-	report, err := r.wait(ctx, &waiter{by: by, answer: make(chan answer, 1)})
+	return r.ReloadForced(ctx, by, "")
+}
+
+// ReloadForced is Reload, with one pack whose files are applied although they are of an older revision:
+// see the package's comment about stale checkouts.
+func (r *Reconciler) ReloadForced(ctx context.Context, by, pack string) (*Report, error) {
+	report, err := r.wait(ctx, &waiter{by: by, force: pack, answer: make(chan answer, 1)})
 	if err != nil {
 		return nil, fmt.Errorf("cannot reload the packs: %w", err)
 	}
@@ -348,7 +379,9 @@ func (r *Reconciler) wait(ctx context.Context, w *waiter) (*Report, error) {
 func (r *Reconciler) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.status
+	status := r.status
+	status.Drift = slices.Clone(status.Drift)
+	return status
 }
 
 // job is one pass to be made.
@@ -362,6 +395,8 @@ type job struct {
 	plan    bool
 	since   map[string]time.Time // first changes, by key
 	waiters []*waiter
+	// command runs instead of a pass; it has one waiter.
+	command func(ctx context.Context, now time.Time) (*Report, error)
 }
 
 // next gives the pass that is due; nil: none before the time that is given with it.
@@ -399,9 +434,12 @@ func (r *Reconciler) next(now time.Time) (*job, time.Time) {
 func (r *Reconciler) requested(now time.Time) *job {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	wanted := func(w *waiter) bool { return !w.plan }
+	if j := r.commanded(); j != nil {
+		return j
+	}
+	wanted := func(w *waiter) bool { return !w.plan && w.command == nil }
 	if !slices.ContainsFunc(r.waiters, wanted) {
-		wanted = func(w *waiter) bool { return w.plan }
+		wanted = func(w *waiter) bool { return w.plan && w.command == nil }
 	}
 	j := &job{all: true, now: true, since: map[string]time.Time{}}
 	var rest []*waiter
@@ -438,6 +476,21 @@ func (r *Reconciler) requested(now time.Time) *job {
 	return j
 }
 
+// commanded takes the first command, one at a time. None is done before the first pass, which finds out
+// what there is.
+func (r *Reconciler) commanded() *job {
+	if r.asked.cause == causeStart {
+		return nil
+	}
+	for i, w := range r.waiters {
+		if w.command != nil {
+			r.waiters = slices.Delete(r.waiters, i, i+1)
+			return &job{command: w.command, waiters: []*waiter{w}}
+		}
+	}
+	return nil
+}
+
 func (r *Reconciler) retryAt() time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -450,6 +503,12 @@ func (r *Reconciler) retryAt() time.Time {
 // serve makes one pass and answers those who wait for it.
 func (r *Reconciler) serve(ctx context.Context, j *job) {
 	started := time.Now()
+	if j.command != nil {
+		report, err := j.command(ctx, started)
+		r.tellDrift()
+		j.waiters[0].answer <- answer{report, err}
+		return
+	}
 	if j.now && r.watcher.mode() == watchPoll {
 		r.watcher.start() // whoever raised a limit says so by asking
 	}
@@ -463,6 +522,7 @@ func (r *Reconciler) serve(ctx context.Context, j *job) {
 		r.resyncAt = started.Add(r.resyncInterval())
 	}
 	report, outcome, err := r.pass(ctx, j, started)
+	r.tellDrift()
 	if err != nil {
 		outcome = outcomeFailed
 		r.failed(ctx, j, err)

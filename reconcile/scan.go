@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +74,7 @@ type place struct {
 	ref       string // the folder's name
 	directory string // the packs folder, as configured
 	root      string // the packs folder, without links
+	at        string // the folder's name, where that is not ref: a revision's
 }
 
 func placeOf(directory, root, ref string) place {
@@ -80,7 +82,9 @@ func placeOf(directory, root, ref string) place {
 }
 
 // resolve gives the pack's folder without links, and the links that lead from the packs folder to it.
-func (p place) resolve() (real string, links []string, err error) { return follow(p.root, p.ref) }
+func (p place) resolve() (real string, links []string, err error) {
+	return follow(p.root, cmp.Or(p.at, p.ref))
+}
 
 // scanner reads packs folders, and remembers of each file enough to read it again only when it
 // changed. It belongs to one goroutine.

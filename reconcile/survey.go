@@ -147,10 +147,12 @@ func (r *Reconciler) visit(p place, j *job, now time.Time) outcome {
 		if known == nil {
 			known = r.recall(v)
 			r.packs[p.ref] = known
+			r.first(p.ref)
 		}
 		if known.folder == nil || known.folder.sum != v.folder.sum {
 			r.markStale(known, p, j, first, noticed)
 			known.content = v.content
+			r.release(p.ref, v.folder.digest)
 		}
 		known.folder = v.folder
 	}
@@ -192,6 +194,9 @@ func (r *Reconciler) vanished(j *job, now time.Time) []string {
 	var absent, quiet, past []string // past: only their findings are left
 	present := 0
 	for ref, row := range r.catalog.Packs {
+		if row.PinnedBy != "" {
+			continue // whatever becomes of its folder
+		}
 		if row.Present {
 			present++
 		}

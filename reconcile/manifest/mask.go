@@ -1,0 +1,99 @@
+package manifest
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+)
+
+// Mask stands for a value that is not to be seen.
+const Mask = "***"
+
+// Masked gives the normal form of a pack or a component as a tree of JSON, for people to see: in place
+// of what a schema calls secret it has Mask. What is a template stays, since it is not the value.
+// action gives the parameters of an action that a rule names; nil, or nil for one that is not known:
+// then nothing of what the rule gives it is masked.
+func Masked(v any, action func(ref string) *Schema) (any, error) {
+	data, err := Encode(v)
+	if err != nil {
+		return nil, err
+	}
+	var decoded any
+	if err := unmarshal(data, &decoded); err != nil {
+		return nil, errorf("cannot decode %T: %v", v, err)
+	}
+	tree := object(decoded)
+	switch v := v.(type) {
+	case *Pack:
+		maskValues(tree, "config", v.ConfSchema)
+		maskSchema(tree["conf_schema"])
+	case *Action:
+		maskSchema(tree["parameters"])
+	case *Trigger:
+		maskSchema(tree["parameters_schema"])
+	case *Sensor:
+		maskValues(tree, "config", v.Parameters)
+		maskSchema(tree["parameters"])
+	case *Rule:
+		uses, _ := tree["actions"].([]any)
+		for i, use := range uses {
+			if action != nil && i < len(v.Actions) {
+				maskValues(object(use), "parameters", action(v.Actions[i].Ref))
+			}
+		}
+	}
+	return decoded, nil
+}
+
+// MaskedValues gives a copy of values without those that the schema calls secret.
+func MaskedValues(values map[string]any, schema *Schema) map[string]any {
+	tree := map[string]any{"values": deepCopy(values)}
+	maskValues(tree, "values", schema)
+	masked, _ := tree["values"].(map[string]any)
+	return masked
+}
+
+// maskValues masks, in what stands under the key, what the schema calls secret.
+func maskValues(tree map[string]any, key string, schema *Schema) {
+	values := object(tree[key])
+	if values == nil || schema == nil {
+		return
+	}
+	masked, err := schema.ReplaceSecrets(values, func(_ string, value any) (any, error) {
+		if text, ok := value.(string); ok && strings.Contains(text, "{{") {
+			return value, nil
+		}
+		return Mask, nil
+	})
+	if err != nil {
+		masked = map[string]any{} // nothing is shown rather than too much
+	}
+	tree[key] = masked
+}
+
+// maskSchema masks the values that a schema itself names for its secret parts.
+func maskSchema(node any) {
+	raw := object(node)
+	if raw == nil {
+		return
+	}
+	walkSchemas(raw, "", func(node map[string]any, _ string) {
+		if secret, _ := node["secret"].(bool); !secret {
+			return
+		}
+		for key := range node {
+			if slices.Contains([]string{"default", "const", "enum", "examples"}, key) {
+				node[key] = Mask
+			}
+		}
+	})
+}
+
+// MaskedJSON is Masked as JSON.
+func MaskedJSON(v any, action func(ref string) *Schema) (json.RawMessage, error) {
+	tree, err := Masked(v, action)
+	if err != nil {
+		return nil, err
+	}
+	return Encode(tree)
+}

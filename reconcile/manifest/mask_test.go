@@ -1,0 +1,53 @@
+package manifest
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestMasked(t *testing.T) {
+	t.Parallel()
+	schema := schemaOf(t, `{"type": "object", "properties": {
+		"token": {"type": "string", "secret": true, "default": "hunter2"},
+		"deep": {"type": "object", "properties": {"key": {"type": "string", "secret": true}}},
+		"open": {"type": "string", "default": "seen"}}}`, false)
+	values := func() map[string]any {
+		return map[string]any{"token": "hunter2", "open": "seen", "deep": map[string]any{"key": "hunter2"}}
+	}
+	known := func(ref string) *Schema {
+		if ref == "p.act" {
+			return schema
+		}
+		return nil
+	}
+	tests := map[string]any{
+		"pack":    &Pack{Ref: "p", ConfSchema: schema, Config: values()},
+		"action":  &Action{Parameters: schema, Header: Header{Label: "seen"}},
+		"trigger": &Trigger{ParametersSchema: schema},
+		"sensor":  &Sensor{Parameters: schema, Config: values()},
+		"rule":    &Rule{Actions: []Use{{Ref: "p.act", Parameters: values()}}},
+	}
+	for name, v := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := MaskedJSON(v, known)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text := string(got); strings.Contains(text, "hunter2") || !strings.Contains(text, "seen") || !strings.Contains(text, Mask) {
+				t.Errorf("found %s", text)
+			}
+			raw, err := Encode(v)
+			if err != nil || !strings.Contains(string(raw), "hunter2") {
+				t.Errorf("the model itself was changed: %s, %v", raw, err)
+			}
+		})
+	}
+	reference := &Sensor{Parameters: schema, Config: map[string]any{"token": "{{ secret.api }}"}}
+	if got, err := MaskedJSON(reference, nil); err != nil || !strings.Contains(string(got), "secret.api") {
+		t.Errorf("a reference is no secret: %s, %v", got, err)
+	}
+	if got := MaskedValues(values(), schema); got["token"] != Mask || got["open"] != "seen" {
+		t.Errorf("found %v", got)
+	}
+}

@@ -1,0 +1,199 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// Why a rollback, or the end of a pin, is refused.
+var (
+	ErrPlanOnly   = errors.New("the daemon applies nothing: reconcile.mode is plan, or it was started with --read-only")
+	ErrNoPack     = errors.New("there is no such pack")
+	ErrNoRevision = errors.New("there is no such revision")
+	ErrNotPinned  = errors.New("it is not pinned")
+)
+
+// RefusedError tells why a revision is not put back into force: its files do not fit what they would
+// meet today.
+type RefusedError struct {
+	Pack     string
+	Revision int
+	Errors   manifest.Errors
+}
+
+// Error counts the reasons; they are in Errors.
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("revision %d of pack %s no longer validates: %d findings", e.Revision, e.Pack, len(e.Errors))
+}
+
+// Rollback puts an older revision of a pack back into force, as a new revision, and pins the pack to
+// it: from then on its folder does not rule. The whole revision has to validate, else it is a
+// *RefusedError. number 0 is the newest revision whose files are not those in force.
+func (r *Reconciler) Rollback(ctx context.Context, pack string, number int, by, reason string) (*Report, error) {
+	w := &waiter{by: by, answer: make(chan answer, 1)}
+	w.command = func(ctx context.Context, now time.Time) (*Report, error) {
+		return r.rollback(ctx, pack, number, store.Pin{By: by, Reason: reason}, now)
+	}
+	report, err := r.wait(ctx, w)
+	if err != nil {
+		return nil, fmt.Errorf("cannot roll back pack %s: %w", pack, err)
+	}
+	return report, nil
+}
+
+// Unpin lets a pack's folder rule again, and waits until what that says is in force.
+func (r *Reconciler) Unpin(ctx context.Context, pack, by string) (*Report, error) {
+	w := &waiter{by: by, answer: make(chan answer, 1)}
+	w.command = func(ctx context.Context, now time.Time) (*Report, error) { return r.unpin(ctx, pack, by, now) }
+	report, err := r.wait(ctx, w)
+	if err != nil {
+		return nil, fmt.Errorf("cannot unpin pack %s: %w", pack, err)
+	}
+	return report, nil
+}
+
+func (r *Reconciler) rollback(ctx context.Context, ref string, number int, pin store.Pin, now time.Time) (*Report, error) {
+	row, err := r.commandable(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	target, tree, err := r.target(ctx, row, number)
+	if err != nil {
+		return nil, err
+	}
+	state, err := r.stateOfRevision(ctx, row, target, tree, now)
+	if err != nil {
+		return nil, err
+	}
+	states := map[string]*PackState{ref: state}
+	r.check(states, now)
+	if state.Bundle.Pack == nil || state.Bundle.Errors.HasErrors() {
+		return nil, &RefusedError{Pack: ref, Revision: target.Number, Errors: state.Bundle.Errors}
+	}
+	scope := map[string]bool{ref: true}
+	plan := diff(&Snapshot{Packs: states, Scope: scope, Config: r.opts.PackConfig}, scope, r.catalog, r.records)
+	if len(plan.Packs) == 0 { // it is in force already: all there is to do is to pin it
+		plan.Packs = []PackPlan{{
+			Ref: ref, Version: state.Bundle.Pack.Version, Digest: state.Digest, Steps: []Step{},
+			change: store.PackChange{Ref: ref, Directory: row.Directory, Errors: state.Bundle.Errors},
+		}}
+	}
+	one := &plan.Packs[0]
+	one.writes, one.change.Pin = true, &pin
+	if revision := one.change.Revision; revision != nil {
+		revision.Cause = fmt.Sprintf("rollback to %d by %s", target.Number, pin.By)
+		revision.Content = state.folder.contentOf
+	}
+	// All that can fail for any other reason than the database has been done.
+	if err := r.commitAlone(ctx, plan); err != nil {
+		return nil, err
+	}
+	r.logger.Info("pack rolled back and pinned", "pack", ref, "revision", target.Number, "by", pin.By, "reason", pin.Reason)
+	report, err := r.follow(ctx, ref, &job{since: map[string]time.Time{}}, now)
+	if err != nil {
+		return nil, err
+	}
+	report.Plan.Packs = slices.DeleteFunc(report.Plan.Packs, func(p PackPlan) bool { return p.Ref == ref })
+	report.Plan.Packs = append([]PackPlan{*one}, report.Plan.Packs...)
+	return report, nil
+}
+
+func (r *Reconciler) unpin(ctx context.Context, ref, by string, now time.Time) (*Report, error) {
+	row, err := r.commandable(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	if row.PinnedBy == "" {
+		return nil, ErrNotPinned
+	}
+	delete(r.checkouts, ref) // whatever was held of it: its folder is to rule
+	plan := &Plan{Packs: []PackPlan{{
+		Ref: ref, Steps: []Step{}, writes: true,
+		change: store.PackChange{Ref: ref, Directory: row.Directory, Errors: row.Errors, Pin: &store.Pin{Unpin: true}},
+	}}}
+	if err := r.commitAlone(ctx, plan); err != nil {
+		return nil, err
+	}
+	r.logger.Info("pack unpinned, its folder rules again", "pack", ref, "by", by)
+	return r.follow(ctx, ref, &job{cause: "unpin by " + by, all: true, now: true, since: map[string]time.Time{}}, now)
+}
+
+// commandable gives the row of a pack that an operator may change now.
+func (r *Reconciler) commandable(ctx context.Context, ref string) (*store.PackRow, error) {
+	if r.opts.PlanOnly {
+		return nil, ErrPlanOnly
+	}
+	if err := r.refresh(ctx); err != nil {
+		return nil, err
+	}
+	row := r.catalog.Packs[ref]
+	if row == nil {
+		return nil, ErrNoPack
+	}
+	return row, nil
+}
+
+// target finds the revision to go back to.
+func (r *Reconciler) target(ctx context.Context, row *store.PackRow, number int) (*store.RevisionRow, []store.TreeEntry, error) {
+	if number == 0 {
+		const most = 1000 // more than retention keeps, by default
+		revisions, err := r.opts.Store.Revisions(ctx, row.Ref, most)
+		if err != nil {
+			return nil, nil, err
+		}
+		i := slices.IndexFunc(revisions, func(one store.RevisionRow) bool { return one.Digest != row.TreeDigest })
+		if i < 0 {
+			return nil, nil, fmt.Errorf("%w with other files than those in force", ErrNoRevision)
+		}
+		number = revisions[i].Number
+	}
+	revision, tree, err := r.opts.Store.Revision(ctx, row.Ref, number)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil, fmt.Errorf("%w: %d", ErrNoRevision, number)
+	}
+	return revision, tree, err
+}
+
+// stateOfRevision reads a revision as if it were the pack's folder: from the files that children get.
+func (r *Reconciler) stateOfRevision(ctx context.Context, row *store.PackRow, revision *store.RevisionRow, tree []store.TreeEntry, now time.Time) (*PackState, error) {
+	dir, err := r.opts.Revisions.Dir(ctx, revision.ID, revision.Digest)
+	if err != nil {
+		return nil, err
+	}
+	v := scanAt(revisionPlace(dir, row.Ref, row.Directory), now)
+	if v.folder == nil || v.folder.digest != revision.Digest {
+		return nil, fmt.Errorf("revision %d cannot be read back: %d files were recorded, and what is in %s is not those", revision.Number, len(tree), dir)
+	}
+	return stateOf(v.folder, v.content, r.records[row.Ref])
+}
+
+// commitAlone applies a plan of one pack and tells everybody.
+func (r *Reconciler) commitAlone(ctx context.Context, plan *Plan) error {
+	applied := map[string]bool{}
+	generation, err := r.commit(ctx, []*PackPlan{&plan.Packs[0]}, applied)
+	if err != nil {
+		return err
+	}
+	r.announce(ctx, plan, applied, generation)
+	return nil
+}
+
+// follow is the pass after a command: what depends on the pack is checked again, and its folder is
+// compared with what is in force now.
+func (r *Reconciler) follow(ctx context.Context, ref string, j *job, now time.Time) (*Report, error) {
+	r.world.recorded(ref, r.catalog, r.records[ref])
+	for other := range r.dependents(map[string]bool{ref: true}) {
+		r.packs[other].stale = true
+	}
+	if p := r.packs[ref]; p != nil {
+		p.stale = true
+	}
+	report, _, err := r.pass(ctx, j, now)
+	return report, err
+}
