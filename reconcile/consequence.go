@@ -264,7 +264,7 @@ func (p *packDiff) packEffects() {
 	// Triggers last: their rules, where they are of the pack, stop or start for the pack's sake.
 	records := slices.Clone(p.records[p.plan.Ref])
 	slices.SortStableFunc(records, func(a, b *store.Record) int {
-		return boolInt(a.Kind == manifest.KindTrigger) - boolInt(b.Kind == manifest.KindTrigger)
+		return isTrigger(a) - isTrigger(b)
 	})
 	for _, r := range records {
 		c := components[store.ComponentRef{Kind: r.Kind, Ref: r.Ref}]
@@ -306,8 +306,8 @@ func (p *PackPlan) tidyEffects() {
 	}
 }
 
-func boolInt(b bool) int {
-	if b {
+func isTrigger(r *store.Record) int {
+	if r.Kind == manifest.KindTrigger {
 		return 1
 	}
 	return 0

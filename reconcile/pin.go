@@ -67,7 +67,7 @@ func (r *Reconciler) rollback(ctx context.Context, ref string, number int, pin s
 	if err != nil {
 		return nil, err
 	}
-	state, err := r.stateOfRevision(ctx, row, target, tree, now)
+	state, err := r.stateOfRevision(ctx, row, target, tree, r.records[ref], now)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +161,10 @@ func (r *Reconciler) target(ctx context.Context, row *store.PackRow, number int)
 }
 
 // stateOfRevision reads a revision as if it were the pack's folder: from the files that children get.
-func (r *Reconciler) stateOfRevision(ctx context.Context, row *store.PackRow, revision *store.RevisionRow, tree []store.TreeEntry, now time.Time) (*PackState, error) {
+// records are what the database has of the pack.
+func (r *Reconciler) stateOfRevision(ctx context.Context, row *store.PackRow, revision *store.RevisionRow, tree []store.TreeEntry,
+	records []*store.Record, now time.Time,
+) (*PackState, error) {
 	dir, err := r.opts.Revisions.Dir(ctx, revision.ID, revision.Digest)
 	if err != nil {
 		return nil, err
@@ -170,7 +173,7 @@ func (r *Reconciler) stateOfRevision(ctx context.Context, row *store.PackRow, re
 	if v.folder == nil || v.folder.digest != revision.Digest {
 		return nil, fmt.Errorf("revision %d cannot be read back: %d files were recorded, and what is in %s is not those", revision.Number, len(tree), dir)
 	}
-	return stateOf(v.folder, v.content, r.records[row.Ref])
+	return stateOf(v.folder, v.content, records)
 }
 
 // commitAlone applies a plan of one pack and tells everybody.

@@ -25,7 +25,7 @@ func (s *Server) showAction(ctx context.Context, in *byRef) (*Action, error) {
 		return nil, err
 	}
 	a := action(catalog, r)
-	a.Manifest, err = normalForm(r.Spec)
+	a.Manifest, err = normalForm(catalog, r.Spec)
 	return &a, err
 }
 
@@ -33,6 +33,6 @@ func action(catalog *store.Catalog, r *store.Record) Action {
 	spec := r.Spec.(*manifest.Action)
 	return Action{
 		Component: component(catalog, r), RunnerType: spec.RunnerType, EntryPoint: spec.EntryPoint,
-		TimeoutSeconds: seconds(spec.Timeout), Parameters: spec.Parameters, OutputSchema: spec.OutputSchema,
+		TimeoutSeconds: seconds(spec.Timeout), Parameters: spec.Parameters.Masked(), OutputSchema: spec.OutputSchema,
 	}
 }

@@ -146,8 +146,15 @@ func findings(pack *store.PackRow, r *store.Record) manifest.Errors {
 	return found
 }
 
-// normalForm gives the manifest of what is shown.
-func normalForm(v any) (json.RawMessage, error) { return manifest.Encode(v) }
+// normalForm gives the manifest of what is shown, without secrets.
+func normalForm(catalog *store.Catalog, v any) (json.RawMessage, error) {
+	return manifest.MaskedJSON(v, func(action string) *manifest.Schema {
+		if r := catalog.Actions[action]; r != nil {
+			return r.Spec.(*manifest.Action).Parameters
+		}
+		return nil
+	})
+}
 
 // orEmpty keeps a list from being null.
 func orEmpty[T any](list []T) []T {

@@ -141,6 +141,27 @@ func (c *Client) Reload(ctx context.Context, pack string) (*Report, error) {
 	return post[Report](ctx, c, "/reload", values("pack", pack), nil)
 }
 
+// ForceReload is Reload that applies the pack's files although they are of an older revision.
+func (c *Client) ForceReload(ctx context.Context, pack string) (*Report, error) {
+	return post[Report](ctx, c, "/reload", values("pack", pack, "force", "true"), nil)
+}
+
+// Rollback puts an older revision of a pack back into force, and pins it.
+func (c *Client) Rollback(ctx context.Context, pack string, n NewRollback) (*Report, error) {
+	return post[Report](ctx, c, "/packs/"+url.PathEscape(pack)+"/rollback", nil, n)
+}
+
+// Unpin lets a pack's folder rule again.
+func (c *Client) Unpin(ctx context.Context, pack string) (*Report, error) {
+	return post[Report](ctx, c, "/packs/"+url.PathEscape(pack)+"/unpin", nil, nil)
+}
+
+// Difference tells what lies between two states of a pack's files, each the number of a revision or
+// "folder"; empty ones are the newest revision, and the one before.
+func (c *Client) Difference(ctx context.Context, pack, from, to string) (*Difference, error) {
+	return get[Difference](ctx, c, "/packs/"+url.PathEscape(pack)+"/diff", values("from", from, "to", to))
+}
+
 // History lists a pack's revisions, newest first; limit 0 is 100.
 func (c *Client) History(ctx context.Context, pack string, limit int) ([]Revision, error) {
 	return list[Revision](ctx, c, "/packs/"+url.PathEscape(pack)+"/revisions", values("limit", number(limit)))

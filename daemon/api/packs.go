@@ -40,6 +40,7 @@ func pack(row *store.PackRow, counts ComponentCounts) Pack {
 	p := Pack{
 		Ref: row.Ref, Enabled: row.Enabled, Present: row.Present, ManifestEnabled: row.ManifestEnabled, DisabledBy: optional(row.DisabledBy),
 		DisabledAt: row.DisabledAt, DisabledReason: optional(row.DisabledReason), WhyDisabled: whyPackDisabled(row), Directory: row.Directory, Revision: row.Revision, Digest: row.TreeDigest,
+		PinnedBy: optional(row.PinnedBy), PinnedAt: row.PinnedAt, PinnedReason: optional(row.PinnedReason),
 		Errors: orEmpty(row.Errors), Components: counts, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt,
 	}
 	// A pack whose first pack.yaml was refused has none.
@@ -93,8 +94,13 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 		return nil, err
 	}
 	detail := &PackDetail{Pack: pack(row, countByPack(catalog)[row.Ref])}
+	for _, drift := range s.opts.Reconciler.Status().Drift {
+		if drift.Pack == row.Ref {
+			detail.Drift = &drift
+		}
+	}
 	if row.Manifest != nil {
-		if detail.Manifest, err = normalForm(row.Manifest); err != nil {
+		if detail.Manifest, err = normalForm(catalog, row.Manifest); err != nil {
 			return nil, err
 		}
 	}
@@ -115,20 +121,6 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 	return detail, nil
 }
 
-// revisionQuery says whose revisions are wanted.
-type revisionQuery struct {
-	Ref   string `path:"ref"`
-	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
-}
-
-func (s *Server) listRevisions(ctx context.Context, in *revisionQuery) ([]Revision, error) {
-	if _, _, err := s.findPack(ctx, in.Ref); err != nil {
-		return nil, err
-	}
-	revisions, err := s.opts.Store.Revisions(ctx, in.Ref, in.Limit)
-	return orEmpty(revisions), err
-}
-
 // onePack is the input of what can be asked of all packs or of one.
 type onePack struct {
 	Pack string `query:"pack" doc:"Report on this pack only"`
@@ -145,26 +137,47 @@ func (s *Server) plan(ctx context.Context, in *onePack) (*Plan, error) {
 	return s.planOf(ctx, plan, in.Pack)
 }
 
-func (s *Server) reload(ctx context.Context, in *onePack) (*Report, error) {
-	report, err := s.opts.Reconciler.Reload(ctx, caller(ctx))
+// reloadInput says what is reported, and what is forced.
+type reloadInput struct {
+	Pack  string `query:"pack" doc:"Report on this pack only"`
+	Force bool   `query:"force" doc:"Apply this pack's files although they are of an older revision"`
+}
+
+func (s *Server) reload(ctx context.Context, in *reloadInput) (*Report, error) {
+	force := ""
+	if in.Force {
+		if err := s.forced(ctx, in.Pack); err != nil {
+			return nil, err
+		}
+		force = in.Pack
+	}
+	report, err := s.opts.Reconciler.ReloadForced(ctx, caller(ctx), force)
 	if err != nil {
 		return nil, fmt.Errorf("cannot reload: %w", err)
 	}
 	if err := s.sourceProblem(); err != nil {
 		return nil, err
 	}
-	// Whoever asks next is to see what this reload did.
+	if in.Force {
+		s.audit(ctx, "force pack", in.Pack, nil)
+	}
+	return s.told(ctx, report, in.Pack)
+}
+
+// told gives a report to who asked, of one pack or (empty) all, when whoever asks next sees what it did.
+func (s *Server) told(ctx context.Context, report *Report, pack string) (*Report, error) {
 	if _, err := s.opts.Catalogs.Catalog(ctx, report.Generation); err != nil {
 		return nil, err
 	}
 	narrowed := *report
-	if narrowed.Plan, err = s.planOf(ctx, report.Plan, in.Pack); err != nil {
+	var err error
+	if narrowed.Plan, err = s.planOf(ctx, report.Plan, pack); err != nil {
 		return nil, err
 	}
-	if in.Pack != "" {
+	if pack != "" {
 		narrowed.Errors = nil
 		for _, e := range report.Errors {
-			if e.Ref == in.Pack || packOf(e) == in.Pack {
+			if e.Ref == pack || packOf(e) == pack {
 				narrowed.Errors = append(narrowed.Errors, e)
 			}
 		}

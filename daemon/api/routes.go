@@ -45,6 +45,9 @@ func (s *Server) routes(api huma.API) {
 	route(api, get, "/packs", "list-packs", "List packs", s.listPacks)
 	route(api, get, "/packs/{ref}", "show-pack", "Show a pack", s.showPack)
 	route(api, get, "/packs/{ref}/revisions", "list-revisions", "List a pack's revisions, newest first", s.listRevisions)
+	route(api, get, "/packs/{ref}/diff", "diff", "What lies between two states of a pack's files", s.difference)
+	route(api, post, "/packs/{ref}/rollback", "rollback", "Put an older revision back into force, and pin it", s.rollback)
+	route(api, post, "/packs/{ref}/unpin", "unpin", "Let a pack's folder rule again", s.unpin)
 	route(api, get, "/plan", "plan", "What an apply would do now", s.plan)
 	route(api, post, "/reload", "reload", "Scan all packs now and apply what changed", s.reload)
 

@@ -30,7 +30,7 @@ func (s *Server) showRule(ctx context.Context, in *byRef) (*Rule, error) {
 		return nil, err
 	}
 	r := rule(catalog, record)
-	r.Manifest, err = normalForm(record.Spec)
+	r.Manifest, err = normalForm(catalog, record.Spec)
 	return &r, err
 }
 
@@ -41,7 +41,11 @@ func rule(catalog *store.Catalog, record *store.Record) Rule {
 		When: spec.When, ForEach: spec.ForEach, Priority: spec.Priority, Actions: []RuleAction{},
 	}
 	for _, use := range spec.Actions {
-		r.Actions = append(r.Actions, RuleAction{Action: use.Ref, Parameters: orObject(use.Parameters)})
+		parameters := orObject(use.Parameters)
+		if known := catalog.Actions[use.Ref]; known != nil {
+			parameters = manifest.MaskedValues(parameters, known.Spec.(*manifest.Action).Parameters)
+		}
+		r.Actions = append(r.Actions, RuleAction{Action: use.Ref, Parameters: parameters})
 	}
 	if len(r.Actions) > 0 {
 		r.Action = r.Actions[0].Action

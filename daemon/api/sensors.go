@@ -40,7 +40,7 @@ func (s *Server) showSensor(ctx context.Context, in *byRef) (*Sensor, error) {
 	info := s.process(r.Ref)
 	one := sensorOf(catalog, r, info)
 	one.Stderr = info.Stderr
-	one.Manifest, err = normalForm(r.Spec)
+	one.Manifest, err = normalForm(catalog, r.Spec)
 	return &one, err
 }
 

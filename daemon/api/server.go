@@ -46,7 +46,10 @@ type Workers interface {
 // Reconciler is the loop from files to database; reconcile.Reconciler is it.
 type Reconciler interface {
 	Plan(ctx context.Context) (*reconcile.Plan, error)
-	Reload(ctx context.Context, by string) (*reconcile.Report, error)
+	ReloadForced(ctx context.Context, by, pack string) (*reconcile.Report, error)
+	Rollback(ctx context.Context, pack string, revision int, by, reason string) (*reconcile.Report, error)
+	Unpin(ctx context.Context, pack, by string) (*reconcile.Report, error)
+	Difference(ctx context.Context, pack, from, to string) (*reconcile.Difference, error)
 	Status() reconcile.Status
 }
 

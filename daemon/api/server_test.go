@@ -66,7 +66,19 @@ func (f *fakes) Stats() worker.Stats                                       { ret
 func (f *fakes) Plan(context.Context) (*reconcile.Plan, error) { return &reconcile.Plan{}, nil }
 func (f *fakes) Status() reconcile.Status                      { return reconcile.Status{Mode: "apply"} }
 
-func (f *fakes) Reload(context.Context, string) (*reconcile.Report, error) {
+func (f *fakes) Rollback(context.Context, string, int, string, string) (*reconcile.Report, error) {
+	return nil, &reconcile.RefusedError{Pack: "core", Revision: 1, Errors: manifest.Errors{{Message: "no such trigger"}}}
+}
+
+func (f *fakes) Unpin(context.Context, string, string) (*reconcile.Report, error) {
+	return nil, reconcile.ErrNotPinned
+}
+
+func (f *fakes) Difference(context.Context, string, string, string) (*reconcile.Difference, error) {
+	return nil, reconcile.ErrNoSide
+}
+
+func (f *fakes) ReloadForced(context.Context, string, string) (*reconcile.Report, error) {
 	return &reconcile.Report{Generation: 3, Errors: manifest.Errors{
 		{Place: manifest.Place{File: "core/pack.yaml"}, Severity: manifest.SeverityError, Message: "m"},
 		{Place: manifest.Place{File: "net/pack.yaml"}, Severity: manifest.SeverityError, Message: "m"},
@@ -647,8 +659,8 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 			}
 		}
 	}
-	if operations != 27 {
-		t.Errorf("found %d operations, want 27", operations)
+	if operations != 30 {
+		t.Errorf("found %d operations, want 30", operations)
 	}
 }
 

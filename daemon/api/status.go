@@ -84,7 +84,7 @@ func (s *Server) reconcile(generation int64) ReconcileStatus {
 	return ReconcileStatus{
 		Generation: generation, LastScan: optionalTime(r.LastScan), LastApply: optionalTime(r.LastApply),
 		ScanSeconds: r.ScanDuration.Seconds(), Mode: r.Mode, WatchMode: r.WatchMode, WatchReason: r.WatchReason,
-		SourceProblem: r.SourceProblem, Error: r.Error, Directories: orEmpty(s.opts.Info.Directories),
+		SourceProblem: r.SourceProblem, Error: r.Error, Directories: orEmpty(s.opts.Info.Directories), Drift: orEmpty(r.Drift),
 	}
 }
 

@@ -38,7 +38,7 @@ func (s *Server) showTrigger(ctx context.Context, in *byRef) (*Trigger, error) {
 		return nil, err
 	}
 	t := trigger(catalog, r, rulesByTrigger(catalog))
-	if t.Manifest, err = normalForm(r.Spec); err != nil {
+	if t.Manifest, err = normalForm(catalog, r.Spec); err != nil {
 		return nil, err
 	}
 	instances, err := s.opts.Store.TriggerInstances(ctx, []string{r.Ref})
@@ -56,7 +56,7 @@ func (s *Server) showTrigger(ctx context.Context, in *byRef) (*Trigger, error) {
 func trigger(catalog *store.Catalog, r *store.Record, rules map[string][]string) Trigger {
 	spec := r.Spec.(*manifest.Trigger)
 	return Trigger{
-		Component: component(catalog, r), Type: spec.Type, ParametersSchema: spec.ParametersSchema,
+		Component: component(catalog, r), Type: spec.Type, ParametersSchema: spec.ParametersSchema.Masked(),
 		PayloadSchema: spec.PayloadSchema, Rules: orEmpty(rules[r.Ref]),
 	}
 }

@@ -80,6 +80,8 @@ type ReconcileStatus struct {
 	SourceProblem string   `json:"source_problem,omitempty"`
 	Error         string   `json:"error,omitempty"` // why the last apply failed
 	Directories   []string `json:"directories"`
+	// Drift are packs whose folder is not what is in force, and is not going to be by itself.
+	Drift []reconcile.Drift `json:"drift"`
 }
 
 // RuntimeProgram is an interpreter found on the machine.
@@ -109,6 +111,11 @@ type Pack struct {
 	Directory   string `json:"directory"`
 	Revision    int    `json:"revision"` // its number, from 1
 	Digest      string `json:"digest"`   // of the revision's files
+	// PinnedBy is the operator who pinned it to this revision, so that its folder does not rule; null:
+	// it does.
+	PinnedBy     *string    `json:"pinned_by"`
+	PinnedAt     *time.Time `json:"pinned_at"`
+	PinnedReason *string    `json:"pinned_reason"`
 	// Errors are the findings of the newest scan, warnings included.
 	Errors     manifest.Errors `json:"errors"`
 	Components ComponentCounts `json:"components"` // in force
@@ -123,6 +130,8 @@ type PackDetail struct {
 	Triggers []ComponentState `json:"triggers"`
 	Sensors  []ComponentState `json:"sensors"`
 	Rules    []ComponentState `json:"rules"`
+	// Drift tells that its folder is not what is in force, and why that stays so; null: it is, or soon.
+	Drift    *reconcile.Drift `json:"drift"`
 	Manifest json.RawMessage  `json:"manifest"`
 }
 
@@ -139,9 +148,6 @@ type ComponentState struct {
 	// Held says that its newest version was refused, so that it runs from an older revision.
 	Held bool `json:"held"`
 }
-
-// Revision is one applied state of a pack.
-type Revision = store.RevisionRow
 
 // Component is what actions, triggers, sensors and rules have in common.
 type Component struct {

@@ -110,6 +110,8 @@ func (c *command) schemaTable(w io.Writer, title string, schema *manifest.Schema
 
 func defaultText(p manifest.Property) string {
 	switch {
+	case p.Default != nil && p.Secret:
+		return manifest.Mask
 	case p.Default != nil:
 		return jsonText(p.Default)
 	case p.Required:

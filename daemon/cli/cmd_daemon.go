@@ -20,6 +20,7 @@ import (
 func (c *command) daemonCommand() *cobra.Command {
 	var packs []string
 	var listen, socket, state, database, logLevel string
+	var readOnly bool
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Watch the packs and run what they say, until stopped",
@@ -46,6 +47,9 @@ func (c *command) daemonCommand() *cobra.Command {
 					flags = append(flags, daemon.Flag{Key: f.key, Value: value, Name: "--" + f.name})
 				}
 			}
+			if readOnly {
+				flags = append(flags, daemon.Flag{Key: "reconcile.mode", Value: "plan", Name: "--read-only"})
+			}
 			cfg, err := daemon.FindConfig(c.configPath, c.sys.Environ, flags...)
 			if err != nil {
 				return err
@@ -59,6 +63,7 @@ func (c *command) daemonCommand() *cobra.Command {
 	f.StringVar(&socket, "socket", "", "path of the unix socket (http.socket)")
 	f.StringVar(&state, "state", "", "folder for what outlives a restart (state.directory)")
 	f.StringVar(&database, "database-url", "", "PostgreSQL to use (database.url)")
+	f.BoolVar(&readOnly, "read-only", false, "apply nothing of the packs folders, only tell what would change (reconcile.mode = \"plan\")")
 	f.StringVar(&logLevel, "log-level", "", "debug, info, warn or error (log.level)")
 	return cmd
 }

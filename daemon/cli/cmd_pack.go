@@ -22,7 +22,7 @@ func (c *command) packCommand() *cobra.Command {
 		Aliases: []string{"packs"},
 		Short:   "Look at packs, check them, apply them",
 	}
-	cmd.AddCommand(c.packList(), c.packShow(), c.packNew(), c.packLint(), c.packSchema(), c.packPlan(), c.packReload(), c.packHistory())
+	cmd.AddCommand(c.packList(), c.packShow(), c.packNew(), c.packLint(), c.packSchema(), c.packPlan(), c.packReload(), c.packHistory(), c.packDiff(), c.packRollback())
 	cmd.AddCommand(c.switchCommands(manifest.KindPack, "Its sensors stop, its rules match no more, and its actions are not started: those of its executions\n"+
 		"that wait fail when their turn comes, those that run are left to end.")...)
 	return cmd
@@ -41,7 +41,7 @@ func (c *command) packList() *cobra.Command {
 			textColumn("ref", func(p *api.Pack) string { return p.Ref }),
 			textColumn("version", func(p *api.Pack) string { return p.Version }),
 			{title: "enabled", cell: func(_ time.Time, p *api.Pack) cell { return packEnabledCell(p) }},
-			numberColumn("revision", func(p *api.Pack) int { return p.Revision }),
+			{title: "revision", cell: func(_ time.Time, p *api.Pack) cell { return revisionCell(p) }},
 			textColumn("digest", func(p *api.Pack) string { return short(p.Digest) }).onlyWide(),
 			textColumn("components", func(p *api.Pack) string { return componentsText(p.Components) }),
 			{title: "errors", cell: func(_ time.Time, p *api.Pack) cell { return errorCell(p.Errors) }},
@@ -115,6 +115,8 @@ func (c *command) packScreen(w io.Writer, p *api.PackDetail) {
 		{"version", p.Version},
 		{"enabled", enabledText(p.Enabled, p.WhyDisabled, p.DisabledAt)},
 		{"revision", fmt.Sprintf("%d, %s", p.Revision, short(p.Digest))},
+		{"pinned", pinnedText(&p.Pack)},
+		{"drift", driftText(p.Drift)},
 		{"directory", p.Directory},
 		{"changed", age(time.Now(), p.UpdatedAt) + " ago"},
 		{"errors", errorsText},
@@ -145,6 +147,34 @@ func (c *command) componentNote(s api.ComponentState) string {
 	default:
 		return ""
 	}
+}
+
+// revisionCell is the number of a pack's revision, and whether the pack is pinned to it.
+func revisionCell(p *api.Pack) cell {
+	if p.PinnedBy != nil {
+		return cell{fmt.Sprintf("%d (pinned)", p.Revision), styleWarn}
+	}
+	return plain(fmt.Sprint(p.Revision))
+}
+
+// pinnedText says by whom a pack is pinned, and why; empty: it is not.
+func pinnedText(p *api.Pack) string {
+	if p.PinnedBy == nil {
+		return ""
+	}
+	text := fmt.Sprintf("to revision %d by %s %s ago", p.Revision, *p.PinnedBy, agePtr(time.Now(), p.PinnedAt))
+	if p.PinnedReason != nil {
+		text += " (" + *p.PinnedReason + ")"
+	}
+	return text + "; `attune pack rollback " + p.Ref + " --unpin` lets its folder rule again"
+}
+
+// driftText says that a pack's folder is not what is in force; empty: it is.
+func driftText(d *reconcile.Drift) string {
+	if d == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s of its folder not applied: %s; see `attune pack plan %s`", count(d.Steps, "change"), d.Why, d.Pack)
 }
 
 // enabledText says whether a thing is in force, and if not, why.
@@ -239,11 +269,44 @@ func (c *command) planScreen(w io.Writer, plan *reconcile.Plan) {
 	}
 	for _, p := range plan.Packs {
 		fmt.Fprintf(w, "%s %s\n", p.Ref, c.paint(styleDim, strings.TrimSpace(p.Version+" "+short(p.Digest))))
+		if p.Held != "" {
+			fmt.Fprintln(w, c.paint(styleWarn, "  not applied: "+p.Held))
+		}
 		for _, step := range p.Steps {
 			c.stepLines(w, step)
 		}
 		c.findings(w, p.Errors)
 	}
+	if text := planSummary(plan); text != "" {
+		fmt.Fprintln(w, text)
+	}
+}
+
+// planSummary counts what a plan does; empty: nothing.
+func planSummary(plan *reconcile.Plan) string {
+	counts := map[string]int{}
+	for _, p := range plan.Packs {
+		for _, s := range p.Steps {
+			op := s.Op
+			if op == reconcile.StepEnable {
+				op = reconcile.StepCreate
+			}
+			if p.Held != "" && op != reconcile.StepKeep {
+				op = "held"
+			}
+			counts[op]++
+		}
+	}
+	var parts []string
+	for _, part := range []struct{ op, text string }{
+		{reconcile.StepCreate, "%d to create"}, {reconcile.StepChange, "%d to change"}, {reconcile.StepDisable, "%d to disable"},
+		{reconcile.StepKeep, "%d to keep as they were last good"}, {"held", "%d not to be applied"},
+	} {
+		if n := counts[part.op]; n > 0 {
+			parts = append(parts, fmt.Sprintf(part.text, n))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (c *command) stepLines(w io.Writer, s reconcile.Step) {
@@ -260,15 +323,18 @@ func (c *command) stepLines(w io.Writer, s reconcile.Step) {
 	if s.Op == reconcile.StepKeep {
 		line = fmt.Sprintf("  %s %s %s: keeps its last good version", mark, s.Kind, s.Ref)
 	}
-	if s.Consequence != "" {
-		line += c.paint(styleDim, "  # "+s.Consequence)
-	}
 	fmt.Fprintln(w, c.paint(style, line))
 	for _, f := range s.Fields {
 		fmt.Fprintf(w, "      %s: %s -> %s\n", f.Field, jsonText(f.Old), jsonText(f.New))
 	}
 	if s.Files {
 		fmt.Fprintln(w, "      its files changed")
+	}
+	for _, e := range s.Errors {
+		fmt.Fprintf(w, "      %s\n", e.Error())
+	}
+	for _, e := range s.Effects {
+		fmt.Fprintf(w, "      %s %s %s\n", c.paint(styleBusy, "=>"), fmt.Sprintf("%s %s %s", e.Kind, e.Ref, e.Effect), c.paint(styleDim, "("+e.Why+")"))
 	}
 }
 
@@ -284,17 +350,24 @@ func jsonText(v any) string {
 }
 
 func (c *command) packReload() *cobra.Command {
-	return &cobra.Command{
+	var force bool
+	cmd := &cobra.Command{
 		Use:   "reload [REF]",
 		Short: "Scan the packs folder now, and wait until what it says is in force",
 		Long: "Scans the packs folder and waits until what it says is in force. The daemon does so by itself\n" +
-			"after each change; this is for those who want to know when. Exits 1 if something was refused.",
-		Example: "  attune pack reload core",
+			"after each change; this is for those who want to know when. Exits 1 if something was refused.\n\n" +
+			"A folder that is older than what is in force when the daemon starts is a stale checkout more often\n" +
+			"than a wish, and is not applied: --force applies it.",
+		Example: "  attune pack reload core\n  attune pack reload tour --force",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var report *api.Report
 			err := ask(cmd.Context(), c, func(client *api.Client, ctx context.Context) (_ *api.Report, err error) {
-				report, err = client.Reload(ctx, first(args))
+				if force {
+					report, err = client.ForceReload(ctx, first(args))
+				} else {
+					report, err = client.Reload(ctx, first(args))
+				}
 				return report, err
 			}, func(w io.Writer, _ *api.Report) {
 				if report.Plan != nil {
@@ -310,6 +383,8 @@ func (c *command) packReload() *cobra.Command {
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&force, "force", false, "apply the pack's files although they are of an older revision")
+	return cmd
 }
 
 func (c *command) packHistory() *cobra.Command {

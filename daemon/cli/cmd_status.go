@@ -33,6 +33,7 @@ func (c *command) statusScreen(w io.Writer, s *api.Status) {
 		{"attune", fmt.Sprintf("%s, %s, up %s, pid %d", s.Version, state, age(s.Time, s.StartedAt), s.PID)},
 		{"packs", packsLine(s.Packs)},
 		{"errors", c.errorsLine(s.Packs)},
+		{"pinned", pinnedLine(s.Packs)},
 		{"components", fmt.Sprintf("%d actions, %d triggers, %d sensors, %d rules",
 			s.Components.Actions, s.Components.Triggers, s.Components.Sensors, s.Components.Rules)},
 		{"sensors", sensorsLine(s.Sensors)},
@@ -43,6 +44,14 @@ func (c *command) statusScreen(w io.Writer, s *api.Status) {
 		{"socket", s.Socket},
 		{"url", s.URL},
 	})
+	const mostDrift = 8 // what leaves room on a screen
+	for i, drift := range s.Reconcile.Drift {
+		if i == mostDrift {
+			fmt.Fprintf(w, "%s %d more packs are not what their folders say\n", c.paint(styleWarn, "!"), len(s.Reconcile.Drift)-i)
+			break
+		}
+		fmt.Fprintf(w, "%s pack %s: %s\n", c.paint(styleWarn, "!"), drift.Pack, driftText(&drift))
+	}
 	for _, problem := range s.Problems {
 		fmt.Fprintf(w, "%s %s\n", c.paint(styleWarn, "!"), problem)
 	}
@@ -69,6 +78,17 @@ func packsLine(packs []api.Pack) string {
 	default:
 		return fmt.Sprintf("%d in force: %s", len(names), strings.Join(names, ", "))
 	}
+}
+
+// pinnedLine names the packs whose folder does not rule; empty: all do.
+func pinnedLine(packs []api.Pack) string {
+	var names []string
+	for _, p := range packs {
+		if p.PinnedBy != nil {
+			names = append(names, fmt.Sprintf("%s to revision %d by %s", p.Ref, p.Revision, *p.PinnedBy))
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 func (c *command) errorsLine(packs []api.Pack) string {

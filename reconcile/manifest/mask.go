@@ -45,6 +45,25 @@ func Masked(v any, action func(ref string) *Schema) (any, error) {
 	return decoded, nil
 }
 
+// Masked gives the schema without the values that it names itself for its secret parts, for people to
+// see.
+func (s *Schema) Masked() *Schema {
+	if len(s.Secrets()) == 0 {
+		return s
+	}
+	raw, _ := deepCopy(s.raw()).(map[string]any)
+	maskSchema(raw)
+	data, err := canonicalJSON(raw)
+	if err != nil {
+		return nil
+	}
+	shown := new(Schema)
+	if err := shown.UnmarshalJSON(data); err != nil {
+		return nil
+	}
+	return shown
+}
+
 // MaskedValues gives a copy of values without those that the schema calls secret.
 func MaskedValues(values map[string]any, schema *Schema) map[string]any {
 	tree := map[string]any{"values": deepCopy(values)}
@@ -87,6 +106,63 @@ func maskSchema(node any) {
 			}
 		}
 	})
+}
+
+// HiddenTexts lists the values that Masked hides, as they are written where they are texts or numbers.
+func HiddenTexts(v any, action func(ref string) *Schema) []string {
+	data, err := Encode(v)
+	if err != nil {
+		return nil
+	}
+	var whole any
+	if err := unmarshal(data, &whole); err != nil {
+		return nil
+	}
+	masked, err := Masked(v, action)
+	if err != nil {
+		return nil
+	}
+	var texts []string
+	hidden(whole, masked, &texts)
+	return texts
+}
+
+func hidden(whole, masked any, texts *[]string) {
+	if masked == Mask && whole != Mask {
+		leaves(whole, texts)
+		return
+	}
+	switch w := whole.(type) {
+	case map[string]any:
+		for key, item := range w {
+			hidden(item, object(masked)[key], texts)
+		}
+	case []any:
+		list, _ := masked.([]any)
+		for i, item := range w {
+			if i < len(list) {
+				hidden(item, list[i], texts)
+			}
+		}
+	}
+}
+
+// leaves are the texts and numbers of a tree.
+func leaves(v any, texts *[]string) {
+	switch v := v.(type) {
+	case string:
+		*texts = append(*texts, v)
+	case json.Number:
+		*texts = append(*texts, v.String())
+	case map[string]any:
+		for _, item := range v {
+			leaves(item, texts)
+		}
+	case []any:
+		for _, item := range v {
+			leaves(item, texts)
+		}
+	}
 }
 
 // MaskedJSON is Masked as JSON.

@@ -51,3 +51,20 @@ func TestMasked(t *testing.T) {
 		t.Errorf("found %v", got)
 	}
 }
+
+func TestMaskedSchema(t *testing.T) {
+	t.Parallel()
+	schema := schemaOf(t, `{"type": "object", "properties": {
+		"token": {"type": "string", "secret": true, "default": "hunter2"}, "open": {"type": "string", "default": "seen"}}}`, false)
+	shown, err := Encode(schema.Masked())
+	if err != nil || strings.Contains(string(shown), "hunter2") || !strings.Contains(string(shown), "seen") {
+		t.Errorf("found %s, %v", shown, err)
+	}
+	if got := schema.ApplyDefaults(nil)["token"]; got != "hunter2" {
+		t.Errorf("the schema itself was changed: %v", got)
+	}
+	var none *Schema
+	if none.Masked() != nil {
+		t.Error("no schema has something to mask")
+	}
+}
