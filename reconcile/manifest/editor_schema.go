@@ -107,7 +107,7 @@ var keywordDocs = map[string]string{
 	"secret":               "The value is masked everywhere, and given to no environment by default.",
 	"immutable":            "No caller may give another value than the default.",
 	"literal":              "No template may fill it: no event has a say in it.",
-	"position":             "The place of the parameter where parameters are given without their names.",
+	"position":             "The place of the parameter where parameters are listed.",
 	"pattern":              "A regular expression (RE2).",
 	"additionalProperties": "Whether, or with which schema, other properties are allowed.",
 	"x-identity":           "false: it is no part of what tells one trigger instance from another.",
