@@ -124,6 +124,16 @@ func (o *mapping) place(key string) Place {
 	return o.v.place
 }
 
+// placeOf is where the value stands that is given under any spelling of a key, or else the object.
+func (o *mapping) placeOf(key string) Place {
+	for _, name := range keyNames([]Key{*o.key(key)}) {
+		if f := o.v.field(name); f != nil && !f.value.isNull() {
+			return f.value.place
+		}
+	}
+	return o.v.place
+}
+
 // mismatch tells a value of the wrong type.
 func (d *decoder) mismatch(e *entry, expected, hint string) {
 	d.fail(e.place, hint, "cannot use %s: found %s, expected %s", e.path, e.describe(), expected)
