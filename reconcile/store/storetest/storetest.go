@@ -59,6 +59,7 @@ func Main(m *testing.M, leaks ...goleak.Option) {
 type Tests struct {
 	m     *testing.M
 	leaks []goleak.Option
+	last  func()
 }
 
 // Wrap prepares what Main does.
@@ -67,12 +68,21 @@ func Wrap(m *testing.M, leaks ...goleak.Option) Tests {
 		os.Exit(child.RunKeeper())
 	}
 	shared.inMain = true
-	return Tests{m, leaks}
+	return Tests{m: m, leaks: leaks}
+}
+
+// Last runs a function after all tests, while the server still is there: for what several tests shared.
+func (t Tests) Last(f func()) Tests {
+	t.last = f
+	return t
 }
 
 // Run runs the tests and gives the exit code.
 func (t Tests) Run() int {
 	code := t.m.Run()
+	if t.last != nil {
+		t.last()
+	}
 	if err := shared.stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "storetest:", err)
 		code = max(code, 1)

@@ -1,0 +1,6 @@
+//go:build faults
+
+package faults
+
+// long says that tests may take minutes, and repeat what they otherwise do a few times.
+const long = true
