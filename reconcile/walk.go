@@ -196,7 +196,11 @@ func (w *walk) regular(d *os.Root, name, here, there string, info fs.FileInfo) {
 		return
 	}
 	w.read = true
-	read, err := readFile(d, name, isManifest, maxPackBytes)
+	limit := int64(maxPackBytes)
+	if isManifest {
+		limit = manifest.MaxFileSize // it may have grown since it was looked at
+	}
+	read, err := readFile(d, name, isManifest, limit)
 	switch {
 	case errors.Is(err, errUnstable), errors.Is(err, fs.ErrNotExist):
 		w.unstable = true

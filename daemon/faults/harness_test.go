@@ -82,16 +82,27 @@ func (y *yard) unpack(archive string) {
 	}
 }
 
+// mkdir makes a folder and those above it. Modes are set, because the process that runs the database has
+// a umask for its own children.
 func (y *yard) mkdir(name string) {
 	y.Helper()
 	y.check(os.MkdirAll(y.path(name), 0o755))
+	for dir := y.path(name); strings.HasPrefix(dir, y.packs); dir = filepath.Dir(dir) {
+		y.check(os.Chmod(dir, 0o755))
+	}
 }
 
 // write writes a file in place, as cat and some editors do; its folders are made.
 func (y *yard) write(name, content string) {
 	y.Helper()
-	y.mkdir(filepath.Dir(name))
+	isNew := !exists(y.path(name))
+	if isNew && !exists(filepath.Dir(y.path(name))) {
+		y.mkdir(filepath.Dir(name))
+	}
 	y.check(os.WriteFile(y.path(name), []byte(content), 0o644))
+	if isNew {
+		y.check(os.Chmod(y.path(name), 0o644))
+	}
 }
 
 // replace renames a new file into place, as most editors do.
@@ -99,6 +110,7 @@ func (y *yard) replace(name, content string) {
 	y.Helper()
 	temporary := y.path(filepath.Dir(name)) + "/.new-" + filepath.Base(name)
 	y.check(os.WriteFile(temporary, []byte(content), 0o644))
+	y.check(os.Chmod(temporary, 0o644))
 	y.check(os.Rename(temporary, y.path(name)))
 }
 
@@ -245,6 +257,7 @@ func (y *yard) node(config ...string) *node {
 		log: new(log),
 	}
 	y.check(os.MkdirAll(home, 0o755))
+	y.check(os.Chmod(home, 0o755))
 	lines := slices.Concat([]string{
 		fmt.Sprintf("packs.directory = %q", y.packs),
 		fmt.Sprintf("state.directory = %q", n.state),
@@ -604,3 +617,6 @@ func needRoot(t testing.TB) {
 		t.Skip("only root can do this")
 	}
 }
+
+// component is one in the list of a pack.
+type component = api.ComponentState
