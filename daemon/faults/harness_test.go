@@ -153,6 +153,7 @@ func (y *yard) tool(program string, args ...string) string {
 func (y *yard) query(sql string, args ...any) []string {
 	y.Helper()
 	conn := storetest.Connect(y, y.url)
+	defer conn.Close(y.Context()) // not at the end of the test: who waits asks often
 	rows, err := conn.Query(y.Context(), sql, args...)
 	y.check(err)
 	defer rows.Close()

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -50,6 +51,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Unsafe turns fsync off, for tests only: a kill of the server loses nothing, one of the machine does.
 	Unsafe bool
+	// MaxConnections, where set, stands above what the cluster's postgresql.conf says, for tests that
+	// run many daemons on one server.
+	MaxConnections int
 	// Progress, where set, is told what takes long ("creating the database cluster", "recovering").
 	Progress func(text string)
 }
@@ -329,7 +333,7 @@ func (c *Cluster) spawn(ctx context.Context) (*server, error) {
 	proc, err := c.opts.Runner.Start(ctx, child.Spec{
 		Name:      "private PostgreSQL",
 		Path:      filepath.Join(c.bin.dir, "postgres"),
-		Args:      serverArgs(c.layout, c.opts.Unsafe),
+		Args:      serverArgs(c.layout, c.opts),
 		Env:       c.env(),
 		Dir:       c.layout.data,
 		Stdout:    log,
@@ -417,7 +421,7 @@ func (c *Cluster) env() []string {
 
 // serverArgs are what must not be changed by hand, each start anew; what an operator may tune stands in
 // the cluster's postgresql.conf.
-func serverArgs(l layout, unsafe bool) []string {
+func serverArgs(l layout, opts Options) []string {
 	onOff := func(on bool) string {
 		if on {
 			return "on"
@@ -430,9 +434,9 @@ func serverArgs(l layout, unsafe bool) []string {
 		"port=" + port,
 		"unix_socket_directories=" + quoteList(l.socketDir),
 		"unix_socket_permissions=0700",
-		"fsync=" + onOff(!unsafe),
+		"fsync=" + onOff(!opts.Unsafe),
 		"synchronous_commit=on",
-		"full_page_writes=" + onOff(!unsafe),
+		"full_page_writes=" + onOff(!opts.Unsafe),
 		"logging_collector=off",
 		"log_destination=stderr",
 		// Statements may hold secrets: neither they nor what failed in them is logged.
@@ -441,6 +445,9 @@ func serverArgs(l layout, unsafe bool) []string {
 		"log_min_error_statement=panic",
 	} {
 		args = append(args, "-c", s)
+	}
+	if opts.MaxConnections > 0 {
+		args = append(args, "-c", "max_connections="+strconv.Itoa(opts.MaxConnections))
 	}
 	return args
 }

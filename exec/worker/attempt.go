@@ -232,7 +232,7 @@ func (a *attempt) neverRan() *store.Outcome {
 // postponed is for an attempt whose start was recorded and that could not be started here and now: it
 // goes back to the queue.
 func (a *attempt) postponed(err error) *store.Outcome {
-	o := &store.Outcome{Status: store.StatusCancelled, Error: child.Sanitize([]byte(err.Error()))}
+	o := &store.Outcome{Status: store.StatusCancelled, Spare: true, Error: child.Sanitize([]byte(err.Error()))}
 	again(o, a.pool.ranShort(err))
 	return o
 }

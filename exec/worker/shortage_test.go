@@ -36,7 +36,7 @@ func TestShortagePausesClaims(t *testing.T) {
 			t.Fatalf("%d outcomes, want those of both workers", len(told.outcomes))
 		}
 		for _, o := range told.outcomes {
-			if o.Status != store.StatusCancelled || o.RetryAt == nil || o.Error != "cannot start execution 1: no processes" && o.Error != "cannot start execution 2: no processes" {
+			if o.Status != store.StatusCancelled || o.RetryAt == nil || !o.Spare || o.Error != "cannot start execution 1: no processes" && o.Error != "cannot start execution 2: no processes" {
 				t.Errorf("outcome %+v", o)
 			}
 		}

@@ -232,6 +232,8 @@ func (s *server) startPrivate() (err error) {
 		Runner: s.runner,
 		Logger: logger,
 		Unsafe: true,
+		// Tests run side by side, and some start several daemons.
+		MaxConnections: 400,
 	})
 	if err != nil {
 		return err
