@@ -58,7 +58,7 @@ func (q *fakeQueue) set(f func()) {
 	f()
 }
 
-func (q *fakeQueue) Claim(_ context.Context, _ string, limit int) ([]store.Claimed, error) {
+func (q *fakeQueue) Claim(_ context.Context, _ string, limit int, _ ...int64) ([]store.Claimed, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.away {

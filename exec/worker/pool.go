@@ -42,7 +42,7 @@ type Revisions interface {
 
 // queue is the part of store.Store that attempts live on.
 type queue interface {
-	Claim(ctx context.Context, node string, limit int) ([]store.Claimed, error)
+	Claim(ctx context.Context, node string, limit int, ready ...int64) ([]store.Claimed, error)
 	Start(ctx context.Context, tokens []string) (held map[string]bool, err error)
 	Release(ctx context.Context, tokens []string) error
 	Renew(ctx context.Context, node string) (*store.Renewal, error)

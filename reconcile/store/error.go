@@ -90,6 +90,9 @@ func (s *Store) failed(doing string, err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == codeReadOnly {
 		s.pool.Reset()
+		if s.hotPool != nil {
+			s.hotPool.Reset()
+		}
 		s.metrics.reconnects.Inc()
 	}
 	return fmt.Errorf("cannot %s: %w", doing, err)

@@ -114,7 +114,7 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool)
 		return err
 	}
 	err := s.hot(ctx, "finish attempts", func(batch *pgx.Batch) {
-		batch.Queue(s.queries.get("FinishAttempts"), finishArgs(part)).Query(took)
+		s.queue(batch, "FinishAttempts", finishArgs(part)).Query(took)
 	})
 	if err != nil {
 		return err
@@ -130,14 +130,14 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool)
 
 func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
 	n := len(part)
-	tokens, statuses := make([]uuid.UUID, n), make([]string, n)
+	ids, tokens, statuses := make([]int64, n), make([]uuid.UUID, n), make([]string, n)
 	codes, retries, spares := make([]*int, n), make([]*float64, n), make([]bool, n)
 	signals, errs, results := make([]string, n), make([]string, n), make([]string, n)
 	stdout, stderr := make([]string, n), make([]string, n)
 	stdoutBytes, stdoutOmitted := make([]int64, n), make([]int64, n)
 	stderrBytes, stderrOmitted := make([]int64, n), make([]int64, n)
 	for i, o := range part {
-		tokens[i], statuses[i], codes[i] = o.token, string(o.Status), o.ExitCode
+		ids[i], tokens[i], statuses[i], codes[i] = executionOf(o.token), o.token, string(o.Status), o.ExitCode
 		signals[i], errs[i], results[i] = o.Signal, o.Error, string(o.Result)
 		stdout[i], stdoutBytes[i], stdoutOmitted[i] = o.Stdout.Text, o.Stdout.Bytes, o.Stdout.Omitted
 		stderr[i], stderrBytes[i], stderrOmitted[i] = o.Stderr.Text, o.Stderr.Bytes, o.Stderr.Omitted
@@ -148,6 +148,7 @@ func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
 		}
 	}
 	return pgx.StrictNamedArgs{
+		"ids":            ids,
 		"tokens":         tokens,
 		"statuses":       statuses,
 		"exit_codes":     codes,
@@ -181,6 +182,7 @@ func (s *Store) keepEvidence(ctx context.Context, late []sentOutcome, accepted [
 		return nil
 	}
 	places := map[string]int{}
+	var ids []int64
 	var tokens []uuid.UUID
 	var statuses, kept []string
 	for _, o := range late {
@@ -192,11 +194,12 @@ func (s *Store) keepEvidence(ctx context.Context, late []sentOutcome, accepted [
 			return fmt.Errorf("cannot encode a late outcome: %w", err)
 		}
 		places[o.token.String()] = o.place
-		tokens, statuses, kept = append(tokens, o.token), append(statuses, string(o.Status)), append(kept, text)
+		ids, tokens = append(ids, executionOf(o.token)), append(tokens, o.token)
+		statuses, kept = append(statuses, string(o.Status)), append(kept, text)
 	}
 	return s.hot(ctx, "keep late outcomes", func(batch *pgx.Batch) {
-		batch.Queue(s.queries.get("KeepEvidence"), pgx.StrictNamedArgs{
-			"tokens": tokens, "statuses": statuses, "outcomes": kept,
+		s.queue(batch, "KeepEvidence", pgx.StrictNamedArgs{
+			"ids": ids, "tokens": tokens, "statuses": statuses, "outcomes": kept,
 		}).Query(func(rows pgx.Rows) error {
 			same, err := pgx.CollectRows(rows, pgx.RowTo[string])
 			for _, token := range same {

@@ -191,9 +191,11 @@ func (m *model) release() {
 	if err := m.s.Release(m.t.Context(), []string{e.token}); err != nil {
 		m.t.Error(err)
 	}
-	if !e.started {
+	e.attempts--
+	if e.cancel {
+		m.move(e, store.StatusCancelled)
+	} else {
 		m.move(e, store.StatusRequested)
-		e.attempts--
 	}
 	m.note("release %d", id)
 }

@@ -23,17 +23,19 @@ func TestHotPlans(t *testing.T) {
 	enqueue(t, s, times(2000, store.NewExecution{Action: "a.x"})...)
 	claimed := claim(t, s, "n", 100)
 	token := uuid.MustParse(claimed[0].Token)
-	tokens := []uuid.UUID{token}
+	ids, tokens := []int64{claimed[0].ExecutionID}, []uuid.UUID{token}
 	for name, args := range map[string]pgx.StrictNamedArgs{
 		"PromoteScheduled": {},
-		"ClaimExecutions":  {"node": "n", "most": 4, "after_pack": "", "lease_seconds": 30.0},
-		"StartAttempts":    {"tokens": tokens},
-		"ReleaseAttempts":  {"tokens": tokens},
+		"PeekQueue":        {"most": 4, "after_pack": ""},
+		"ClaimExecutions":  {"ids": ids, "node": "n", "most": 4, "lease_seconds": 30.0, "ready_revisions": ids, "known_ids": ids, "known_generations": ids},
+		"ClaimNext":        {"after_pack": "", "node": "n", "most": 4, "lease_seconds": 30.0, "ready_revisions": ids, "known_ids": ids, "known_generations": ids},
+		"StartAttempts":    {"ids": ids, "tokens": tokens},
+		"ReleaseAttempts":  {"ids": ids, "tokens": tokens},
 		"RenewLeases":      {"node": "n", "lease_seconds": 30.0},
 		"EndLapsed":        {"node": "", "reason": "", "most_attempts": 3},
 		"CancelExecutions": {"ids": []int64{claimed[0].ExecutionID}, "cancelled_by": "x"},
 		"FinishAttempts": {
-			"tokens": tokens, "statuses": []string{"failed"}, "exit_codes": []*int{nil}, "signals": []string{""}, "errors": []string{""},
+			"ids": ids, "tokens": tokens, "statuses": []string{"failed"}, "exit_codes": []*int{nil}, "signals": []string{""}, "errors": []string{""},
 			"results": []string{""}, "retry_seconds": []*float64{nil}, "spares": []bool{false},
 			"stdout_texts": []string{""}, "stdout_bytes": []int64{0}, "stdout_omitted": []int64{0},
 			"stderr_texts": []string{""}, "stderr_bytes": []int64{0}, "stderr_omitted": []int64{0},

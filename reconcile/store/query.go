@@ -1,10 +1,14 @@
 package store
 
 import (
+	"context"
 	"embed"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"strings"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/attune-io/attune/reconcile/manifest"
 )
@@ -42,7 +46,55 @@ func loadQueries() (queries, error) {
 			}
 		}
 	}
+	// ClaimNext looks and claims in one statement, for where little waits.
+	all["ClaimNext"] = strings.Replace(all["ClaimExecutions"], "@ids::bigint[]", "ARRAY("+strings.TrimRight(all["PeekQueue"], "; \n")+")", 1)
 	return all, nil
+}
+
+// statement is a query with the names of its arguments in the order of their numbers. Finding them in
+// the text takes longer than some of the statements themselves, so it is done once.
+type statement struct {
+	sql   string
+	names []string
+}
+
+var argumentPattern = regexp.MustCompile(`@(\w+)`)
+
+func (q queries) statements() (map[string]statement, error) {
+	all := map[string]statement{}
+	for name, sql := range q {
+		named := pgx.NamedArgs{}
+		for _, found := range argumentPattern.FindAllStringSubmatch(sql, -1) {
+			named[found[1]] = found[1]
+		}
+		numbered, order, err := named.RewriteQuery(context.Background(), nil, sql, nil)
+		if err != nil {
+			return nil, fmt.Errorf("cannot number the arguments of query %s: %w", name, err)
+		}
+		st := statement{sql: numbered}
+		for _, value := range order {
+			st.names = append(st.names, value.(string))
+		}
+		all[name] = st
+	}
+	return all, nil
+}
+
+// queue adds a named query to a batch. An argument that is missing, or too much, is a mistake of ours.
+func (s *Store) queue(batch *pgx.Batch, name string, args pgx.StrictNamedArgs) *pgx.QueuedQuery {
+	st, ok := s.statements[name]
+	if !ok || len(args) != len(st.names) {
+		panic(fmt.Sprintf("store: query %s has the arguments %v", name, st.names))
+	}
+	values := make([]any, len(st.names))
+	for i, argument := range st.names {
+		value, ok := args[argument]
+		if !ok {
+			panic(fmt.Sprintf("store: query %s has no argument %s", name, argument))
+		}
+		values[i] = value
+	}
+	return batch.Queue(st.sql, values...)
 }
 
 // splitQueries cuts a file at its name lines. Comment lines are left out: pgx would look for

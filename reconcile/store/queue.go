@@ -2,8 +2,12 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,92 +56,175 @@ type Claimed struct {
 	Timeout    time.Duration   // of the execution; 0: the action's
 	Retry      *manifest.Retry // of the execution; nil: the action's
 	QueuedAt   time.Time       // requested, or due
+	// Begun says that it is recorded as begun already: it is started at once, or released.
+	Begun bool
 	// Action's row at the claim, or that of an older revision where a rerun asked for it: nil when the
 	// action no longer exists or is disabled.
 	Record *Record
 }
 
-// turn is the pack that this node served last. Each node takes its own turns.
+// turn is the pack that this node served last, and what it has looked up to be served next. Each node
+// takes its own turns.
 type turn struct {
 	mu    sync.Mutex
 	after string
+	// ahead are executions in the order in which they are to be claimed, looked up at lookedUp.
+	ahead    []int64
+	lookedUp time.Time
+	// deep says that more waited than was asked for, so that it pays to look ahead.
+	deep bool
 }
 
-func (t *turn) get() string {
+const (
+	// aheadFactor and aheadLeast are how much more is looked up than is claimed at once, at most
+	// aheadMost: what was claimed before stands in the way of every look, until it is vacuumed away.
+	aheadFactor = 8
+	aheadLeast  = 64
+	aheadMost   = 2000
+	// aheadLife is how long what was looked up counts: what is queued meanwhile with a higher priority,
+	// or by a pack whose turn it is, waits that much longer at most.
+	aheadLife = 50 * time.Millisecond
+	// aheadSpare is how many more are offered to a claim than it may take, for other nodes look ahead too.
+	aheadSpare = 8
+)
+
+// next gives executions to claim from, in order; nil: it is to be looked up.
+func (t *turn) next(limit int) (ids []int64, after string, deep bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.after
+	if time.Since(t.lookedUp) > aheadLife {
+		t.ahead = nil
+	}
+	return t.ahead[:min(len(t.ahead), 2*limit+aheadSpare)], t.after, t.deep
 }
 
-func (t *turn) set(pack string) {
+// look takes what was looked up; more says that more waits.
+func (t *turn) look(ids []int64, more bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.after = pack
+	t.ahead, t.lookedUp, t.deep = ids, time.Now(), more
+}
+
+// took says which of them are claimed now; what was offered before the last of these is somebody else's.
+func (t *turn) took(claimed []Claimed, offered []int64, limit int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(claimed); n > 0 {
+		t.after, _, _ = strings.Cut(claimed[n-1].Action, ".")
+	}
+	used := len(offered)
+	if len(offered) > 0 && len(claimed) == limit {
+		used = slices.Index(offered, claimed[limit-1].ExecutionID) + 1
+	}
+	if used <= len(t.ahead) {
+		t.ahead = t.ahead[used:]
+	}
 }
 
 // Claim takes at most limit executions that are due, round robin over packs, then by priority, then
-// by due time, with a lease for the node that lasts LeaseDuration. Nothing is locked afterwards.
-func (s *Store) Claim(ctx context.Context, node string, limit int) ([]Claimed, error) {
+// by due time, with a lease for the node that lasts LeaseDuration. Nothing is locked afterwards. Those
+// whose action runs from one of the ready revisions begin with the claim (Claimed.Begun): the node has to
+// start them at once or to release them.
+func (s *Store) Claim(ctx context.Context, node string, limit int, ready ...int64) ([]Claimed, error) {
 	var claimed []Claimed
 	for range claimPasses {
-		if len(claimed) >= limit {
+		want := limit - len(claimed)
+		if want <= 0 {
 			break
 		}
-		pass, err := s.claim(ctx, node, limit-len(claimed))
+		pass, more, err := s.claim(ctx, node, want, ready)
 		if err != nil && len(claimed) == 0 {
 			return nil, err
 		}
-		claimed = append(claimed, pass.claimed...)
-		if err != nil || !pass.more {
+		claimed = append(claimed, pass...)
+		if err != nil || !more {
 			break // what was claimed before the error is the caller's
 		}
 	}
 	return claimed, nil
 }
 
-type claimPass struct {
-	claimed []Claimed
-	more    bool // another pass may find something
-}
-
-func (s *Store) claim(ctx context.Context, node string, limit int) (pass claimPass, err error) {
+// claim is one try; more says that another may find something.
+func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64) (claimed []Claimed, more bool, err error) {
+	offered, after, deep := s.turn.next(limit)
+	if len(offered) == 0 && deep {
+		most := min(max(aheadFactor*limit, aheadLeast), aheadMost)
+		if offered, err = s.peek(ctx, after, most); err != nil {
+			return nil, false, err
+		}
+		more = len(offered) == most
+		s.turn.look(offered, more)
+		if len(offered) == 0 {
+			return nil, false, nil
+		}
+		offered = offered[:min(len(offered), 2*limit+aheadSpare)]
+	}
+	args := pgx.StrictNamedArgs{
+		"node":            node,
+		"most":            limit,
+		"lease_seconds":   LeaseDuration.Seconds(),
+		"ready_revisions": ready,
+	}
+	statement := "ClaimNext"
+	if len(offered) > 0 {
+		statement = "ClaimExecutions"
+		args["ids"] = offered
+	} else {
+		args["after_pack"] = after
+	}
+	known := s.actions.recent()
+	args["known_ids"], args["known_generations"] = known.keys()
 	var rows []claimRow
 	err = s.hot(ctx, "claim executions", func(batch *pgx.Batch) {
-		batch.Queue(s.queries.get("PromoteScheduled"))
-		batch.Queue(s.queries.get("ClaimExecutions"), pgx.StrictNamedArgs{
-			"node":          node,
-			"most":          limit,
-			"after_pack":    s.turn.get(),
-			"lease_seconds": LeaseDuration.Seconds(),
-		}).Query(func(answer pgx.Rows) (err error) {
-			rows, err = pgx.CollectRows(answer, pgx.RowToStructByName[claimRow])
+		if len(offered) == 0 {
+			s.queue(batch, "PromoteScheduled", nil)
+		}
+		s.queue(batch, statement, args).Query(func(answer pgx.Rows) (err error) {
+			rows, err = pgx.CollectRows(answer, pgx.RowToStructByPos[claimRow])
 			return err
 		})
 	})
 	if err != nil {
-		return pass, err
+		return nil, false, err
 	}
+	seen := actions{}
+	maps.Copy(seen, known)
 	for _, row := range rows {
-		pass.more = pass.more || row.More
-		if row.ExecutionID == nil {
-			s.turn.set(row.LastPack)
-			continue
-		}
-		s.turn.set(*row.PackRef)
-		pass.claimed = append(pass.claimed, s.claimedOf(&row))
+		claimed = append(claimed, s.claimedOf(&row, seen))
 	}
-	return pass, nil
+	if len(offered) == 0 {
+		s.turn.look(nil, len(rows) == limit)
+		s.turn.took(claimed, nil, limit)
+		return claimed, false, nil
+	}
+	s.turn.took(claimed, offered, limit)
+	return claimed, len(rows) < limit, nil
 }
 
-// claimRow is what ClaimExecutions answers; where nothing was claimed, one row of NULLs.
+// peek looks at the queue from the turn of the pack after this one on.
+func (s *Store) peek(ctx context.Context, after string, most int) (ids []int64, err error) {
+	err = s.hot(ctx, "look at the queue", func(batch *pgx.Batch) {
+		s.queue(batch, "PromoteScheduled", nil)
+		s.queue(batch, "PeekQueue", pgx.StrictNamedArgs{
+			"after_pack": after,
+			"most":       most,
+		}).Query(func(answer pgx.Rows) (err error) {
+			ids, err = pgx.CollectRows(answer, pgx.RowTo[int64])
+			return err
+		})
+	})
+	return ids, err
+}
+
+// claimRow is what ClaimExecutions answers.
 type claimRow struct {
-	ExecutionID      *int64
-	CreatedAt        *time.Time
-	Token            *string
-	Attempt          *int
-	Spared           *int
-	PackRef          *string
-	ActionRef        *string
+	ExecutionID      int64
+	CreatedAt        time.Time
+	Token            string
+	Attempt          int
+	Spared           int
+	PackRef          string
+	ActionRef        string
 	RuleRef          *string
 	TriggerRef       *string
 	EventID          *int64
@@ -145,9 +232,10 @@ type claimRow struct {
 	Secrets          map[string]string
 	Retry            *manifest.Retry
 	FormerManifest   []byte
-	Priority         *int
+	Priority         int
 	TimeoutSeconds   *float64
-	DueAt            *time.Time
+	DueAt            time.Time
+	Begun            bool
 	RevisionID       *int64
 	Revision         *string
 	ActionID         *int64
@@ -160,32 +248,31 @@ type claimRow struct {
 	FilesDigest      *string
 	ActionCreatedAt  *time.Time
 	ActionUpdatedAt  *time.Time
-	More             bool
-	LastPack         string
 }
 
-func (s *Store) claimedOf(row *claimRow) Claimed {
-	record, err := s.recordOf(row)
+func (s *Store) claimedOf(row *claimRow, seen actions) Claimed {
+	record, err := s.recordOf(row, seen)
 	if err != nil {
 		// It is claimed already, and its neighbours with it: its node ends it as one without an action.
-		s.log.Error("a claimed action cannot be read", "component", "store", "action", *row.ActionRef, "execution_id", *row.ExecutionID, "err", err)
+		s.log.Error("a claimed action cannot be read", "component", "store", "action", row.ActionRef, "execution_id", row.ExecutionID, "err", err)
 	}
 	return Claimed{
-		ExecutionID: *row.ExecutionID,
-		CreatedAt:   *row.CreatedAt,
-		Token:       *row.Token,
-		Attempt:     *row.Attempt,
-		Tries:       *row.Attempt - *row.Spared,
-		Action:      *row.ActionRef,
+		ExecutionID: row.ExecutionID,
+		CreatedAt:   row.CreatedAt,
+		Token:       row.Token,
+		Attempt:     row.Attempt,
+		Tries:       row.Attempt - row.Spared,
+		Begun:       row.Begun,
+		Action:      row.ActionRef,
 		Rule:        deref(row.RuleRef),
 		Trigger:     deref(row.TriggerRef),
 		EventID:     deref(row.EventID),
 		Parameters:  row.Parameters,
 		Secrets:     row.Secrets,
-		Priority:    *row.Priority,
+		Priority:    row.Priority,
 		Timeout:     time.Duration(deref(row.TimeoutSeconds) * float64(time.Second)),
 		Retry:       row.Retry,
-		QueuedAt:    *row.DueAt,
+		QueuedAt:    row.DueAt,
 		Record:      record,
 	}
 }
@@ -193,15 +280,15 @@ func (s *Store) claimedOf(row *claimRow) Claimed {
 // recordOf gives what an attempt runs: the action in force, or the one of an older revision where it
 // asks for that, which runs also when it has gone from the files since, but not when an operator has
 // disabled it.
-func (s *Store) recordOf(row *claimRow) (*Record, error) {
+func (s *Store) recordOf(row *claimRow, seen actions) (*Record, error) {
 	switch {
 	case row.FormerManifest == nil:
-		return s.actions.record(row)
+		return s.actions.record(row, seen)
 	case row.Revision == nil || deref(row.ActionDisabledBy) != "":
 		return nil, nil
 	}
 	former := recordRow{
-		Ref: *row.ActionRef, Pack: *row.PackRef, Enabled: true, Present: true, ManifestEnabled: true,
+		Ref: row.ActionRef, Pack: row.PackRef, Enabled: true, Present: true, ManifestEnabled: true,
 		RevisionID: deref(row.RevisionID), TreeDigest: *row.Revision, Manifest: row.FormerManifest,
 	}
 	return former.decode(manifest.KindAction)
@@ -216,66 +303,107 @@ func deref[T any](p *T) T {
 	return *p
 }
 
+// actions are decoded actions by id and generation.
+type actions map[actionKey]*Record
+
+type actionKey struct{ id, generation int64 }
+
+// keys gives them as two columns.
+func (a actions) keys() (ids, generations []int64) {
+	for key := range a {
+		ids, generations = append(ids, key.id), append(generations, key.generation)
+	}
+	return ids, generations
+}
+
 // actionCache keeps decoded actions, because decoding one and compiling its schema costs more than
 // claiming an execution of it. An entry is good for one generation of the row.
 type actionCache struct {
 	mu      sync.Mutex
-	records map[actionKey]*Record
+	records actions
+	newest  actions // of the last claims; never written to once it is here
 }
 
-type actionKey struct{ id, generation int64 }
+const (
+	// maxCachedActions bounds the cache; a full one starts anew, which is simpler than being clever.
+	maxCachedActions = 4096
+	// maxRecentActions bounds those whose manifests a claim tells the database not to send again.
+	maxRecentActions = 32
+)
 
-// maxCachedActions bounds the cache; a full one starts anew, which is simpler than being clever.
-const maxCachedActions = 4096
+// recent are the actions of the last claims.
+func (c *actionCache) recent() actions {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.newest
+}
 
-// record gives an action's row at the claim; nil when there is none that is enabled.
-func (c *actionCache) record(row *claimRow) (*Record, error) {
+// record gives an action's row at the claim; nil when there is none that is enabled. seen are the
+// actions whose manifests came before: each comes once.
+func (c *actionCache) record(row *claimRow, seen actions) (*Record, error) {
 	if row.ActionID == nil || !deref(row.ActionEnabled) {
 		return nil, nil
 	}
 	key := actionKey{*row.ActionID, *row.ActionGeneration}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if record := c.records[key]; record != nil {
+	if record := seen[key]; record != nil {
 		return record, nil
 	}
-	fresh := recordRow{
-		ID:              *row.ActionID,
-		Ref:             *row.ActionRef,
-		Pack:            *row.PackRef,
-		File:            *row.File,
-		Enabled:         true,
-		Present:         true,
-		ManifestEnabled: true,
-		Digest:          *row.Digest,
-		FilesDigest:     *row.FilesDigest,
-		RevisionID:      deref(row.RevisionID),
-		TreeDigest:      deref(row.Revision),
-		Manifest:        row.Manifest,
-		CreatedAt:       *row.ActionCreatedAt,
-		UpdatedAt:       *row.ActionUpdatedAt,
+	record, err := c.decoded(row, key)
+	seen[key] = record
+	return record, err
+}
+
+func (c *actionCache) decoded(row *claimRow, key actionKey) (*Record, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	record := c.records[key]
+	if record == nil {
+		fresh := recordRow{
+			ID:              *row.ActionID,
+			Ref:             row.ActionRef,
+			Pack:            row.PackRef,
+			File:            *row.File,
+			Enabled:         true,
+			Present:         true,
+			ManifestEnabled: true,
+			Digest:          *row.Digest,
+			FilesDigest:     *row.FilesDigest,
+			RevisionID:      deref(row.RevisionID),
+			TreeDigest:      deref(row.Revision),
+			Manifest:        row.Manifest,
+			CreatedAt:       *row.ActionCreatedAt,
+			UpdatedAt:       *row.ActionUpdatedAt,
+		}
+		var err error
+		if record, err = fresh.decode(manifest.KindAction); err != nil {
+			return nil, err
+		}
+		if c.records == nil || len(c.records) >= maxCachedActions {
+			c.records = actions{}
+		}
+		c.records[key] = record
 	}
-	record, err := fresh.decode(manifest.KindAction)
-	if err != nil {
-		return nil, err
+	newest := actions{key: record}
+	if len(c.newest) < maxRecentActions {
+		maps.Copy(newest, c.newest)
 	}
-	if c.records == nil || len(c.records) >= maxCachedActions {
-		c.records = map[actionKey]*Record{}
-	}
-	c.records[key] = record
+	c.newest = newest
 	return record, nil
 }
 
-// parseTokens gives the tokens that can be tokens at all; the others are held by nobody.
-func parseTokens(tokens []string) []uuid.UUID {
-	parsed := make([]uuid.UUID, 0, len(tokens))
+// parseTokens gives the tokens that can be tokens at all, with the numbers of their executions, which
+// they begin with; the others are held by nobody.
+func parseTokens(tokens []string) (ids []int64, parsed []uuid.UUID) {
 	for _, text := range tokens {
 		if token, err := uuid.Parse(text); err == nil {
-			parsed = append(parsed, token)
+			ids, parsed = append(ids, executionOf(token)), append(parsed, token)
 		}
 	}
-	return parsed
+	return ids, parsed
 }
+
+// executionOf is the execution whose attempt a token names.
+func executionOf(token uuid.UUID) int64 { return int64(binary.BigEndian.Uint64(token[:8])) }
 
 // Start records, before the exec, that an attempt begins. Those whose token no longer holds are
 // absent from the answer, and must not be started.
@@ -284,9 +412,11 @@ func (s *Store) Start(ctx context.Context, tokens []string) (held map[string]boo
 	if len(tokens) == 0 {
 		return held, nil
 	}
+	ids, parsed := parseTokens(tokens)
 	err = s.hot(ctx, "start attempts", func(batch *pgx.Batch) {
-		batch.Queue(s.queries.get("StartAttempts"), pgx.StrictNamedArgs{
-			"tokens": parseTokens(tokens),
+		s.queue(batch, "StartAttempts", pgx.StrictNamedArgs{
+			"ids":    ids,
+			"tokens": parsed,
 		}).Query(func(rows pgx.Rows) error {
 			found, err := pgx.CollectRows(rows, pgx.RowTo[string])
 			for _, token := range found {
@@ -301,13 +431,15 @@ func (s *Store) Start(ctx context.Context, tokens []string) (held map[string]boo
 	return held, nil
 }
 
-// Release gives claimed attempts that were not started back to the queue, without using an attempt.
+// Release gives claimed attempts of which nothing was begun back to the queue, without using an attempt:
+// their holder says so, whatever was recorded. One that somebody wants cancelled ends so.
 func (s *Store) Release(ctx context.Context, tokens []string) error {
 	if len(tokens) == 0 {
 		return nil
 	}
+	ids, parsed := parseTokens(tokens)
 	return s.hot(ctx, "release attempts", func(batch *pgx.Batch) {
-		batch.Queue(s.queries.get("ReleaseAttempts"), pgx.StrictNamedArgs{"tokens": parseTokens(tokens)})
+		s.queue(batch, "ReleaseAttempts", pgx.StrictNamedArgs{"ids": ids, "tokens": parsed})
 	})
 }
 
@@ -323,7 +455,7 @@ type Renewal struct {
 func (s *Store) Renew(ctx context.Context, node string) (*Renewal, error) {
 	renewal := &Renewal{}
 	err := s.hot(ctx, "renew the leases of node "+node, func(batch *pgx.Batch) {
-		batch.Queue(s.queries.get("RenewLeases"), pgx.StrictNamedArgs{
+		s.queue(batch, "RenewLeases", pgx.StrictNamedArgs{
 			"node":          node,
 			"lease_seconds": LeaseDuration.Seconds(),
 		}).Query(func(rows pgx.Rows) error {
@@ -380,7 +512,7 @@ func (s *Store) endLapsed(ctx context.Context, node string) (requeued, lost []in
 	for range reapRounds {
 		var rows []lapsedRow
 		err := s.hot(ctx, doing, func(batch *pgx.Batch) {
-			batch.Queue(s.queries.get("EndLapsed"), pgx.StrictNamedArgs{
+			s.queue(batch, "EndLapsed", pgx.StrictNamedArgs{
 				"node":          node,
 				"reason":        reason,
 				"most_attempts": MaxLostAttempts,

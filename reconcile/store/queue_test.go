@@ -244,8 +244,8 @@ func TestStartIsRepeatable(t *testing.T) {
 			t.Errorf("held %v", held)
 		}
 	}
-	if n := one[int](t, s, "SELECT count(*) FROM attune.attempt"); n != 2 {
-		t.Errorf("%d attempts", n)
+	if n := one[int](t, s, "SELECT count(*) FROM attune.queue WHERE started_at IS NOT NULL"); n != 2 {
+		t.Errorf("%d were started", n)
 	}
 	sql(t, s, "UPDATE attune.queue SET lease_until = now() - INTERVAL '1 second' WHERE token = $1", claimed[2].Token)
 	if held := start(t, s, claimed[2]); len(held) != 0 {
@@ -278,8 +278,20 @@ func TestReleaseUsesNoAttempt(t *testing.T) {
 	if err := s.Release(t.Context(), []string{c.Token}); err != nil {
 		t.Fatal(err)
 	}
-	if e, _ := execution(t, s, id); e.Status != store.StatusRunning {
-		t.Errorf("releasing what was started made it %s", e.Status)
+	// The holder says that nothing came of the start that was recorded.
+	if e, attempts := execution(t, s, id); e.Status != store.StatusRequested || e.Attempt != 0 || len(attempts) != 0 {
+		t.Errorf("released after its start: %+v, attempts %v", e, attempts)
+	}
+	c = claim(t, s, "n", 1)[0]
+	start(t, s, c)
+	if _, err := s.Cancel(t.Context(), id, "alice"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Release(t.Context(), []string{c.Token}); err != nil {
+		t.Fatal(err)
+	}
+	if e, _ := execution(t, s, id); e.Status != store.StatusCancelled || e.Attempt != 0 || *e.Error != "cancelled by alice" {
+		t.Errorf("released after somebody had cancelled it: %+v", e)
 	}
 }
 

@@ -39,6 +39,8 @@ const (
 	oldestServer = 140000
 
 	defaultMaxConns = 8
+	// hotConns is for claims, starts, outcomes and renewals, one of each at a time.
+	hotConns = 4
 	// minMaxConns: a matcher may load the catalog while its transaction holds a connection.
 	minMaxConns = 4
 
@@ -75,17 +77,22 @@ type Options struct {
 
 // Store is a pool of connections to one Attune database. It is safe for concurrent use.
 type Store struct {
-	pool    *pgxpool.Pool
+	pool *pgxpool.Pool
+	// hotPool has connections that plan for indexes only, for the statements of the queue; nil behind a
+	// pooler, which takes no settings with a connection.
+	hotPool *pgxpool.Pool
 	pooler  string
 	log     *slog.Logger
 	metrics *metrics
 	queries queries
-	packer  *zstd.Encoder
-	opener  *zstd.Decoder
-	turn    turn
-	actions actionCache
-	newest  newest
-	seal    func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
+	// statements are the queries with numbered arguments.
+	statements map[string]statement
+	packer     *zstd.Encoder
+	opener     *zstd.Decoder
+	turn       turn
+	actions    actionCache
+	newest     newest
+	seal       func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
 }
 
 // Open connects, checks the server's version (14 or newer), and does not migrate. The URL's
@@ -96,6 +103,10 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	queries, err := loadQueries()
+	if err != nil {
+		return nil, err
+	}
+	statements, err := queries.statements()
 	if err != nil {
 		return nil, err
 	}
@@ -115,16 +126,22 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the database: %w", err)
 	}
+	hotPool, err := openHotPool(ctx, config, opts.Pooler)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("cannot open the database: %w", err)
+	}
 	s := &Store{
-		pool:    pool,
-		pooler:  cmp.Or(opts.Pooler, PoolerNone),
-		log:     cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
-		metrics: metrics,
-		queries: queries,
-		packer:  packer,
-		opener:  opener,
-		newest:  newest{loading: make(chan struct{}, 1)},
-		seal:    opts.Seal,
+		pool: pool, hotPool: hotPool,
+		pooler:     cmp.Or(opts.Pooler, PoolerNone),
+		log:        cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
+		metrics:    metrics,
+		queries:    queries,
+		statements: statements,
+		packer:     packer,
+		opener:     opener,
+		newest:     newest{loading: make(chan struct{}, 1)},
+		seal:       opts.Seal,
 	}
 	if err := s.checkServer(ctx); err != nil {
 		s.Close()
@@ -173,6 +190,27 @@ func poolConfig(url string, opts Options) (*pgxpool.Config, error) {
 	return config, nil
 }
 
+// openHotPool makes the pool of hotPool.
+func openHotPool(ctx context.Context, config *pgxpool.Config, pooler string) (*pgxpool.Pool, error) {
+	if pooler == PoolerTransaction {
+		return nil, nil
+	}
+	hot := config.Copy()
+	hot.MaxConns = hotConns
+	for name, value := range hotSettings() {
+		hot.ConnConfig.RuntimeParams[name] = value
+	}
+	return pgxpool.NewWithConfig(ctx, hot)
+}
+
+// hotSettings are those of the statement HotSettings, for a connection that keeps them.
+func hotSettings() map[string]string {
+	return map[string]string{
+		"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
+		"plan_cache_mode": "force_generic_plan", "jit": "off",
+	}
+}
+
 // setTCPUserTimeout makes a write to a dead peer fail in seconds.
 func setTCPUserTimeout(network, _ string, raw syscall.RawConn) error {
 	switch network {
@@ -205,6 +243,9 @@ func (s *Store) checkServer(ctx context.Context) error {
 // Close closes the pool.
 func (s *Store) Close() {
 	s.pool.Close()
+	if s.hotPool != nil {
+		s.hotPool.Close()
+	}
 	s.opener.Close()
 }
 
@@ -240,9 +281,13 @@ func (s *Store) hot(ctx context.Context, doing string, queue func(*pgx.Batch)) e
 	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
 	defer cancel()
 	var batch pgx.Batch
-	batch.Queue(s.queries.get("HotSettings"))
+	pool := s.hotPool
+	if pool == nil {
+		pool = s.pool
+		batch.Queue(s.queries.get("HotSettings"))
+	}
 	queue(&batch)
-	return s.failed(doing, s.pool.SendBatch(ctx, &batch).Close())
+	return s.failed(doing, pool.SendBatch(ctx, &batch).Close())
 }
 
 // inTx runs fn in a transaction. Beginning and ending it have their own time, so that a frozen server

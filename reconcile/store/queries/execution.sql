@@ -1,7 +1,8 @@
 -- The queue. Three rules keep it fast and right:
 -- · what waits or runs is found in attune.queue alone, by index; history is written, never searched;
--- · an attempt is found by its token and nothing else: a predicate on the status would let stale
---   statistics ("nobody runs") talk the planner into walking dead index entries;
+-- · an attempt is found by the execution's number, which its token begins with, and nothing else: a
+--   predicate on the status would let stale statistics ("nobody runs") talk the planner into walking
+--   dead index entries, and an index of tokens would be one more to write at each claim;
 -- · who locks several rows locks them in the order of execution_id, so that nobody deadlocks.
 
 -- name: HotSettings
@@ -121,11 +122,13 @@ SET status = 'requested'
 FROM due
 WHERE queue.execution_id = due.execution_id;
 
--- name: ClaimExecutions
--- Packs take turns: the turn begins after the pack that this node served last, goes round the packs
--- that have something due, and takes one from each before a second from any. Only the first entry of
--- each pack is looked at to find the packs, and only @most packs are looked for, so the cost follows
--- what is claimed, not what waits.
+-- name: PeekQueue
+-- The next @most executions in the order in which they are to be claimed; nothing is locked. Packs take
+-- turns: the turn begins after the pack that this node served last, goes round the packs that have
+-- something due, and takes one from each before a second from any. Only the first entry of each pack is
+-- looked at to find the packs, and only @most packs are looked for, so the cost follows what is wanted,
+-- not what waits. What it does follow is what was claimed and not yet vacuumed away, for that still
+-- stands at the front of the index: so a node looks at many at once, and claims them by their numbers.
 WITH RECURSIVE
 turn AS (
     (
@@ -168,48 +171,62 @@ pack AS MATERIALIZED (
     LIMIT @most::integer
 ),
 share AS MATERIALIZED (
-    SELECT
-        count(*) AS packs,
-        ceil(@most::numeric / GREATEST(count(*), 1))::bigint AS depth
+    SELECT ceil(@most::numeric / GREATEST(count(*), 1))::bigint AS depth
     FROM pack
 ),
 head AS MATERIALIZED (
     SELECT
-        pack.pack_ref,
         pack.seat,
         first.execution_id,
-        first.action_ref,
-        first.former_revision_id,
         row_number() OVER (
             PARTITION BY pack.seat
             ORDER BY first.priority DESC, first.due_at, first.execution_id
         ) AS round
     FROM pack
     CROSS JOIN LATERAL (
-        SELECT queue.execution_id, queue.action_ref, queue.former_revision_id, queue.priority, queue.due_at
+        SELECT queue.execution_id, queue.priority, queue.due_at
         FROM attune.queue
         WHERE queue.status = 'requested'
             AND queue.pack_ref = pack.pack_ref
         ORDER BY queue.priority DESC, queue.due_at, queue.execution_id
         LIMIT (SELECT depth FROM share)
-        FOR UPDATE SKIP LOCKED
     ) AS first
-),
+)
+SELECT execution_id
+FROM head
+ORDER BY round, seat
+LIMIT @most::integer;
+
+-- name: ClaimExecutions
+-- Of these executions, in this order, the first @most that nobody else has. Where the files of an
+-- action's revision are in place (@ready_revisions) the attempt begins with the claim: its node starts
+-- it at once. A token begins with the number of its execution.
+WITH
 chosen AS MATERIALIZED (
-    SELECT *
-    FROM head
-    ORDER BY round, seat
+    SELECT queue.execution_id, queue.action_ref, queue.former_revision_id, input.place
+    FROM unnest(@ids::bigint[]) WITH ORDINALITY AS input (id, place)
+    JOIN attune.queue
+        ON queue.execution_id = input.id
+    WHERE queue.token IS NULL
+        AND queue.status = 'requested'
+    ORDER BY input.place
     LIMIT @most::integer
+    FOR UPDATE OF queue SKIP LOCKED
 ),
 claimed AS (
     UPDATE attune.queue
     SET status = 'running',
         attempt = queue.attempt + 1,
-        token = gen_random_uuid(),
+        token = encode(int8send(queue.execution_id) || substring(uuid_send(gen_random_uuid()) FROM 9), 'hex')::uuid,
         node = @node::text,
         claimed_at = now(),
         lease_until = now() + make_interval(secs => @lease_seconds::double precision),
-        started_at = NULL,
+        started_at = CASE
+            WHEN chosen.former_revision_id IS NULL
+                AND action.enabled
+                AND action.revision_id = ANY (@ready_revisions::bigint[])
+            THEN now()
+        END,
         revision_id = revision.id,
         revision = revision.digest
     FROM chosen
@@ -220,8 +237,7 @@ claimed AS (
     WHERE queue.execution_id = chosen.execution_id
     RETURNING
         queue.*,
-        chosen.seat,
-        chosen.round,
+        chosen.place,
         action.id AS action_id,
         action.generation AS action_generation,
         action.enabled AS action_enabled,
@@ -233,7 +249,6 @@ claimed AS (
         action.created_at AS action_created_at,
         action.updated_at AS action_updated_at
 )
--- One row at least, which tells where the next turn begins.
 SELECT
     claimed.execution_id,
     claimed.created_at,
@@ -252,6 +267,7 @@ SELECT
     claimed.priority,
     EXTRACT(EPOCH FROM claimed.timeout)::double precision AS timeout_seconds,
     claimed.due_at,
+    claimed.started_at IS NOT NULL AS begun,
     claimed.revision_id,
     claimed.revision,
     claimed.action_id,
@@ -259,22 +275,23 @@ SELECT
     claimed.action_enabled,
     claimed.action_disabled_by,
     claimed.file,
-    -- Sent once for each action, not for each of its executions.
+    -- Sent once for each action, not for each of its executions, and not where it is known.
     CASE
-        WHEN row_number() OVER (PARTITION BY claimed.action_id ORDER BY claimed.round, claimed.seat) = 1
+        WHEN EXISTS (
+            SELECT
+            FROM unnest(@known_ids::bigint[], @known_generations::bigint[]) AS known (id, generation)
+            WHERE known.id = claimed.action_id
+                AND known.generation = claimed.action_generation
+        ) THEN NULL
+        WHEN row_number() OVER (PARTITION BY claimed.action_id ORDER BY claimed.place) = 1
         THEN claimed.manifest
     END AS manifest,
     claimed.digest,
     claimed.files_digest,
     claimed.action_created_at,
-    claimed.action_updated_at,
-    -- A pack that gave all it was asked for may have more, and so may packs beyond those looked at.
-    (share.packs = @most::bigint OR COALESCE(claimed.round = share.depth, FALSE)) AS more,
-    COALESCE((SELECT pack_ref FROM pack ORDER BY seat DESC LIMIT 1), '') AS last_pack
-FROM share
-LEFT JOIN claimed
-    ON TRUE
-ORDER BY claimed.round, claimed.seat;
+    claimed.action_updated_at
+FROM claimed
+ORDER BY claimed.place;
 
 -- name: StartAttempts
 -- Committed before the exec. Saying it twice for one token is harmless: who lost the connection at
@@ -282,42 +299,55 @@ ORDER BY claimed.round, claimed.seat;
 WITH
 held AS (
     SELECT queue.execution_id
-    FROM unnest(@tokens::uuid[]) AS input (token)
+    FROM unnest(@ids::bigint[], @tokens::uuid[]) AS input (id, token)
     JOIN attune.queue
-        ON queue.token = input.token
-    WHERE queue.lease_until > now()
+        ON queue.execution_id = input.id
+    WHERE queue.token = input.token
+        AND queue.lease_until > now()
         AND queue.cancel_at IS NULL
     ORDER BY queue.execution_id
     FOR NO KEY UPDATE OF queue
-),
-started AS (
-    UPDATE attune.queue
-    SET started_at = COALESCE(queue.started_at, now())
-    FROM held
-    WHERE queue.execution_id = held.execution_id
-    RETURNING queue.*
-),
-recorded AS (
-    INSERT INTO attune.attempt (
-        execution_id, created_at, number, token, status, node, revision, queued_at, started_at
-    )
-    SELECT execution_id, created_at, attempt, token, 'running', node, revision, due_at, started_at
-    FROM started
-    ON CONFLICT (execution_id, number, created_at) DO NOTHING
 )
-SELECT token
-FROM started;
+UPDATE attune.queue
+SET started_at = COALESCE(queue.started_at, now())
+FROM held
+WHERE queue.execution_id = held.execution_id
+RETURNING queue.token;
 
 -- name: ReleaseAttempts
+-- Their holder says that nothing of them was begun, whatever was recorded: they go back to the queue
+-- and used no attempt. What somebody wants cancelled ends.
 WITH
-held AS (
-    SELECT queue.execution_id
-    FROM unnest(@tokens::uuid[]) AS input (token)
+held AS MATERIALIZED (
+    SELECT queue.*
+    FROM unnest(@ids::bigint[], @tokens::uuid[]) AS input (id, token)
     JOIN attune.queue
-        ON queue.token = input.token
-    WHERE queue.started_at IS NULL
+        ON queue.execution_id = input.id
+    WHERE queue.token = input.token
     ORDER BY queue.execution_id
-    FOR NO KEY UPDATE OF queue
+    FOR UPDATE OF queue
+),
+gone AS (
+    DELETE FROM attune.queue
+    USING held
+    WHERE queue.execution_id = held.execution_id
+        AND held.cancel_at IS NOT NULL
+),
+ended AS (
+    INSERT INTO attune.execution AS execution (
+        id, created_at, action_ref, pack_ref, status, attempt, finished_at, error
+    )
+    SELECT
+        execution_id, created_at, action_ref, pack_ref, 'cancelled', attempt - 1,
+        now(), 'cancelled by ' || cancel_by
+    FROM held
+    WHERE cancel_at IS NOT NULL
+    ON CONFLICT (id, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        attempt = EXCLUDED.attempt,
+        finished_at = EXCLUDED.finished_at,
+        error = EXCLUDED.error
+    RETURNING execution.id
 ),
 released AS (
     UPDATE attune.queue
@@ -327,15 +357,24 @@ released AS (
         node = NULL,
         claimed_at = NULL,
         lease_until = NULL,
+        started_at = NULL,
         revision_id = NULL,
         revision = NULL
     FROM held
     WHERE queue.execution_id = held.execution_id
+        AND held.cancel_at IS NULL
     RETURNING queue.execution_id
+),
+told AS (
+    SELECT pg_notify('attune_finished', id::text)
+    FROM ended
+),
+woken AS (
+    SELECT pg_notify('attune_queue', '')
+    FROM released
+    LIMIT 1
 )
-SELECT pg_notify('attune_queue', '')
-FROM released
-LIMIT 1;
+SELECT (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified;
 
 -- name: RenewLeases
 -- A lapsed lease is not renewed: the node has ended those children itself by then.
@@ -368,13 +407,13 @@ WITH
 outcome AS MATERIALIZED (
     SELECT *
     FROM unnest(
-        @tokens::uuid[], @statuses::text[], @exit_codes::integer[], @signals::text[], @errors::text[],
+        @ids::bigint[], @tokens::uuid[], @statuses::text[], @exit_codes::integer[], @signals::text[], @errors::text[],
         @results::text[], @retry_seconds::double precision[],
         @spares::boolean[],
         @stdout_texts::text[], @stdout_bytes::bigint[], @stdout_omitted::bigint[],
         @stderr_texts::text[], @stderr_bytes::bigint[], @stderr_omitted::bigint[]
     ) AS input (
-        token, status, exit_code, signal, error,
+        id, token, status, exit_code, signal, error,
         result, retry_seconds, spare,
         stdout_text, stdout_bytes, stdout_omitted,
         stderr_text, stderr_bytes, stderr_omitted
@@ -396,7 +435,8 @@ held AS MATERIALIZED (
         (outcome.retry_seconds IS NOT NULL AND queue.cancel_at IS NULL) AS again
     FROM outcome
     JOIN attune.queue
-        ON queue.token = outcome.token
+        ON queue.execution_id = outcome.id
+    WHERE queue.token = outcome.token
     ORDER BY queue.execution_id
     FOR UPDATE OF queue
 ),
@@ -458,7 +498,7 @@ ended AS (
     RETURNING execution.id
 ),
 recorded AS (
-    INSERT INTO attune.attempt AS attempt (
+    INSERT INTO attune.attempt (
         execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
         finished_at, exit_code, signal, error
     )
@@ -466,12 +506,6 @@ recorded AS (
         execution_id, created_at, attempt, token, status, node, revision, due_at, started_at,
         now(), exit_code, NULLIF(signal, ''), NULLIF(error, '')
     FROM held
-    ON CONFLICT (execution_id, number, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        finished_at = EXCLUDED.finished_at,
-        exit_code = EXCLUDED.exit_code,
-        signal = EXCLUDED.signal,
-        error = EXCLUDED.error
 ),
 printed AS (
     INSERT INTO attune.output (execution_id, created_at, attempt, stream, text, bytes, omitted)
@@ -510,20 +544,23 @@ FROM held;
 WITH
 outcome AS (
     SELECT *
-    FROM unnest(@tokens::uuid[], @statuses::text[], @outcomes::text[]) AS input (token, status, outcome)
+    FROM unnest(@ids::bigint[], @tokens::uuid[], @statuses::text[], @outcomes::text[])
+        AS input (id, token, status, outcome)
 ),
 kept AS (
     UPDATE attune.attempt
     SET late = outcome.outcome::jsonb,
         late_at = now()
     FROM outcome
-    WHERE attempt.token = outcome.token
+    WHERE attempt.execution_id = outcome.id
+        AND attempt.token = outcome.token
         AND attempt.status <> outcome.status
 )
 SELECT attempt.token
 FROM outcome
 JOIN attune.attempt
-    ON attempt.token = outcome.token
+    ON attempt.execution_id = outcome.id
+    AND attempt.token = outcome.token
     AND attempt.status = outcome.status;
 
 -- name: EndLapsed
@@ -612,7 +649,7 @@ ended AS (
     RETURNING execution.id
 ),
 recorded AS (
-    INSERT INTO attune.attempt AS attempt (
+    INSERT INTO attune.attempt (
         execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
         finished_at, error
     )
@@ -621,10 +658,6 @@ recorded AS (
         now(), 'node ' || node || @reason::text
     FROM judged
     WHERE NOT unstarted
-    ON CONFLICT (execution_id, number, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        finished_at = EXCLUDED.finished_at,
-        error = EXCLUDED.error
 ),
 told AS (
     SELECT pg_notify(
@@ -830,10 +863,16 @@ LEFT JOIN attune.output AS stderr
 WHERE execution.id = @id::bigint;
 
 -- name: Attempts
+-- Those that ended, and the one that runs.
 SELECT number, status, node, started_at, finished_at, exit_code, signal, error
 FROM attune.attempt
 WHERE execution_id = @id::bigint
     AND created_at = @created_at::timestamptz
+UNION ALL
+SELECT attempt, 'running', node, started_at, NULL, NULL, NULL, NULL
+FROM attune.queue
+WHERE execution_id = @id::bigint
+    AND started_at IS NOT NULL
 ORDER BY number;
 
 -- name: ListExecutions
