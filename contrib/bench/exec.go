@@ -73,7 +73,7 @@ func throughDaemon(ctx context.Context, lab *Lab, config string) (Side, *Daemon,
 		return nil, nil, err
 	}
 	return func(ctx context.Context) (float64, error) {
-		begun := time.Now()
+		before, begun := cpu(d.PID, lab.postmaster), time.Now()
 		ids, err := enqueue(ctx, d.Store, "p.hello", execCount)
 		if err != nil {
 			return 0, err
@@ -82,6 +82,7 @@ func throughDaemon(ctx context.Context, lab *Lab, config string) (Side, *Daemon,
 			return 0, err
 		}
 		took := time.Since(begun)
+		fmt.Fprintln(lab.log, cpu(d.PID, lab.postmaster).sub(before).per(execCount))
 		return execCount / took.Seconds(), checkSucceeded(ctx, conn, ids)
 	}, d, nil
 }

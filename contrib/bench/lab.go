@@ -31,12 +31,13 @@ const patience = 2 * time.Minute
 // Lab is what benchmarks are made of: a folder, the daemon's binary, and one PostgreSQL as the daemon
 // starts it. A scope of it gives back what was taken from it when it is closed.
 type Lab struct {
-	Dir    string
-	Binary string // of attune
-	log    io.Writer
-	server string // URL
-	count  *atomic.Int64
-	undo   []func()
+	Dir        string
+	Binary     string // of attune
+	log        io.Writer
+	server     string // URL
+	postmaster int
+	count      *atomic.Int64
+	undo       []func()
 }
 
 func newLab(ctx context.Context, log io.Writer) (_ *Lab, err error) {
@@ -73,7 +74,7 @@ func newLab(ctx context.Context, log io.Writer) (_ *Lab, err error) {
 		defer cancel()
 		report(cluster.Stop(ctx))
 	})
-	lab.server = cluster.URL()
+	lab.server, lab.postmaster = cluster.URL(), cluster.PID()
 	return lab, nil
 }
 
@@ -100,7 +101,7 @@ func report(err error) {
 
 // scope gives a lab with the same machine and its own list of what is to be given back.
 func (l *Lab) scope() *Lab {
-	return &Lab{Dir: l.Dir, Binary: l.Binary, log: l.log, server: l.server, count: l.count}
+	return &Lab{Dir: l.Dir, Binary: l.Binary, log: l.log, server: l.server, postmaster: l.postmaster, count: l.count}
 }
 
 // Defer has undo called when the scope is closed, the last first.

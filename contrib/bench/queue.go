@@ -77,6 +77,7 @@ func queueBenchmarks() []Benchmark {
 type noopQueue struct {
 	url   string
 	store *store.Store
+	ready int64 // the revision whose files would be in place
 }
 
 func newNoopQueue(ctx context.Context, lab *Lab) (*noopQueue, error) {
@@ -88,7 +89,14 @@ func newNoopQueue(ctx context.Context, lab *Lab) (*noopQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &noopQueue{url: url, store: s}, putAction(ctx, s)
+	if err := putAction(ctx, s); err != nil {
+		return nil, err
+	}
+	catalog, err := s.Catalog(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &noopQueue{url: url, store: s, ready: catalog.Actions["p.hello"].RevisionID}, nil
 }
 
 // putAction puts an action into force that is claimed and never started.
@@ -120,23 +128,23 @@ func (q *noopQueue) side(ctx context.Context) (float64, error) {
 	return noopCount / time.Since(begun).Seconds(), err
 }
 
-// work runs count executions: one claims at most the free slots, one commits the starts and one the
-// outcomes, each as many as have come together. tell is told how many are done.
+// work runs count executions: one claims at most the free slots, and one commits the outcomes, as many
+// as have come together. tell is told how many are done.
 func (q *noopQueue) work(ctx context.Context, count int, tell func(done int)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	free := make(chan struct{}, noopWorkers)
 	for range noopWorkers {
 		free <- struct{}{}
 	}
-	claimed, started := make(chan string, noopWorkers), make(chan string, noopWorkers)
+	started := make(chan string, noopWorkers)
 	group.Go(func() error {
-		defer close(claimed)
+		defer close(started)
 		for left := count; left > 0; {
 			n, err := take(ctx, free, left)
 			if err != nil {
 				return err
 			}
-			list, err := q.store.Claim(ctx, "bench", n)
+			list, err := q.store.Claim(ctx, "bench", n, q.ready)
 			if err != nil {
 				return err
 			}
@@ -144,25 +152,12 @@ func (q *noopQueue) work(ctx context.Context, count int, tell func(done int)) er
 				free <- struct{}{}
 			}
 			for _, c := range list {
-				claimed <- c.Token
+				if !c.Begun {
+					return fmt.Errorf("execution %d did not begin with its claim", c.ExecutionID)
+				}
+				started <- c.Token
 			}
 			left -= len(list)
-		}
-		return nil
-	})
-	group.Go(func() error {
-		defer close(started)
-		for tokens := range batches(claimed) {
-			held, err := q.store.Start(ctx, tokens)
-			if err != nil {
-				return err
-			}
-			if len(held) != len(tokens) {
-				return fmt.Errorf("%d of %d starts held", len(held), len(tokens))
-			}
-			for _, token := range tokens {
-				started <- token
-			}
 		}
 		return nil
 	})

@@ -45,6 +45,8 @@ type attempt struct {
 	// printing is closed when stdout and stderr are set for good; nil: it never got that far.
 	printing       chan struct{}
 	stdout, stderr *child.Capture
+	// outlived says that its tree could not be ended.
+	outlived bool
 
 	mu     sync.Mutex
 	reason stopReason
@@ -153,7 +155,7 @@ func (a *attempt) stopped() (stopReason, time.Duration) {
 func (a *attempt) run() *store.Outcome {
 	plan, err := a.prepare()
 	if plan != nil {
-		defer plan.clear()
+		defer func() { plan.clear(&a.pool.temps, a.outlived) }()
 	}
 	if child.ShortageOf(err) != child.NoShortage {
 		a.pool.ranShort(err)
@@ -166,7 +168,11 @@ func (a *attempt) run() *store.Outcome {
 	if err != nil {
 		return a.failed(err)
 	}
-	held, err := a.pool.starter.begin(a.ctx, a.claim.Token)
+	a.pool.ready.add(a.claim.Record.RevisionID)
+	held := a.claim.Begun
+	if !held {
+		held, err = a.pool.starter.begin(a.ctx, a.claim.Token)
+	}
 	switch reason, _ := a.stopped(); {
 	case reason != stopNot:
 		return a.neverRan()
@@ -280,6 +286,7 @@ func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 	default:
 		if err := proc.Stop(grace); err != nil {
 			a.log.Error("child cannot be stopped", "err", err)
+			a.outlived = true
 			a.closeStreams()
 			return a.conclude(plan, reason, child.Exit{Code: -1}, err)
 		}

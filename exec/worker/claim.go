@@ -74,7 +74,7 @@ func (p *Pool) claimLoop(ctx context.Context) {
 // claim claims and takes in. A claim that was sent is waited for, also when ctx ends: the database
 // would hold what nobody knows of.
 func (p *Pool) claim(ctx context.Context, free int) ([]store.Claimed, error) {
-	claimed, err := p.queue.Claim(context.WithoutCancel(ctx), p.opts.Node, free)
+	claimed, err := p.queue.Claim(context.WithoutCancel(ctx), p.opts.Node, free, p.ready.revisions()...)
 	if len(claimed) > 0 {
 		p.admit(claimed)
 	}

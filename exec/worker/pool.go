@@ -177,6 +177,9 @@ type Pool struct {
 	shortage shortage
 	starter  starter
 	finisher finisher
+	temps    temps
+	resolved resolved
+	ready    ready
 	// wake tells the claim loop that something changed for it.
 	wake chan struct{}
 
@@ -218,6 +221,7 @@ func newPool(opts Options, q queue) *Pool {
 	p.start = func(ctx context.Context, spec child.Spec) (process, error) { return opts.Runner.Start(ctx, spec) }
 	p.leaseUntil = opts.Runner.LeaseUntil
 	p.metrics = newMetrics(opts.Registerer, opts.Workers)
+	p.temps.dir = opts.TempDir
 	p.lease.init()
 	p.starter.init(q, p.log)
 	p.finisher.init(q, p.log, spool{dir: opts.SpoolDir}, p.settle)
@@ -252,6 +256,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	// Until here leases were renewed: a result whose lease has lapsed would be no result.
 	stop()
 	helpers.Wait()
+	p.temps.clear()
 	return nil
 }
 

@@ -44,10 +44,10 @@ type plan struct {
 	confSchema *manifest.Schema
 }
 
-// clear removes what the attempt left.
-func (p *plan) clear() {
+// clear removes what the attempt left. Of a tree that may live on nothing is used again.
+func (p *plan) clear(t *temps, outlived bool) {
 	if p.temp != "" {
-		os.RemoveAll(p.temp)
+		t.back(p.temp, p.owner, !outlived && !p.spec.Detach)
 	}
 }
 
@@ -171,7 +171,7 @@ func (a *attempt) gather(p *plan) (err error) {
 		}
 		return fmt.Errorf("cannot make the files of its revision: %w", err)
 	}
-	script, err := entryPoint(p.dir, p.action.EntryPoint)
+	script, err := a.pool.resolved.entryPoint(p.dir, p.action.EntryPoint)
 	if err != nil {
 		return err
 	}
@@ -236,19 +236,17 @@ func versionCheck(versions string) (func(string) bool, error) {
 // folders makes the pack's data folder and a folder for this attempt alone.
 func (a *attempt) folders(p *plan) (err error) {
 	p.data = filepath.Join(a.pool.opts.DataDir, child.DataFolder(p.pack, p.owner))
-	if err := os.Mkdir(p.data, 0o700); err == nil {
-		err = give(p.data, p.owner)
-		if err != nil {
-			return err
+	if _, err := os.Lstat(p.data); err != nil {
+		if err := os.Mkdir(p.data, 0o700); err == nil {
+			if err := give(p.data, p.owner); err != nil {
+				return err
+			}
+		} else if !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("cannot make the pack's data folder: %w", err)
 		}
-	} else if !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("cannot make the pack's data folder: %w", err)
 	}
-	name := fmt.Sprintf("%s%d-", tempPrefix, a.claim.ExecutionID)
-	if p.temp, err = os.MkdirTemp(a.pool.opts.TempDir, name); err != nil {
-		return fmt.Errorf("cannot make a folder for temporary files: %w", err)
-	}
-	return give(p.temp, p.owner)
+	p.temp, err = a.pool.temps.take(p.owner)
+	return err
 }
 
 // give makes a file or folder the user's that the child runs as.

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// usage is the CPU time that went into each part of a round.
+type usage struct{ daemon, children, postgres time.Duration }
+
+func (u usage) sub(v usage) usage {
+	return usage{u.daemon - v.daemon, u.children - v.children, u.postgres - v.postgres}
+}
+
+// per tells the microseconds of each part per execution.
+func (u usage) per(n int) string {
+	each := func(d time.Duration) int64 { return d.Microseconds() / int64(n) }
+	return fmt.Sprintf("CPU per execution: daemon %d µs, its children %d µs, PostgreSQL %d µs", each(u.daemon), each(u.children), each(u.postgres))
+}
+
+// cpu reads what a daemon, the children that it has waited for, and the server have used.
+func cpu(daemon, postmaster int) usage {
+	own, waited := ticks(daemon)
+	u := usage{daemon: own, children: waited}
+	own, waited = ticks(postmaster)
+	u.postgres = own + waited
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, name := range stats {
+		fields := statFields(name)
+		if len(fields) > 1 && fields[1] == strconv.Itoa(postmaster) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+			own, _ := ticks(pid)
+			u.postgres += own
+		}
+	}
+	return u
+}
+
+// ticks are the CPU times of a process, and of the children that it has waited for.
+func ticks(pid int) (own, waited time.Duration) {
+	const utime, perTick = 11, 10 * time.Millisecond // counted from the state; USER_HZ is 100
+	fields := statFields(fmt.Sprintf("/proc/%d/stat", pid))
+	if len(fields) < utime+4 {
+		return 0, 0
+	}
+	var n [4]int64
+	for i := range n {
+		n[i], _ = strconv.ParseInt(fields[utime+i], 10, 64)
+	}
+	return time.Duration(n[0]+n[1]) * perTick, time.Duration(n[2]+n[3]) * perTick
+}
+
+// statFields begin with the state.
+func statFields(name string) []string {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	return strings.Fields(rest)
+}
