@@ -226,7 +226,7 @@ func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options
 			Directories: d.config.Packs.Directories, Interpreters: d.interpreters.All(),
 			Database: api.DatabaseStatus{Private: d.cluster != nil, URL: redactURL(d.config.Database.URL)},
 		},
-		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Sensors: d.sensors, Workers: d.workers,
+		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.packConfig, Sensors: d.sensors, Workers: d.workers,
 		Reconciler: d.reconciler, Notices: d.listener, Unready: d.unready, Degraded: d.degraded,
 		Gatherer: d.registry, Logger: d.opts.Logger.With("component", "api"),
 	}
@@ -513,6 +513,9 @@ func (d *Daemon) degraded() []string {
 	}
 	if status.WatchReason != "" {
 		problems = append(problems, "packs are polled, not watched: "+status.WatchReason)
+	}
+	for _, b := range d.intake.Breakers() {
+		problems = append(problems, fmt.Sprintf("the breaker of rule %s is open until %s: %s", b.Rule, b.OpenUntil.Format(time.RFC3339), b.Reason))
 	}
 	return problems
 }

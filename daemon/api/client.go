@@ -238,6 +238,22 @@ func (c *Client) Rule(ctx context.Context, ref string) (*Rule, error) {
 	return get[Rule](ctx, c, "/rules/"+url.PathEscape(ref), nil)
 }
 
+// ResetRule closes a rule's breaker and has its throttle and dedupe begin anew.
+func (c *Client) ResetRule(ctx context.Context, ref string) (*Reset, error) {
+	return post[Reset](ctx, c, "/rules/"+url.PathEscape(ref)+"/reset", nil, nil)
+}
+
+// TryRule asks what a rule, applied or not, would make of an event.
+func (c *Client) TryRule(ctx context.Context, ref string, n NewTrial) (*Trial, error) {
+	return post[Trial](ctx, c, "/rules/"+url.PathEscape(ref)+"/test", nil, n)
+}
+
+// TryRuleSince runs an edited rule over the stored events and gives each line until the run is done, ctx
+// ends or each fails, whose error it then gives.
+func (c *Client) TryRuleSince(ctx context.Context, ref string, n NewTrialRun, each func(*TrialLine) error) error {
+	return readLines(ctx, c, http.MethodPost, "/rules/"+url.PathEscape(ref)+"/test-since", nil, n, each)
+}
+
 // Events lists events, newest first.
 func (c *Client) Events(ctx context.Context, f EventFilter) ([]Event, error) {
 	return list[Event](ctx, c, "/events", values("trigger", f.Trigger, "source", f.Source, "since", f.Since,
@@ -247,6 +263,21 @@ func (c *Client) Events(ctx context.Context, f EventFilter) ([]Event, error) {
 // Event gives one event with its enforcements.
 func (c *Client) Event(ctx context.Context, id int64) (*EventDetail, error) {
 	return get[EventDetail](ctx, c, "/events/"+strconv.FormatInt(id, 10), nil)
+}
+
+// ReplayEvent stores an event anew, under the rules of today; with rules only for these.
+func (c *Client) ReplayEvent(ctx context.Context, id int64, rules []string) (*Fired, error) {
+	return post[Fired](ctx, c, "/events/"+strconv.FormatInt(id, 10)+"/replay", nil, replayBody{Rules: rules})
+}
+
+// WhyEvent gives the whole chain around an event.
+func (c *Client) WhyEvent(ctx context.Context, id int64) (*Why, error) {
+	return get[Why](ctx, c, "/events/"+strconv.FormatInt(id, 10)+"/why", nil)
+}
+
+// WhyExecution gives the whole chain that led to an execution.
+func (c *Client) WhyExecution(ctx context.Context, id int64) (*Why, error) {
+	return get[Why](ctx, c, "/executions/"+strconv.FormatInt(id, 10)+"/why", nil)
 }
 
 // Executions lists executions, newest first.
@@ -361,7 +392,11 @@ func fetch[T any](ctx context.Context, c *Client, method, path string, query url
 
 // lines reads an answer of JSON lines.
 func lines[T any](ctx context.Context, c *Client, path string, query url.Values, each func(*T) error) error {
-	response, err := c.do(ctx, http.MethodGet, path, query, nil)
+	return readLines(ctx, c, http.MethodGet, path, query, nil, each)
+}
+
+func readLines[T any](ctx context.Context, c *Client, method, path string, query url.Values, body any, each func(*T) error) error {
+	response, err := c.do(ctx, method, path, query, body)
 	if err != nil {
 		return err
 	}

@@ -50,12 +50,16 @@ func (s *Server) eventDetail(ctx context.Context, id int64) (*EventDetail, error
 	if err != nil {
 		return nil, numbered("event", id, err)
 	}
+	rules, more, err := s.verdicts(ctx, event, enforcements)
+	if err != nil {
+		return nil, err
+	}
 	catalog, err := s.catalog(ctx)
 	if err != nil {
 		return nil, err
 	}
 	event.Payload = maskedPayload(catalog, event)
-	return &EventDetail{Event: *event, Enforcements: orEmpty(enforcements)}, nil
+	return &EventDetail{Event: *event, Enforcements: orEmpty(enforcements), Rules: rules, MoreRules: more}, nil
 }
 
 // parseSince reads a time, or how long ago it was.

@@ -70,12 +70,19 @@ func (s *Server) routes(api huma.API) {
 	route(api, get, "/rules", "list-rules", "List rules", s.listRules)
 	route(api, get, "/rules/{ref}", "show-rule", "Show a rule", s.showRule)
 
+	route(api, post, "/rules/{ref}/reset", "reset-rule", "Close a rule's breaker, and have its throttle and dedupe begin anew", s.resetRule)
+	route(api, post, "/rules/{ref}/test", "test-rule", "What a rule, applied or not, would make of an event", s.tryRule)
+	routePostLines(api, "/rules/{ref}/test-since", "test-rule-since", "How an edited rule differs from the one in force, over the stored events", TrialLine{}, s.tryRuleSince)
+
 	route(api, get, "/events", "list-events", "List events, newest first", s.listEvents)
 	route(api, get, "/events/{id}", "show-event", "Show an event and what followed", s.showEvent)
+	route(api, get, "/events/{id}/why", "why-event", "The whole chain around an event", s.whyEvent)
+	route(api, post, "/events/{id}/replay", "replay-event", "Store an event anew, under the rules of today", s.replayEvent)
 
 	route(api, get, "/executions", "list-executions", "List executions, newest first", s.listExecutions)
 	route(api, post, "/executions", "create-execution", "Queue an action", s.createExecution)
 	route(api, get, "/executions/{id}", "show-execution", "Show an execution, its outputs and its result", s.showExecution)
+	route(api, get, "/executions/{id}/why", "why-execution", "The whole chain that led to an execution", s.whyExecution)
 	route(api, post, "/executions/{id}/cancel", "cancel-execution", "Cancel an execution", s.cancelExecution)
 	routeLines(api, "/executions/{id}/output", "execution-output", "An execution's output as it comes, and the execution at its end", OutputLine{}, s.executionOutput)
 }
@@ -138,7 +145,15 @@ func route[I, O any](api huma.API, method, path, id, summary string, handle func
 // routeLines adds a route whose answer is JSON lines, each of the type of line. The handler's errors are
 // of the time before the first line.
 func routeLines[I, L any](api huma.API, path, id, summary string, line L, handle func(context.Context, *I) (func(*lineWriter), error)) {
-	op := operation(http.MethodGet, path, id, summary)
+	registerLines(api, operation(http.MethodGet, path, id, summary), line, handle)
+}
+
+// routePostLines is routeLines for a question that has a body.
+func routePostLines[I, L any](api huma.API, path, id, summary string, line L, handle func(context.Context, *I) (func(*lineWriter), error)) {
+	registerLines(api, operation(http.MethodPost, path, id, summary), line, handle)
+}
+
+func registerLines[I, L any](api huma.API, op huma.Operation, line L, handle func(context.Context, *I) (func(*lineWriter), error)) {
 	op.Responses = map[string]*huma.Response{"200": {
 		Description: "JSON lines",
 		Content: map[string]*huma.MediaType{linesType: {

@@ -15,7 +15,7 @@ func (s *Server) listRules(ctx context.Context, q *componentQuery) ([]Rule, erro
 	}
 	list := []Rule{}
 	for _, record := range selected(catalog, manifest.KindRule, q) {
-		r := rule(catalog, record)
+		r := s.rule(catalog, record)
 		runs := func(a RuleAction) bool { return a.Action == q.Action }
 		if (q.Trigger == "" || q.Trigger == r.Trigger) && (q.Action == "" || slices.ContainsFunc(r.Actions, runs)) {
 			list = append(list, r)
@@ -29,16 +29,22 @@ func (s *Server) showRule(ctx context.Context, in *byRef) (*Rule, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := rule(catalog, record)
+	r := s.rule(catalog, record)
+	if record.Spec.(*manifest.Rule).Debounce != nil {
+		if r.WaitingForQuiet, err = s.opts.Store.WaitingForQuiet(ctx, in.Ref); err != nil {
+			return nil, err
+		}
+	}
 	r.Manifest, err = normalForm(catalog, record.Spec)
 	return &r, err
 }
 
-func rule(catalog *store.Catalog, record *store.Record) Rule {
+func (s *Server) rule(catalog *store.Catalog, record *store.Record) Rule {
 	spec := record.Spec.(*manifest.Rule)
 	r := Rule{
 		Component: component(catalog, record), Trigger: spec.Trigger.Ref, TriggerParameters: orObject(spec.Trigger.Parameters),
 		When: spec.When, ForEach: spec.ForEach, Priority: spec.Priority, Actions: []RuleAction{},
+		Limits: limitsOf(spec), Breaker: s.breakerOf(record.Ref),
 	}
 	for _, use := range spec.Actions {
 		parameters := orObject(use.Parameters)

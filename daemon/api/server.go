@@ -82,6 +82,8 @@ type Options struct {
 	Store      *store.Store
 	Catalogs   Catalogs
 	Events     Events
+	Rules      Rules
+	PackConfig func(pack string) map[string]any // the merged configuration of a pack
 	Sensors    Sensors
 	Workers    Workers
 	Reconciler Reconciler

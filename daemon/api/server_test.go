@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/attune-io/attune/exec/rule"
 	"github.com/attune-io/attune/exec/sensor"
 	"github.com/attune-io/attune/exec/worker"
 	"github.com/attune-io/attune/reconcile"
@@ -85,6 +86,16 @@ func (f *fakes) ReloadForced(context.Context, string, string) (*reconcile.Report
 	}}, nil
 }
 
+func (f *fakes) Newest(context.Context) (*rule.Index, error) {
+	return rule.NewIndex(f.catalog, nil, slog.New(slog.DiscardHandler)), nil
+}
+
+func (f *fakes) Breakers() []store.Breaker {
+	return []store.Breaker{{Rule: "core.r", Reason: "it storms"}}
+}
+
+func (f *fakes) Closed(string) {}
+
 func (f *fakes) Subscribe(string) (<-chan string, func()) { return nil, func() {} }
 
 func record(spec manifest.Component, enabled bool) *store.Record {
@@ -142,7 +153,7 @@ func setup(t *testing.T) *bundle {
 	logged := &syncBuffer{}
 	server, err := New(Options{
 		Socket: filepath.Join(shortDir(t), "a.sock"), Listen: ":0", Info: Info{Version: "test"},
-		Catalogs: f, Sensors: f, Workers: f, Reconciler: f, Notices: f,
+		Catalogs: f, Rules: f, Sensors: f, Workers: f, Reconciler: f, Notices: f,
 		Unready: func(context.Context) []string { return f.unready }, Degraded: func() []string { return nil },
 		Gatherer: prometheus.NewRegistry(), Logger: slog.New(slog.NewTextHandler(logged, nil)),
 	})
@@ -659,8 +670,8 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 			}
 		}
 	}
-	if operations != 30 {
-		t.Errorf("found %d operations, want 30", operations)
+	if operations != 36 {
+		t.Errorf("found %d operations, want 36", operations)
 	}
 }
 

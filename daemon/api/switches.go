@@ -78,6 +78,13 @@ func (s *Server) flip(ctx context.Context, asked NewSwitch, enable bool) (*Switc
 			r := catalog.Records(asked.Kind)[ref]
 			item.Enabled, item.WhyDisabled = r.Enabled, whyDisabled(catalog, r)
 		}
+		if enable && asked.Kind == manifest.KindRule && s.breakerOf(ref) != nil {
+			if _, err := s.opts.Store.ResetRule(ctx, ref); err != nil {
+				return nil, err
+			}
+			s.opts.Rules.Closed(ref)
+			s.log.Info("breaker closed by hand", "rule", ref, "by", caller(ctx))
+		}
 		if item.Changed {
 			s.log.Info("switched by an operator", "kind", string(asked.Kind), "ref", ref, "enabled", enable, "by", caller(ctx), "reason", asked.Reason)
 		}

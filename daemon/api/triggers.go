@@ -112,7 +112,7 @@ func (s *Server) fireTrigger(ctx context.Context, in *fireRequest) (*Fired, erro
 		// It is stored. An error would have the caller fire again.
 		s.log.Warn("event stored, but not read back", "event_id", stored.ID, "err", err)
 		stored.Payload = maskedPayload(catalog, &stored.Event)
-		detail = &EventDetail{Event: stored.Event, Enforcements: []Enforcement{}}
+		detail = &EventDetail{Event: stored.Event, Enforcements: []Enforcement{}, Rules: []RuleVerdict{}}
 	}
 	return &Fired{EventDetail: *detail, Duplicate: stored.Duplicate, Executions: orEmpty(stored.Executions)}, nil
 }

@@ -246,6 +246,12 @@ type Rule struct {
 	Actions  []RuleAction `json:"actions"`
 	ForEach  string       `json:"for_each"`
 	Priority int          `json:"priority"`
+	// Limits are its throttle, debounce, dedupe and breaker, as people would say them.
+	Limits []string `json:"limits"`
+	// Breaker is null while the breaker is closed, or where there is none.
+	Breaker *BreakerState `json:"breaker"`
+	// WaitingForQuiet counts the keys for which debounce has an event waiting, only where one rule is shown.
+	WaitingForQuiet int `json:"waiting_for_quiet,omitempty"`
 }
 
 // RuleAction is an action that a rule queues, and its parameters with their templates.
@@ -264,6 +270,10 @@ type Enforcement = store.Enforcement
 type EventDetail struct {
 	Event
 	Enforcements []Enforcement `json:"enforcements"`
+	// Rules say what each rule on the trigger made of it, those that left nothing too.
+	Rules []RuleVerdict `json:"rules"`
+	// MoreRules are further rules that did not match.
+	MoreRules int `json:"more_rules,omitempty"`
 }
 
 // Fire asks for an event of a trigger.

@@ -161,6 +161,7 @@ func (c *command) root() *cobra.Command {
 		c.ruleCommand(),
 		c.eventCommand(),
 		c.executionCommand(),
+		c.whyCommand(),
 		c.runCommand(),
 		c.auditCommand(),
 		c.configCommand(),

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strconv"
@@ -18,7 +19,7 @@ func (c *command) eventCommand() *cobra.Command {
 		Aliases: []string{"events"},
 		Short:   "Look at what happened, and what the rules made of it",
 	}
-	cmd.AddCommand(c.eventList(), c.eventShow())
+	cmd.AddCommand(c.eventList(), c.eventShow(), c.eventReplay())
 	return cmd
 }
 
@@ -54,7 +55,7 @@ func (c *command) eventShow() *cobra.Command {
 	return byID(c, &cobra.Command{
 		Use:     "show ID",
 		Aliases: []string{"get"},
-		Short:   "Show an event, the rules that matched it and what they queued",
+		Short:   "Show an event, what each rule made of it and why, and what ran",
 		Example: "  attune event show 17",
 	}, (*api.Client).Event, c.eventScreen)
 }
@@ -69,8 +70,87 @@ func (c *command) eventScreen(w io.Writer, e *api.EventDetail) {
 		{"event id", e.EventID},
 		{"payload", string(e.Payload)},
 	})
+	if e.ReplayOf != nil {
+		fmt.Fprintf(w, "it repeats event %d\n", *e.ReplayOf)
+	}
 	c.eventNote(w, &e.Event)
-	c.enforcements(w, e.Enforcements)
+	c.verdicts(w, e)
+}
+
+func (c *command) eventReplay() *cobra.Command {
+	var rules []string
+	var dry bool
+	cmd := &cobra.Command{
+		Use:   "replay ID",
+		Short: "Store an event anew, so that the rules of today answer it",
+		Long: "Stores an event with the payload of an earlier one, which it names, and has the rules in force match it.\n" +
+			"With --rule only these hear of it, whatever instance of the trigger they wait for. Limits count as for any\n" +
+			"event. With --dry-run nothing is stored: it is shown what each rule would make of it.",
+		Example: "  attune event replay 17\n  attune event replay 17 --rule tour.summarize_load\n  attune event replay 17 --dry-run",
+		Args:    needOne("id"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := parseID(args[0])
+			if err != nil {
+				return err
+			}
+			if dry {
+				return c.dryReplay(cmd.Context(), id, rules)
+			}
+			return ask(cmd.Context(), c, func(client *api.Client, ctx context.Context) (*api.Fired, error) {
+				return client.ReplayEvent(ctx, id, rules)
+			}, func(w io.Writer, fired *api.Fired) {
+				fmt.Fprintf(w, "event %d\n", fired.ID)
+				c.eventNote(w, &fired.Event)
+				c.enforcements(w, fired.Enforcements)
+			})
+		},
+	}
+	cmd.Flags().StringSliceVar(&rules, "rule", nil, "only for this rule; may be given several times")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "store nothing, and show what would match")
+	return cmd
+}
+
+// dryReplay tries the rules on a stored event: those named, or all that wait for its trigger.
+func (c *command) dryReplay(ctx context.Context, id int64, rules []string) error {
+	return ask(ctx, c, func(client *api.Client, ctx context.Context) ([]*api.Trial, error) {
+		event, err := client.Event(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(rules) == 0 {
+			inForce, err := client.Rules(ctx, api.ComponentFilter{Trigger: event.Trigger})
+			if err != nil {
+				return nil, err
+			}
+			for i := range inForce {
+				rules = append(rules, inForce[i].Ref)
+			}
+		}
+		trials := []*api.Trial{}
+		for _, ref := range rules {
+			trial, err := client.TryRule(ctx, ref, api.NewTrial{EventID: id, TrialSource: api.TrialSource{InForce: true}})
+			if err != nil {
+				return nil, err
+			}
+			trials = append(trials, trial)
+		}
+		return trials, nil
+	}, func(w io.Writer, trials []*api.Trial) {
+		var rows [][]cell
+		for _, t := range trials {
+			var runs []string
+			for _, e := range t.Executions {
+				runs = append(runs, e.Action+" "+string(e.Parameters))
+			}
+			rows = append(rows, []cell{
+				plain(t.Rule), {outcomeText(t.Outcome), outcomeStyle(t.Outcome)}, plain(strings.Join(append(nonEmptyTexts(t.Reason), runs...), "; ")),
+			})
+		}
+		if len(rows) == 0 {
+			fmt.Fprintln(w, "no rule waits for it")
+		}
+		c.table(w, []string{"rule", "outcome", "because, or what would run"}, rows)
+	})
 }
 
 // eventNote tells what is wrong with an event.

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,9 +16,9 @@ func (c *command) ruleCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "rule",
 		Aliases: []string{"rules"},
-		Short:   "Look at rules",
+		Short:   "Look at rules, and try them",
 	}
-	cmd.AddCommand(c.ruleList(), c.ruleShow())
+	cmd.AddCommand(c.ruleList(), c.ruleShow(), c.ruleTest(), c.ruleReset())
 	cmd.AddCommand(c.switchCommands(manifest.KindRule, "They match no event any more. What they have queued goes on (see `attune execution cancel`).")...)
 	return cmd
 }
@@ -33,7 +34,12 @@ func (c *command) ruleList() *cobra.Command {
 		name: func(r *api.Rule) string { return r.Ref },
 		columns: []column[api.Rule]{
 			textColumn("ref", func(r *api.Rule) string { return r.Ref }),
-			{title: "enabled", cell: func(_ time.Time, r *api.Rule) cell { return componentEnabledCell(&r.Component) }},
+			{title: "enabled", cell: func(_ time.Time, r *api.Rule) cell {
+				if r.Breaker != nil {
+					return cell{"breaker open", styleWarn}
+				}
+				return componentEnabledCell(&r.Component)
+			}},
 			textColumn("trigger", func(r *api.Rule) string { return r.Trigger }),
 			textColumn("action", ruleActionText),
 			textColumn("runs from", func(r *api.Rule) string { return short(r.Digest) }).onlyWide(),
@@ -81,6 +87,17 @@ func (c *command) ruleScreen(w io.Writer, r *api.Rule) {
 			text += " " + jsonText(a.Parameters)
 		}
 		fields = append(fields, [2]string{"action", text})
+	}
+	for _, limit := range r.Limits {
+		name, text, _ := strings.Cut(limit, ": ")
+		fields = append(fields, [2]string{name, text})
+	}
+	if b := r.Breaker; b != nil {
+		fields = append(fields, [2]string{"stopped", fmt.Sprintf("the breaker is open since %s, until %s: %s; `attune rule reset %s` closes it",
+			b.OpenedAt.Local().Format(time.DateTime), b.OpenUntil.Local().Format(time.DateTime), b.Reason, r.Ref)})
+	}
+	if r.WaitingForQuiet > 0 {
+		fields = append(fields, [2]string{"waiting", fmt.Sprintf("%d until it is quiet", r.WaitingForQuiet)})
 	}
 	c.componentFields(w, "rule", &r.Component, fields)
 }

@@ -43,10 +43,16 @@ func (b *breakers) replace(open []store.Breaker) (closed []string) {
 }
 
 func (b *breakers) add(breaker store.Breaker) {
+	b.remove(breaker.Rule)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.open = slices.DeleteFunc(b.open, func(is store.Breaker) bool { return is.Rule == breaker.Rule })
 	b.open = append(b.open, breaker)
+}
+
+func (b *breakers) remove(rule string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open = slices.DeleteFunc(b.open, func(is store.Breaker) bool { return is.Rule == rule })
 }
 
 // Breakers lists the rules whose breaker is open, as last seen, which is seconds ago at most while the
@@ -54,6 +60,12 @@ func (b *breakers) add(breaker store.Breaker) {
 func (i *Intake) Breakers() []store.Breaker {
 	now := time.Now()
 	return slices.DeleteFunc(i.breakers.list(), func(b store.Breaker) bool { return !b.OpenUntil.After(now) })
+}
+
+// Closed tells that somebody closed a rule's breaker, so that it is not told as open until the next look.
+func (i *Intake) Closed(rule string) {
+	i.breakers.remove(rule)
+	i.metrics.breakerOpen.WithLabelValues(rule).Set(0)
 }
 
 // opened tells that a rule's breaker opened at an event.

@@ -189,7 +189,7 @@ func (ix *Index) Match(event *store.Event, config func(pack string) map[string]a
 		return nil
 	}
 	group := rules.all
-	if event.Instance != "" {
+	if event.Instance != "" && event.Rules == nil { // who names rules means them
 		group = rules.instances[event.Instance]
 	}
 	if group == nil {

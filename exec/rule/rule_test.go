@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
@@ -218,7 +219,7 @@ func TestExecutionsSayWhereTheyComeFrom(t *testing.T) {
 		} {
 			got := matches[i].Executions[0]
 			got.Parameters, got.Secrets = nil, nil
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(store.NewExecution{})); diff != "" {
 				t.Error(diff)
 			}
 		}
@@ -254,7 +255,7 @@ action: b
 		for _, m := range ix.Match(e, noConfig) {
 			got = append(got, m.Rule)
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(store.NewExecution{})); diff != "" {
 			t.Errorf("instance %q: %s", instance, diff)
 		}
 	}
@@ -293,7 +294,7 @@ action: b
 		`p.z matched p.b.0.0{}`,
 		`q.r error (cannot evaluate the rule: internal error: no configuration)`,
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(store.NewExecution{})); diff != "" {
 		t.Error(diff)
 	}
 }

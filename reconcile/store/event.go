@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -90,22 +91,37 @@ type StoredEvent struct {
 // EventFilter narrows ListEvents. Zero fields do not filter.
 type EventFilter struct {
 	Trigger string
-	Source  string
-	Since   time.Time
-	Before  int64 // ids below this one, for paging
-	Limit   int   // Defaults to 100.
+	// Triggers are several of them; nil: Trigger alone counts.
+	Triggers []string
+	Source   string
+	Since    time.Time
+	Before   int64 // ids below this one, for paging
+	Limit    int   // Defaults to 100.
 }
 
 // ListEvents lists events, newest first.
 func (s *Store) ListEvents(ctx context.Context, f EventFilter) ([]Event, error) {
 	events, err := list(ctx, s, "ListEvents", pgx.StrictNamedArgs{
-		"trigger_ref": optional(f.Trigger),
-		"source":      optional(f.Source),
-		"since":       optionalTime(f.Since),
-		"before":      optional(f.Before),
-		"most":        limitOf(f.Limit),
+		"trigger_refs": f.triggers(),
+		"source":       optional(f.Source),
+		"since":        optionalTime(f.Since),
+		"before":       optional(f.Before),
+		"most":         limitOf(f.Limit),
 	}, pgx.RowToStructByPos[Event])
 	return events, s.failed("list events", err)
+}
+
+func (f EventFilter) triggers() []string {
+	if f.Trigger != "" {
+		return append(slices.Clone(f.Triggers), f.Trigger)
+	}
+	return f.Triggers
+}
+
+// Replays lists the events that repeat one, oldest first.
+func (s *Store) Replays(ctx context.Context, id int64) ([]int64, error) {
+	ids, err := list(ctx, s, "Replays", pgx.StrictNamedArgs{"id": id}, pgx.RowTo[int64])
+	return ids, s.failed(fmt.Sprintf("list the replays of event %d", id), err)
 }
 
 // Enforcement is a row of enforcement.

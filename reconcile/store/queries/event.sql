@@ -123,7 +123,7 @@ GROUP BY event_id;
 -- A filter that is not wanted is NULL.
 SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem, replay_of
 FROM attune.event
-WHERE (@trigger_ref::text IS NULL OR trigger_ref = @trigger_ref)
+WHERE (@trigger_refs::text[] IS NULL OR trigger_ref = ANY (@trigger_refs))
     AND (@source::text IS NULL OR source = @source)
     AND (@since::timestamptz IS NULL OR created_at >= @since)
     AND (@before::bigint IS NULL OR id < @before)
@@ -134,6 +134,14 @@ LIMIT @most::integer;
 SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem, replay_of
 FROM attune.event
 WHERE id = @id::bigint;
+
+-- name: Replays
+-- A replay is later than what it repeats, and few events are one: the index holds those alone.
+SELECT id
+FROM attune.event
+WHERE replay_of = @id::bigint
+ORDER BY id
+LIMIT 100;
 
 -- name: Enforcements
 SELECT
