@@ -14,6 +14,7 @@ const (
 	MaxFileSize = 1 << 20 // bytes
 	MaxDepth    = 64      // nested nodes
 	MaxNodes    = 20_000  // nodes, each expansion of an alias counted
+	maxParts    = 40_000  // lines and commas; texts have them too
 )
 
 // The manifests that are no component.

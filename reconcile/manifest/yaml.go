@@ -72,6 +72,11 @@ func (r *yamlReader) checkBytes(content []byte) ([]byte, bool) {
 		r.fail(Place{}, "", "cannot read the manifest: found %d bytes, expected at most %d", len(content), MaxFileSize)
 		return nil, false
 	}
+	// yaml.v3 makes a node of each before anybody can count them, at some 300 bytes a node.
+	if parts := bytes.Count(content, []byte("\n")) + bytes.Count(content, []byte(",")); parts > maxParts {
+		r.fail(Place{}, "", "cannot read the manifest: found %d lines and commas, expected at most %d", parts, maxParts)
+		return nil, false
+	}
 	for i := 0; i < len(content); {
 		char, size := utf8.DecodeRune(content[i:])
 		switch {
