@@ -135,23 +135,22 @@ func propertySchema() map[string]any {
 		properties[key] = map[string]any{"type": []any{"object", "null"}, "additionalProperties": sub}
 	}
 	count := func() map[string]any { return map[string]any{"type": "integer", "minimum": int64(0)} }
-	for _, key := range []string{
-		"maxLength", "minLength", "maxItems", "minItems", "maxContains", "minContains", "maxProperties", "minProperties", "position",
-	} {
+	for _, key := range countKeywords {
 		properties[key] = count()
 	}
-	for _, key := range []string{"maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"} {
+	for _, key := range numberKeywords {
 		properties[key] = typed("number")
 	}
-	for _, key := range []string{"pattern", "format", "title", "description", "$ref", "$anchor", "$comment", "$id", "$schema"} {
+	for _, key := range textKeywords {
 		properties[key] = typed("string")
 	}
-	for _, key := range []string{"uniqueItems", "deprecated", "readOnly", "writeOnly", "secret", "immutable", "literal", "x-identity"} {
+	for _, key := range flagKeywords {
 		properties[key] = typed("boolean")
 	}
 	properties["multipleOf"] = map[string]any{"type": "number", "exclusiveMinimum": int64(0)}
-	properties["enum"] = typed("array")
-	properties["examples"] = typed("array")
+	for _, key := range listKeywords {
+		properties[key] = typed("array")
+	}
 	properties["$ref"] = map[string]any{"type": "string", "pattern": "^#"}
 	properties["required"] = oneOf(typed("boolean"), map[string]any{"type": "array", "items": typed("string")}, typed("null"))
 	properties["type"] = oneOf(map[string]any{"enum": types}, map[string]any{"type": "array", "items": map[string]any{"enum": types}, "minItems": int64(1)})

@@ -138,7 +138,7 @@ var structural = regexp.MustCompile(
 var beyondEditors = regexp.MustCompile(strings.Join([]string{
 	`expected a regular expression`, `a default has to fit`, `expected a reference to something that is there`,
 	`^cannot use (\S+): found "[^"]*": expected a range`, `expected a path below`, `at least the window`,
-	`expected a literal`, `expected a runtime`, `expected \{field, operator`, `expected a ref$`, `expected lower-case`,
+	`a parameter named "type"`, `expected a runtime`, `expected \{field, operator`, `expected a ref$`, `expected lower-case`,
 	`found "[0-9]+d", expected at most 292 years`, `expected a range like`, `found a pre-release`, `the address`,
 }, "|"))
 

@@ -344,11 +344,11 @@ func (d *decoder) schema(doc any, open bool, path string, at func(pointer string
 	if m, ok := doc.(map[string]any); ok && len(m) == 0 {
 		return nil // `{}` and absence mean the same
 	}
-	s, problems := NewSchema(doc, open)
+	s, problems, warnings := newSchema(doc, open)
 	for _, p := range problems {
 		d.fail(at(p.Pointer), "", "cannot use %s: %s", dottedBelow(path, p.Pointer), p.Message)
 	}
-	for _, w := range s.Warnings() {
+	for _, w := range warnings {
 		d.warn(at(w.Pointer), "", "cannot use %s: %s", dottedBelow(path, w.Pointer), w.Message)
 	}
 	return s

@@ -62,22 +62,29 @@ type Property struct {
 //
 // The errors point into doc as it was written, whichever its form.
 func NewSchema(doc any, open bool) (*Schema, []SchemaError) {
+	s, errs, _ := newSchema(doc, open)
+	return s, errs
+}
+
+// newSchema gives the warnings of a broken schema too.
+func newSchema(doc any, open bool) (_ *Schema, errs, warnings []SchemaError) {
 	n := &normalizer{}
 	raw := n.document(doc, open)
 	if len(n.errs) > 0 {
 		sortSchemaErrors(n.errs)
-		return nil, n.errs
+		sortSchemaErrors(n.warnings)
+		return nil, n.errs, n.warnings
 	}
 	if raw == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	s := &Schema{raw: func() map[string]any { return raw }, warnings: n.warnings}
 	sortSchemaErrors(s.warnings)
 	if errs := s.check(n.written); len(errs) > 0 {
 		sortSchemaErrors(errs)
-		return nil, errs
+		return nil, errs, s.warnings
 	}
-	return s, nil
+	return s, nil, s.warnings
 }
 
 // Warnings tells the keywords that no schema knows, with pointers into the document that NewSchema

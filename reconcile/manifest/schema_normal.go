@@ -28,8 +28,16 @@ var plainKeywords = []string{
 	"secret", "immutable", "literal", "position", "example",
 }
 
-// annotations are our own keywords that are true or false, with false the default.
-var annotations = []string{"secret", "immutable", "literal"}
+// What may stand under the keywords that hold one value of a known type.
+var (
+	countKeywords = []string{
+		"maxLength", "minLength", "maxItems", "minItems", "maxContains", "minContains", "maxProperties", "minProperties", "position",
+	}
+	numberKeywords = []string{"maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum"}
+	textKeywords   = []string{"pattern", "format", "title", "description", "$anchor", "$comment", "$id", "$schema"}
+	flagKeywords   = []string{"uniqueItems", "deprecated", "readOnly", "writeOnly", "secret", "immutable", "literal", "x-identity"}
+	listKeywords   = []string{"enum", "examples"}
+)
 
 // droppedWhen are keywords that mean nothing with this value.
 var droppedWhen = map[string]any{
@@ -252,24 +260,47 @@ func (n *normalizer) plain(out map[string]any, key string, value any, at string)
 	switch {
 	case key == "default" && plain == nil:
 		return // null is no value, so it is no default either
-	case slices.Contains(annotations, key):
-		if _, ok := plain.(bool); !ok {
-			n.fail(n.written(at), "found %s, expected true or false", describe(value))
-		}
-	case key == "position":
-		if i, ok := plain.(int64); !ok || i < 0 {
-			n.fail(n.written(at), "found %s, expected a whole number from 0", describe(value))
-		}
+	case !n.typed(key, plain, at):
 	case key == "pattern":
-		if text, ok := plain.(string); ok {
-			n.regexp(text, at)
-		}
+		n.regexp(plain.(string), at)
 	case key == "$ref":
 		n.reference(plain, at)
 	case !slices.Contains(plainKeywords, key) && !strings.HasPrefix(key, "x-"):
 		n.unknown(key, plain, at)
 	}
 	out[key] = plain
+}
+
+// typed checks the type of what stands under a keyword, so that all such mistakes are told at once.
+func (n *normalizer) typed(key string, value any, at string) bool {
+	ok, expected := true, ""
+	switch {
+	case slices.Contains(countKeywords, key):
+		i, whole := value.(int64)
+		ok, expected = whole && i >= 0, "a whole number from 0"
+	case slices.Contains(numberKeywords, key), key == "multipleOf":
+		switch value.(type) {
+		case int64, float64:
+		default:
+			ok, expected = false, "a number"
+		}
+		if f, isFloat := value.(float64); key == "multipleOf" && ok && (value == int64(0) || isFloat && f <= 0) {
+			ok, expected = false, "a number above 0"
+		}
+	case slices.Contains(textKeywords, key):
+		_, ok = value.(string)
+		expected = "a string"
+	case slices.Contains(flagKeywords, key):
+		_, ok = value.(bool)
+		expected = "true or false"
+	case slices.Contains(listKeywords, key):
+		_, ok = value.([]any)
+		expected = "a list"
+	}
+	if !ok {
+		n.fail(n.written(at), "found %s, expected %s", describe(value), expected)
+	}
+	return ok
 }
 
 // unknown warns of a keyword that no schema knows: JSON Schema itself would pass over a slip.
