@@ -55,6 +55,9 @@ type Spec struct {
 	// Detach lets live what the leader leaves behind when it ends by itself. What moved to a session of
 	// its own (setsid) then outlives the daemon too.
 	Detach bool
+	// Warm names the kind of warm parent that may start this child, if Warm.Start does it: one of WarmBash,
+	// WarmPython and WarmNode. Path is then the interpreter, and Args the script alone. Empty: cold.
+	Warm string
 	// Unmanaged leaves out run id, limits and process marking: for the private PostgreSQL, which
 	// outlives nothing but is stopped in its own way.
 	Unmanaged bool
@@ -79,7 +82,7 @@ func (r *Runner) Start(ctx context.Context, spec Spec) (*Process, error) {
 	}
 	defer r.starting.Done()
 
-	id := strconv.FormatInt(r.lastID.Add(1), 10)
+	id := r.nextID()
 	if spec.Detach {
 		id += detachMark
 	}
@@ -102,7 +105,25 @@ func (r *Runner) Start(ctx context.Context, spec Spec) (*Process, error) {
 		r.forget(p)
 		return nil, err
 	}
+	p.streams.run(&p.spec)
 	go p.supervise()
+	return p, nil
+}
+
+func (r *Runner) nextID() string { return strconv.FormatInt(r.lastID.Add(1), 10) }
+
+// startIdle starts a child whose streams are not joined with anything, and which nobody watches yet.
+func (r *Runner) startIdle(spec Spec) (*Process, error) {
+	if !r.beginStart() {
+		return nil, fmt.Errorf("cannot start %s: %w", spec.Name, ErrClosed)
+	}
+	defer r.starting.Done()
+	p := &Process{runner: r, spec: spec, id: r.nextID(), done: make(chan struct{})}
+	r.announce(p)
+	if err := p.start(context.Background()); err != nil {
+		r.forget(p)
+		return nil, err
+	}
 	return p, nil
 }
 
@@ -121,6 +142,8 @@ type Process struct {
 
 	stopping atomic.Bool // Stop was called: Detach counts no more
 	killed   atomic.Bool // the KILL was ours
+
+	ended func(Exit) // called at the end, where set
 
 	mu     sync.Mutex
 	reaped bool // from here on the pid may be another's
@@ -169,7 +192,6 @@ func (p *Process) start(ctx context.Context) error {
 		}
 	}
 	p.runner.register(p)
-	p.streams.run(spec)
 	return nil
 }
 
@@ -260,6 +282,9 @@ func (p *Process) supervise() {
 	p.group.remove()
 	p.exit = exit
 	p.runner.forget(p)
+	if p.ended != nil {
+		p.ended(exit)
+	}
 	close(p.done)
 }
 

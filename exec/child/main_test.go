@@ -51,6 +51,12 @@ func helper(stateDir string) int {
 			return 1
 		}
 	}
+	if dir := os.Getenv(warmVar); dir != "" {
+		if err := warmHelper(r, dir); err != nil {
+			fmt.Fprintln(os.Stdout, "error:", err)
+			return 1
+		}
+	}
 	fmt.Fprintln(os.Stdout, "ready", r.RunID(), r.keeper.identity().PID)
 	in := []byte{0}
 	for {
@@ -72,6 +78,38 @@ func helper(stateDir string) int {
 		return 1
 	}
 	return 0
+}
+
+// warmVar makes a helper daemon start a warm child, too, and write pids into the folder that it names.
+const warmVar = "CHILD_TEST_WARM"
+
+func warmHelper(r *Runner, dir string) error {
+	w, err := NewWarm(WarmOptions{Runner: r, Dir: filepath.Join(dir, "warm"), Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		return err
+	}
+	script := filepath.Join(dir, "x.sh")
+	if err := os.WriteFile(script, []byte("sleep 300"), 0o600); err != nil {
+		return err
+	}
+	spec := Spec{Name: "test", Warm: WarmBash, Path: "/bin/bash", Args: []string{script}, Env: NewEnv("/", "/tmp").List(), Dir: dir}
+	w.parent(&spec)
+	par := w.parents[w.key(&spec)]
+	for !par.isUp() || len(par.spares) < 2 {
+		time.Sleep(time.Millisecond) //nolint:forbidigo // a helper daemon has nothing else to do
+	}
+	parent := par.process()
+	p, err := w.Start(context.Background(), spec)
+	if err != nil {
+		return err
+	}
+	s := <-par.spares
+	for name, pid := range map[string]int{"parent": parent.PID(), "child": p.PID(), "spare": s.p.PID()} {
+		if err := os.WriteFile(filepath.Join(dir, name), fmt.Appendln(nil, pid), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // daemon is a helper process.

@@ -57,6 +57,9 @@ type Runner struct {
 	weakTold sync.Map // kind of limit
 	lastID   atomic.Int64
 
+	warmed atomic.Bool // children may carry tags
+	warm   *Warm       // nil without; guarded by mu
+
 	deadRun string
 	killed  int
 
@@ -222,7 +225,21 @@ func (r *Runner) Close() error {
 	return r.closeErr
 }
 
+// useWarm makes warm starts end with the run.
+func (r *Runner) useWarm(w *Warm) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.warm = w
+	r.warmed.Store(true)
+}
+
 func (r *Runner) close() error {
+	r.mu.Lock()
+	warm := r.warm
+	r.mu.Unlock()
+	if warm != nil {
+		warm.Close()
+	}
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()

@@ -59,7 +59,7 @@ func (r *Runner) killOrphansOf(p *Process, adopted map[int]bool) (left, unclear 
 			continue
 		}
 		if st.pgrp != p.pid && !adopted[pid] {
-			m, sight := readMarks(pid)
+			m, sight := r.readMarks(pid)
 			if sight == blurred {
 				unclear++
 			}
@@ -114,7 +114,7 @@ func (r *Runner) tidy(before map[int]uint64) map[int]uint64 {
 	left := map[int]uint64{}
 	for _, st := range r.strangers() {
 		again := before[st.pid] == st.start && st.start != 0
-		m, sight := readMarks(st.pid)
+		m, sight := r.readMarks(st.pid)
 		switch {
 		case st.state == 'Z' && again:
 			reapStranger(st.pid)
@@ -157,7 +157,7 @@ func (r *Runner) isUnmarked(st procStat, m marks, s sight) bool {
 // killUnmarked is for the end of a run, when nothing can belong to anybody.
 func (r *Runner) killUnmarked() {
 	for _, st := range r.strangers() {
-		if m, sight := readMarks(st.pid); r.isUnmarked(st, m, sight) && !r.mayBelong(st.start) {
+		if m, sight := r.readMarks(st.pid); r.isUnmarked(st, m, sight) && !r.mayBelong(st.start) {
 			killChild(st.pid, st)
 		}
 	}
