@@ -112,7 +112,7 @@ type ExecConfig struct {
 	LimitCPU       float64 `toml:"limit_cpu"`
 	LimitOpenFiles int     `toml:"limit_nofile"`
 	LimitFileSize  int64   `toml:"limit_fsize"`
-	// Warm keeps interpreters started ahead. Defaults to false.
+	// Warm starts all actions from warm interpreters, not only those that say so. Defaults to false.
 	Warm bool `toml:"warm"`
 }
 

@@ -63,6 +63,7 @@ type Daemon struct {
 	registry     *prometheus.Registry
 	queueMetrics *queueMetrics
 	runner       *child.Runner
+	warm         *child.Warm // ends with the runner
 	interpreters *child.Interpreters
 	cluster      *postgres.Cluster // nil with a database.url
 	store        *store.Store
@@ -199,11 +200,16 @@ func (d *Daemon) build(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	if d.warm, err = child.NewWarm(child.WarmOptions{
+		Runner: d.runner, Dir: filepath.Join(d.state, "warm"), Logger: d.opts.Logger, Started: newWarmMetrics(d.registry, func() (int, int) { return d.warm.Parents() }),
+	}); err != nil {
+		return err
+	}
 	if d.workers, err = worker.New(worker.Options{
 		Node: d.node, Store: d.store, Listener: d.listener, Runner: d.runner, Interpreters: d.interpreters,
 		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Unseal: d.keys.Open, ConfSchema: d.confSchema, Workers: c.Exec.Workers,
 		Timeout: c.Exec.Timeout, OutputLimit: c.Exec.OutputLimit, StopGrace: c.Exec.StopGrace, Drain: c.Exec.Drain,
-		MaxTimeout: d.maxTimeout, RunAs: c.Exec.RunAs,
+		MaxTimeout: d.maxTimeout, RunAs: c.Exec.RunAs, Starter: d.warm, Warm: c.Exec.Warm,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, spoolFolder),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {

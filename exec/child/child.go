@@ -58,6 +58,8 @@ type Spec struct {
 	// Warm names the kind of warm parent that may start this child, if Warm.Start does it: one of WarmBash,
 	// WarmPython and WarmNode. Path is then the interpreter, and Args the script alone. Empty: cold.
 	Warm string
+	// parent says that the child is a warm parent: what it forks is limited, not itself.
+	parent bool
 	// Unmanaged leaves out run id, limits and process marking: for the private PostgreSQL, which
 	// outlives nothing but is stopped in its own way.
 	Unmanaged bool
@@ -86,16 +88,8 @@ func (r *Runner) Start(ctx context.Context, spec Spec) (*Process, error) {
 	if spec.Detach {
 		id += detachMark
 	}
-	if !spec.Unmanaged {
-		explicit := spec.Limits
-		spec.Limits = explicit.or(r.limits)
-		if explicit.Pids == 0 && !r.cgroups.has("pids") {
-			// Without a cgroup it would count all of the user's processes, whoever started them.
-			spec.Limits.Pids = 0
-		}
-		if spec.Limits != (Limits{}) {
-			r.tellWeak(&spec)
-		}
+	if !spec.Unmanaged && !spec.parent {
+		r.bound(&spec)
 	}
 	p := &Process{runner: r, spec: spec, id: id, done: make(chan struct{})}
 	p.streams.log, p.streams.name = r.logger, spec.Name
@@ -110,6 +104,19 @@ func (r *Runner) Start(ctx context.Context, spec Spec) (*Process, error) {
 	return p, nil
 }
 
+// bound fills in the limits of a child that are not its own.
+func (r *Runner) bound(spec *Spec) {
+	explicit := spec.Limits
+	spec.Limits = explicit.or(r.limits)
+	if explicit.Pids == 0 && !r.cgroups.has("pids") {
+		// Without a cgroup it would count all of the user's processes, whoever started them.
+		spec.Limits.Pids = 0
+	}
+	if spec.Limits != (Limits{}) {
+		r.tellWeak(spec)
+	}
+}
+
 func (r *Runner) nextID() string { return strconv.FormatInt(r.lastID.Add(1), 10) }
 
 // startIdle starts a child whose streams are not joined with anything, and which nobody watches yet.
@@ -119,6 +126,7 @@ func (r *Runner) startIdle(spec Spec) (*Process, error) {
 	}
 	defer r.starting.Done()
 	p := &Process{runner: r, spec: spec, id: r.nextID(), done: make(chan struct{})}
+	p.streams.log, p.streams.name = r.logger, spec.Name
 	r.announce(p)
 	if err := p.start(context.Background()); err != nil {
 		r.forget(p)

@@ -91,8 +91,6 @@ type Warm struct {
 	parents map[string]*parent
 	// bare are the keys whose parent must not import anything ahead.
 	bare map[string]bool
-	// others says that children of other users can be marked.
-	others bool
 	// nodes bounds the nodes that wait.
 	nodes room
 
@@ -131,7 +129,6 @@ func NewWarm(opts WarmOptions) (*Warm, error) {
 	}
 	w := &Warm{
 		opts: opts, runner: opts.Runner, logger: opts.Logger.With("component", "warm"),
-		others:  maySetLimitsOfOthers(),
 		parents: map[string]*parent{}, bare: map[string]bool{}, stop: make(chan struct{}),
 	}
 	if err := w.makeDir(); err != nil {
@@ -185,7 +182,7 @@ func (w *Warm) Start(ctx context.Context, spec Spec) (*Process, error) {
 
 // warm gives nil where the start is to be cold; the error is final.
 func (w *Warm) warm(ctx context.Context, spec Spec) (*Process, string, error) {
-	if !fits(&spec) || spec.User != nil && !w.others && !w.runner.isSelf(spec.User) {
+	if !fits(&spec) || spec.User != nil && !w.runner.mayLimit && !w.runner.isSelf(spec.User) {
 		return nil, WarmUnfit, nil
 	}
 	if !w.runner.beginStart() {
@@ -376,6 +373,7 @@ func (w *Warm) use(s *spare, spec Spec) (*Process, error) {
 	// Its own marks come last: a spec says nothing of them.
 	_, own := split(spec.Env)
 	own = append(own, EnvRunID+"="+w.runner.id, EnvChildID+"="+p.id)
+	w.runner.bound(&spec)
 	w.runner.mu.Lock() // it is registered already
 	p.spec = spec
 	w.runner.mu.Unlock()
@@ -393,6 +391,7 @@ func (w *Warm) use(s *spare, spec Spec) (*Process, error) {
 		return nil, err
 	}
 	p.streams.closeChildEnds()
+	p.streams.name = spec.Name
 	p.oomSeen = w.runner.oom.before()
 	p.started = time.Now()
 	if err := s.door.open(&p.streams); err != nil {
@@ -457,6 +456,7 @@ func (r *Runner) adopt(pid int, from *Process) (*Process, error) {
 		return nil, fmt.Errorf("process %d is not the parent's", pid)
 	}
 	p := &Process{runner: r, spec: Spec{Name: "spare of " + from.spec.Name}, id: r.nextID(), pid: pid, done: make(chan struct{}), started: time.Now()}
+	p.streams.log = r.logger
 	if err := unix.Setpgid(pid, pid); err != nil {
 		return nil, fmt.Errorf("process %d: cannot give it a group of its own: %w", pid, err)
 	}

@@ -63,7 +63,7 @@ func newParent(w *Warm, key string, of *Spec) *parent {
 	p := &parent{
 		w: w, key: key, kind: of.Warm, most: mostSpares,
 		spec: Spec{
-			Name: "warm " + of.Warm + " of " + filepath.Base(of.Dir), Path: of.Path, Dir: of.Dir, User: of.User, Env: fixed,
+			Name: "warm " + of.Warm + " of " + filepath.Base(of.Dir), Path: of.Path, Dir: of.Dir, User: of.User, Env: fixed, parent: true,
 		},
 		spares: make(chan *spare, 2*mostSpares), state: parentAbsent, used: time.Now(), want: 2, scripts: map[string]bool{},
 	}

@@ -60,10 +60,3 @@ func (r *Runner) readMarks(pid int) (marks, sight) {
 func isWarmVariable(item string) bool {
 	return strings.HasPrefix(item, "ATTUNE_") || strings.HasPrefix(item, "TMPDIR=")
 }
-
-// maySetLimitsOfOthers tells whether a child of another user can be marked: it needs CAP_SYS_RESOURCE.
-func maySetLimitsOfOthers() bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
-}

@@ -587,7 +587,7 @@ func TestWarmUser(t *testing.T) {
 			t.Fatal(err)
 		}
 		run := h.warmly
-		if !h.others { // this root may not do all that root may
+		if !h.runner.mayLimit { // this root may not do all that root may
 			run = h.unfit
 		}
 		if r := run(spec); r.stdout != "nobody\n" || r.exit.Code != 3 {

@@ -40,6 +40,16 @@ type Revisions interface {
 	Dir(ctx context.Context, revisionID int64, treeDigest string) (string, error)
 }
 
+// Starter starts children: child.Runner always from nothing, child.Warm from warm parents where it can.
+type Starter interface {
+	Start(ctx context.Context, spec child.Spec) (*child.Process, error)
+}
+
+var (
+	_ Starter = (*child.Runner)(nil)
+	_ Starter = (*child.Warm)(nil)
+)
+
 // queue is the part of store.Store that attempts live on.
 type queue interface {
 	Claim(ctx context.Context, node string, limit int, ready ...int64) ([]store.Claimed, error)
@@ -62,10 +72,14 @@ type process interface {
 
 // Options are what a Pool needs.
 type Options struct {
-	Node         string
-	Store        *store.Store
-	Listener     *store.Listener
-	Runner       *child.Runner
+	Node     string
+	Store    *store.Store
+	Listener *store.Listener
+	Runner   *child.Runner
+	// Starter starts the children; a child.Warm is one. Defaults to Runner, which starts them all cold.
+	Starter Starter
+	// Warm lets every action start from a warm parent, not only those that say so.
+	Warm         bool
 	Interpreters *child.Interpreters
 	Revisions    Revisions
 	PackConfig   func(pack string) map[string]any // nil: no pack has any
@@ -141,6 +155,9 @@ func (o *Options) fill() {
 	}
 	if o.MaxTimeout == nil {
 		o.MaxTimeout = func(string) time.Duration { return 0 }
+	}
+	if o.Starter == nil {
+		o.Starter = o.Runner
 	}
 	if o.Workers == 0 {
 		o.Workers = workersPerCore * runtime.NumCPU()
@@ -218,7 +235,7 @@ func newPool(opts Options, q queue) *Pool {
 		held:      map[string]*attempt{},
 		followed:  map[int64]*attempt{},
 	}
-	p.start = func(ctx context.Context, spec child.Spec) (process, error) { return opts.Runner.Start(ctx, spec) }
+	p.start = func(ctx context.Context, spec child.Spec) (process, error) { return opts.Starter.Start(ctx, spec) }
 	p.leaseUntil = opts.Runner.LeaseUntil
 	p.metrics = newMetrics(opts.Registerer, opts.Workers)
 	p.temps.dir = opts.TempDir

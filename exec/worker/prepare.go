@@ -190,12 +190,30 @@ func (a *attempt) gather(p *plan) (err error) {
 		Name: "execution " + strconv.FormatInt(a.claim.ExecutionID, 10),
 		Path: path, Args: args, Dir: p.dir, User: p.owner, Detach: p.action.Detach,
 	}
+	if p.action.Warm || a.pool.opts.Warm {
+		p.spec.Warm = warmKind(p.action)
+	}
 	if l := p.action.Limits; l != nil {
 		p.spec.Limits = child.Limits{
 			Memory: l.Memory, FileSize: l.FileSize, OpenFiles: l.OpenFiles, Pids: l.Pids, CPU: l.CPU,
 		}
 	}
 	return nil
+}
+
+// warmKind is the kind of parent that can start an action; empty: there is none.
+func warmKind(action *manifest.Action) string {
+	switch action.RunnerType {
+	case manifest.RuntimePython:
+		return child.WarmPython
+	case manifest.RuntimeNode:
+		return child.WarmNode
+	case manifest.RuntimeShell:
+		if action.Interpreter != "sh" {
+			return child.WarmBash
+		}
+	}
+	return ""
 }
 
 // entryPoint gives the real path of an action's script, which neither ".." nor a link may lead out of

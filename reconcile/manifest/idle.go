@@ -8,7 +8,6 @@ var idleKeys = map[Kind][]string{
 	KindAction: {
 		"concurrency",
 		"expires",
-		"warm",
 	},
 	KindTrigger: {
 		"verify",

@@ -1,0 +1,102 @@
+package worker
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// warmth counts what became of starts.
+type warmth struct {
+	mu       sync.Mutex
+	outcomes map[string]int
+}
+
+func (w *warmth) add(kind, outcome string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.outcomes == nil {
+		w.outcomes = map[string]int{}
+	}
+	w.outcomes[kind+" "+outcome]++
+}
+
+func (w *warmth) count(kind, outcome string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.outcomes[kind+" "+outcome]
+}
+
+func (m *machine) warm(seen *warmth) *child.Warm {
+	m.t.Helper()
+	w, err := child.NewWarm(child.WarmOptions{
+		Runner: m.runner, Dir: filepath.Join(m.state, "warm"), Logger: m.logger(), Started: seen.add,
+	})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return w
+}
+
+// A warm attempt is one like any other: parameters, secrets, results, timeouts.
+func TestWarm(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	python := func(a *manifest.Action) {
+		a.RunnerType, a.Interpreter, a.EntryPoint, a.Warm = manifest.RuntimePython, "", a.Name+".py", true
+	}
+	greet := m.action("greet", "import json, os, sys\np = json.load(sys.stdin)\nprint(json.dumps({'hello': p['name'], 'variable': os.environ['ATTUNE_ACTION_NAME'], 'attempt': os.environ['ATTUNE_ATTEMPT'], 'tmp': os.path.isdir(os.environ['TMPDIR'])}))", edit(python))
+	slow := m.action("slow", "import time\nprint('begun')\ntime.sleep(300)", edit(python), edit(func(a *manifest.Action) { a.Timeout = manifest.Duration(200e6) }))
+	shell := m.action("shell", `echo "$ATTUNE_ACTION_NAME" >&2; exit 3`, edit(func(a *manifest.Action) { a.Warm = true }))
+	cold := m.action("cold", "exit 0")
+	seen := new(warmth)
+	m.run(func(o *Options) { o.Starter = m.warm(seen) })
+	for _, name := range []string{"Ann", "Bob", "it's"} {
+		eventually(t, "a greeting is warm", func() bool {
+			before := seen.count(child.WarmPython, child.WarmStarted)
+			parameters, err := json.Marshal(map[string]string{"name": name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := m.do(greet, string(parameters))
+			m.want(e, store.StatusSucceeded, "")
+			var result struct {
+				Hello, Variable, Attempt string
+				Tmp                      bool
+			}
+			if err := json.Unmarshal(e.Result, &result); err != nil || result.Hello != name || result.Variable != name || result.Attempt != "1" || !result.Tmp {
+				t.Fatalf("result %s: %v", e.Result, err)
+			}
+			return seen.count(child.WarmPython, child.WarmStarted) > before
+		})
+	}
+	e := m.do(slow, `{}`)
+	m.want(e, store.StatusTimedOut, "timed out")
+	eventually(t, "a shell is warm", func() bool {
+		e := m.do(shell, `{"name": "Eve"}`)
+		m.want(e, store.StatusFailed, "exit 3")
+		if e.Stderr != "Eve\n" || e.ExitCode == nil || *e.ExitCode != 3 {
+			t.Fatalf("stderr %q, exit code %v", e.Stderr, e.ExitCode)
+		}
+		return seen.count(child.WarmBash, child.WarmStarted) > 0
+	})
+	m.want(m.do(cold, `{}`), store.StatusSucceeded, "")
+}
+
+// With Options.Warm an action need not ask for it.
+func TestWarmForAll(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	action := m.action("plain", "echo hello")
+	seen := new(warmth)
+	m.run(func(o *Options) { o.Starter, o.Warm = m.warm(seen), true })
+	eventually(t, "a start is warm", func() bool {
+		m.want(m.do(action, `{}`), store.StatusSucceeded, "")
+		return seen.count(child.WarmBash, child.WarmStarted) > 0
+	})
+}
