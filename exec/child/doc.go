@@ -19,5 +19,9 @@
 // child as soon as its parent is gone, and its environment says whose it was. A cgroup has everything,
 // also a program that emptied its environment, but needs a delegated cgroup v2.
 //
-// Lock order: Runner.mu before Process.mu; neither is held over a fork, a wait or a write.
+// A warm child is forked from a parent that is there already. The fork in between ends at once, so that
+// the child is an orphan, which this process takes in: it is a child like any other, down to its exit
+// status. It waits until it has its group, its mark, its limits and its streams, and only then begins.
+//
+// Lock order: Warm.mu before parent.mu before Runner.mu before Process.mu; neither is held over a fork, a wait or a write.
 package child

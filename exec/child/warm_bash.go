@@ -172,8 +172,10 @@ func (b *bashBreed) fork(n int, _ []string) error {
 	b.asked = append(b.asked, n)
 	b.mu.Unlock()
 	in := b.proc.streams.kept
-	in.SetWriteDeadline(time.Now().Add(warmPatience))
-	_, err := in.Write(line)
+	err := in.SetWriteDeadline(time.Now().Add(warmPatience))
+	if err == nil {
+		_, err = in.Write(line)
+	}
 	return err
 }
 

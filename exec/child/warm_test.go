@@ -55,7 +55,7 @@ func (h *hothouse) count(outcome string) int {
 func program(t testing.TB, kind string) string {
 	t.Helper()
 	name := map[string]string{WarmBash: "bash", WarmPython: "python3", WarmNode: "node"}[kind]
-	for _, dir := range strings.Split(ChildPath, ":") {
+	for dir := range strings.SplitSeq(ChildPath, ":") {
 		path := filepath.Join(dir, name)
 		if unix.Access(path, unix.X_OK) == nil {
 			real, err := filepath.EvalSymlinks(path)

@@ -26,10 +26,11 @@ func (w *warmth) add(kind, outcome string) {
 	w.outcomes[kind+" "+outcome]++
 }
 
-func (w *warmth) count(kind, outcome string) int {
+// warm is how many of a kind came from a parent.
+func (w *warmth) warm(kind string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.outcomes[kind+" "+outcome]
+	return w.outcomes[kind+" "+child.WarmStarted]
 }
 
 func (m *machine) warm(seen *warmth) *child.Warm {
@@ -58,7 +59,7 @@ func TestWarm(t *testing.T) {
 	m.run(func(o *Options) { o.Starter = m.warm(seen) })
 	for _, name := range []string{"Ann", "Bob", "it's"} {
 		eventually(t, "a greeting is warm", func() bool {
-			before := seen.count(child.WarmPython, child.WarmStarted)
+			before := seen.warm(child.WarmPython)
 			parameters, err := json.Marshal(map[string]string{"name": name})
 			if err != nil {
 				t.Fatal(err)
@@ -72,7 +73,7 @@ func TestWarm(t *testing.T) {
 			if err := json.Unmarshal(e.Result, &result); err != nil || result.Hello != name || result.Variable != name || result.Attempt != "1" || !result.Tmp {
 				t.Fatalf("result %s: %v", e.Result, err)
 			}
-			return seen.count(child.WarmPython, child.WarmStarted) > before
+			return seen.warm(child.WarmPython) > before
 		})
 	}
 	e := m.do(slow, `{}`)
@@ -83,7 +84,7 @@ func TestWarm(t *testing.T) {
 		if e.Stderr != "Eve\n" || e.ExitCode == nil || *e.ExitCode != 3 {
 			t.Fatalf("stderr %q, exit code %v", e.Stderr, e.ExitCode)
 		}
-		return seen.count(child.WarmBash, child.WarmStarted) > 0
+		return seen.warm(child.WarmBash) > 0
 	})
 	m.want(m.do(cold, `{}`), store.StatusSucceeded, "")
 }
@@ -97,6 +98,6 @@ func TestWarmForAll(t *testing.T) {
 	m.run(func(o *Options) { o.Starter, o.Warm = m.warm(seen), true })
 	eventually(t, "a start is warm", func() bool {
 		m.want(m.do(action, `{}`), store.StatusSucceeded, "")
-		return seen.count(child.WarmBash, child.WarmStarted) > 0
+		return seen.warm(child.WarmBash) > 0
 	})
 }
