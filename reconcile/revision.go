@@ -27,6 +27,9 @@ import (
 const (
 	// unfinished begins the names of folders that are being made or removed.
 	unfinished = ".unfinished-"
+	// retireGrace keeps a folder that was changed: children may run in it for as long as the usual
+	// timeouts allow. The next start of the daemon removes what is left.
+	retireGrace = time.Hour
 	// pruneGrace keeps a folder that somebody just asked for: a child may be about to start in it.
 	pruneGrace = 10 * time.Minute
 )
@@ -44,10 +47,24 @@ type Revisions struct {
 	mu sync.Mutex
 	// made are the folders that this process has made or verified, and when each was last asked for.
 	made map[string]time.Time
+	// given are those that this process has handed out.
+	given map[string]bool
+	// unwatched says that some folder could not be watched.
+	unwatched bool
 	// making are those at work; the channel is closed at the end.
 	making map[string]chan struct{}
+	// guard says which of the made ones have been changed since, by a child that may do that.
+	guard *guard
+	// retired are folders that were changed while children may have run in them.
+	retired []retired
 	// copies has a place of each content that stands in a made folder, for reflinks.
 	copies map[string]string
+}
+
+// retired is a changed folder that was moved away.
+type retired struct {
+	path string
+	at   time.Time
 }
 
 // NewRevisions keeps revisions under dir (made with mode 0755, so that a child of another user can
@@ -65,7 +82,10 @@ func NewRevisions(dir string, s *store.Store, logger *slog.Logger) (*Revisions, 
 	}
 	r := &Revisions{
 		dir: dir, store: s, logger: logger.With("component", "revisions"),
-		made: map[string]time.Time{}, making: map[string]chan struct{}{}, copies: map[string]string{},
+		made: map[string]time.Time{}, given: map[string]bool{}, making: map[string]chan struct{}{}, copies: map[string]string{},
+	}
+	if r.guard, err = newGuard(); err != nil {
+		r.logger.Warn("changes of revisions by children that run as root are not noticed until the daemon starts again", "err", err)
 	}
 	// What a killed daemon left behind is nobody's.
 	left, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
@@ -116,6 +136,7 @@ func (r *Revisions) ensure(ctx context.Context, digest string, source func() ([]
 	dir := filepath.Join(r.dir, digest)
 	for {
 		r.mu.Lock()
+		r.noticeChanges()
 		if _, ok := r.made[digest]; ok {
 			if _, err := os.Lstat(dir); err == nil {
 				r.made[digest] = time.Now()
@@ -148,7 +169,7 @@ func (r *Revisions) ensure(ctx context.Context, digest string, source func() ([]
 	if err != nil {
 		return "", err
 	}
-	r.made[digest] = time.Now()
+	r.made[digest], r.given[digest] = time.Now(), true
 	for _, entry := range tree {
 		if entry.Digest != "" {
 			r.copies[entry.Digest] = filepath.Join(dir, entry.Path)
@@ -158,13 +179,18 @@ func (r *Revisions) ensure(ctx context.Context, digest string, source func() ([]
 }
 
 func (r *Revisions) make(ctx context.Context, dir, digest string, source func() ([]store.TreeEntry, contentFunc, error)) ([]store.TreeEntry, error) {
+	r.watch(dir, digest) // before it is looked at
 	there, err := readTree(dir)
 	if err == nil && treeDigest(there) == digest {
 		return there, nil
 	}
 	if err == nil {
-		r.logger.Warn("revision's files were changed and are made anew", "path", dir)
-		if err := r.discard(dir); err != nil {
+		r.logger.Warn("revision's files were changed and are made anew; a child that runs as root, or as their owner, did that", "path", dir)
+		remove := r.discard
+		if r.wasGiven(digest) {
+			remove = r.retire
+		}
+		if err := remove(dir); err != nil {
 			return nil, err
 		}
 	}
@@ -190,7 +216,65 @@ func (r *Revisions) make(ctx context.Context, dir, digest string, source func() 
 	if err := os.Rename(temp, dir); err != nil {
 		return nil, errors.Join(plainPath(err), removeTree(temp))
 	}
+	r.watch(dir, digest)
 	return tree, nil
+}
+
+// noticeChanges has those looked through at their next need that were changed. It needs r.mu.
+func (r *Revisions) noticeChanges() {
+	changed, all := r.guard.changed()
+	if all {
+		clear(r.made)
+	}
+	for digest := range changed {
+		delete(r.made, digest)
+	}
+}
+
+func (r *Revisions) watch(dir, digest string) {
+	r.mu.Lock()
+	err := r.guard.watch(dir, digest)
+	told := r.unwatched
+	r.unwatched = r.unwatched || err != nil && !errors.Is(err, fs.ErrNotExist)
+	news := r.unwatched && !told
+	r.mu.Unlock()
+	if news {
+		r.logger.Warn("not all changes of revisions by children are noticed", "err", err)
+	}
+}
+
+// abandon forgets what is known of a folder that is about to go. It needs r.mu.
+func (r *Revisions) abandon(dir string) {
+	r.guard.forget(filepath.Base(dir))
+	for content, at := range r.copies {
+		if strings.HasPrefix(at, dir+"/") {
+			delete(r.copies, content)
+		}
+	}
+}
+
+// wasGiven says whether children of this process may run in a revision's folder.
+func (r *Revisions) wasGiven(digest string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.given[digest]
+}
+
+// retire moves a changed folder away. Children may still run in it, so it is removed only when all of
+// them should have ended.
+func (r *Revisions) retire(dir string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.abandon(dir)
+	now := time.Now()
+	away := fmt.Sprintf("%s-%d", filepath.Join(r.dir, unfinished+filepath.Base(dir)), now.UnixNano())
+	if err := os.Rename(dir, away); err != nil {
+		return plainPath(err)
+	}
+	r.retired = slices.DeleteFunc(append(r.retired, retired{away, now}), func(one retired) bool {
+		return now.Sub(one.at) > retireGrace && removeTree(one.path) == nil
+	})
+	return nil
 }
 
 // write makes the files of a tree in an empty folder, and then everything read-only.
@@ -359,11 +443,7 @@ func (r *Revisions) prune(digest string) (bool, error) {
 	}
 	delete(r.made, digest)
 	dir := filepath.Join(r.dir, digest)
-	for content, at := range r.copies {
-		if strings.HasPrefix(at, dir+"/") {
-			delete(r.copies, content)
-		}
-	}
+	r.abandon(dir)
 	away := filepath.Join(r.dir, unfinished+digest)
 	err := os.Rename(dir, away)
 	r.mu.Unlock()
@@ -375,6 +455,9 @@ func (r *Revisions) prune(digest string) (bool, error) {
 
 // discard removes a folder that is in nobody's use.
 func (r *Revisions) discard(dir string) error {
+	r.mu.Lock()
+	r.abandon(dir)
+	r.mu.Unlock()
 	away := filepath.Join(r.dir, unfinished+filepath.Base(dir))
 	if err := os.Rename(dir, away); err != nil {
 		return plainPath(err)

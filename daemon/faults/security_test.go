@@ -405,3 +405,31 @@ run_as: no-such-user
 		t.Errorf("a user that is not there: exit %d, %s", code, errs)
 	}
 }
+
+// A child that may write anything, as root may, writes into nobody's next start.
+func TestRevisionSurvivesItsChildren(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, `
+-- vandal/pack.yaml --
+ref: vandal
+version: 1.0.0
+-- vandal/actions/wreck.yaml --
+name: wreck
+entry_point: wreck.sh
+-- vandal/actions/wreck.sh --
+echo intact
+chmod -R u+w "$ATTUNE_PACK_DIR"
+echo 'echo wrecked' >"$0"
+rm -f "$ATTUNE_PACK_DIR/pack.yaml"
+echo x >"$ATTUNE_PACK_DIR/actions/more.sh"
+`)
+	n := y.node().start()
+	for range 3 {
+		if out := n.must("run", "vandal.wreck"); out != "intact\n" {
+			t.Errorf("it printed %q", out)
+		}
+	}
+	if told := n.log.count("revision's files were changed and are made anew; a child that runs as root, or as their owner, did that"); told != 2 {
+		t.Errorf("it was told %d times, want 2:\n%s", told, n.log)
+	}
+}
