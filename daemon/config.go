@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -609,5 +608,7 @@ func didYouMean(word string, candidates []string) string {
 	return ""
 }
 
-// PackConfig gives [packs.config.<pack>].
-func (c *Config) PackConfig(pack string) map[string]any { return maps.Clone(c.Packs.Config[pack]) }
+// PackConfigPlace gives where a key of [packs.config.<pack>] stands; zero: it is a default.
+func (c *Config) PackConfigPlace(pack, key string) manifest.Place {
+	return c.places["packs.config."+pack+"."+key]
+}

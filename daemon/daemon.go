@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -75,6 +75,8 @@ type Daemon struct {
 	sensors      *sensor.Supervisor
 	workers      *worker.Pool
 	server       *api.Server
+	// configs are the packs' configurations, *configured by ref.
+	configs sync.Map
 
 	// databaseEnded says that the private PostgreSQL was stopped in its place among the others.
 	databaseEnded atomic.Bool
@@ -179,7 +181,7 @@ func (d *Daemon) build(ctx context.Context) error {
 		return err
 	}
 	if d.reconciler, err = reconcile.New(reconcile.Options{
-		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config,
+		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config, ConfigPlace: c.PackConfigPlace,
 		Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Version: d.opts.Version,
 		Environment: environmentOf(d.opts.Binary, d.interpreters), Memory: filepath.Join(d.state, memoryFile),
 		Logger: d.opts.Logger, Registerer: d.registry,
@@ -233,7 +235,7 @@ func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options
 			Database: api.DatabaseStatus{Private: d.cluster != nil, URL: redactURL(d.config.Database.URL)},
 		},
 		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.packConfig, Sensors: d.sensors, Workers: d.workers,
-		Reconciler: d.reconciler, Notices: d.listener, Unready: d.unready, Degraded: d.degraded,
+		Reconciler: d.reconciler, Notices: d.listener, OperatorConfig: d.config.Packs.Config, ConfigPlace: d.config.PackConfigPlace, Unready: d.unready, Degraded: d.degraded,
 		Gatherer: d.registry, Logger: d.opts.Logger.With("component", "api"),
 	}
 	if d.cluster != nil {
@@ -440,23 +442,29 @@ func (d *Daemon) pruneRevisions(ctx context.Context) error {
 	return nil
 }
 
+// configured is the configuration of a pack, as long as its row is the same.
+type configured struct {
+	row    *store.PackRow
+	config map[string]any
+}
+
 // packConfig is the configuration of a pack: its own, what attune.toml says above that, and its
-// schema's defaults for the rest.
+// schema's defaults for the rest; what attune.toml says and the schema refuses is left out. Nobody
+// changes what it gives. It is asked for with each event and each attempt, so it is made once.
 func (d *Daemon) packConfig(pack string) map[string]any {
-	merged := map[string]any{}
-	known := d.catalogs.current.Load()
 	var row *store.PackRow
-	if known != nil {
+	if known := d.catalogs.current.Load(); known != nil {
 		row = known.Packs[pack]
 	}
-	if row != nil && row.Manifest != nil {
-		maps.Copy(merged, row.Manifest.Config)
+	if row == nil || row.Manifest == nil {
+		return d.config.Packs.Config[pack]
 	}
-	maps.Copy(merged, d.config.Packs.Config[pack])
-	if row != nil && row.Manifest != nil && row.Manifest.ConfSchema != nil {
-		merged = row.Manifest.ConfSchema.ApplyDefaults(merged)
+	if found, ok := d.configs.Load(pack); ok && found.(*configured).row == row {
+		return found.(*configured).config
 	}
-	return merged
+	config, _ := row.Manifest.EffectiveConfig(d.config.Packs.Config[pack])
+	d.configs.Store(pack, &configured{row: row, config: config})
+	return config
 }
 
 // confSchema says what a pack's configuration may hold, and what of it is secret.

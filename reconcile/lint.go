@@ -16,7 +16,9 @@ type LintOptions struct {
 	Strict       bool
 	Interpreters Interpreters // nil: not checked
 	PackConfig   map[string]map[string]any
-	Version      string
+	// ConfigPlace gives where a key of PackConfig stands; nil: nobody knows.
+	ConfigPlace func(pack, key string) manifest.Place
+	Version     string
 	// Context are further packs folders or packs (core, say) whose components may be referred to but
 	// which are not linted.
 	Context []string
@@ -73,6 +75,7 @@ func Lint(paths []string, opts LintOptions) (*LintReport, error) {
 	manifest.Check(bundles, manifest.CheckOptions{
 		InForce:     known,
 		Config:      opts.PackConfig,
+		ConfigPlace: opts.ConfigPlace,
 		Environment: newPreflight(opts.Interpreters, folders, now),
 		Version:     opts.Version,
 		Now:         now,

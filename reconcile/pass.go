@@ -208,6 +208,7 @@ func (r *Reconciler) check(states map[string]*PackState, now time.Time) {
 	manifest.Check(bundles, manifest.CheckOptions{
 		InForce:     r.world.around(bundles),
 		Config:      r.opts.PackConfig,
+		ConfigPlace: r.opts.ConfigPlace,
 		Environment: newPreflight(r.opts.Interpreters, folders, now),
 		Version:     r.opts.Version,
 		Now:         now,

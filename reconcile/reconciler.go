@@ -50,8 +50,10 @@ type Options struct {
 	AutoLoad []string
 	// PackConfig is [packs.config], by pack ref.
 	PackConfig map[string]map[string]any
-	Store      *store.Store
-	Revisions  *Revisions
+	// ConfigPlace gives where a key of it stands; nil: nobody knows.
+	ConfigPlace func(pack, key string) manifest.Place
+	Store       *store.Store
+	Revisions   *Revisions
 	// Interpreters tells which runtimes there are; nil: not checked.
 	Interpreters Interpreters
 	Version      string // of the daemon

@@ -99,6 +99,7 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 			detail.Drift = &drift
 		}
 	}
+	detail.Config = s.configOf(row)
 	if row.Manifest != nil {
 		if detail.Manifest, err = normalForm(catalog, row.Manifest); err != nil {
 			return nil, err
@@ -119,6 +120,43 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 	detail.Sensors = states(manifest.KindSensor)
 	detail.Rules = states(manifest.KindRule)
 	return detail, nil
+}
+
+// configOf tells a pack's configuration, where each key comes from, and hides what is secret.
+func (s *Server) configOf(row *store.PackRow) []ConfigValue {
+	values := []ConfigValue{}
+	if row.Manifest == nil {
+		return values
+	}
+	operator := s.opts.OperatorConfig[row.Ref]
+	config, misfits := row.Manifest.EffectiveConfig(operator)
+	schema := row.Manifest.ConfSchema
+	shown := manifest.MaskedValues(config, schema)
+	descriptions := map[string]string{}
+	for _, p := range schema.Properties() {
+		descriptions[p.Name] = p.Description
+	}
+	refused := map[string]bool{}
+	for _, misfit := range misfits {
+		refused[misfit.Key()] = true
+	}
+	for _, key := range slices.Sorted(maps.Keys(config)) {
+		origin := "default"
+		_, own := row.Manifest.Config[key]
+		_, said := operator[key]
+		switch {
+		case said && !refused[key] && s.opts.ConfigPlace != nil:
+			if place := s.opts.ConfigPlace(row.Ref, key); place != (manifest.Place{}) {
+				origin = place.String()
+			}
+		case own:
+			origin = "pack.yaml"
+		}
+		values = append(values, ConfigValue{
+			Key: key, Value: shown[key], Secret: schema.HoldsSecret(key), Origin: origin, Description: descriptions[key],
+		})
+	}
+	return values
 }
 
 // onePack is the input of what can be asked of all packs or of one.

@@ -17,6 +17,7 @@ import (
 	"github.com/attune-io/attune/exec/sensor"
 	"github.com/attune-io/attune/exec/worker"
 	"github.com/attune-io/attune/reconcile"
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -88,6 +89,9 @@ type Options struct {
 	Workers    Workers
 	Reconciler Reconciler
 	Notices    Notices
+	// OperatorConfig is [packs.config], by pack ref, and ConfigPlace where a key of it stands.
+	OperatorConfig map[string]map[string]any
+	ConfigPlace    func(pack, key string) manifest.Place
 	// Unready says why the daemon is not ready; nothing: it is. Degraded says what else is wrong.
 	Unready  func(ctx context.Context) []string
 	Degraded func() []string

@@ -130,9 +130,23 @@ type PackDetail struct {
 	Triggers []ComponentState `json:"triggers"`
 	Sensors  []ComponentState `json:"sensors"`
 	Rules    []ComponentState `json:"rules"`
+	// Config is the configuration that its sensors and actions get, by key.
+	Config []ConfigValue `json:"config"`
 	// Drift tells that its folder is not what is in force, and why that stays so; null: it is, or soon.
 	Drift    *reconcile.Drift `json:"drift"`
 	Manifest json.RawMessage  `json:"manifest"`
+}
+
+// ConfigValue is one key of a pack's configuration.
+type ConfigValue struct {
+	Key string `json:"key"`
+	// Value is *** where conf_schema calls it secret.
+	Value  any  `json:"value"`
+	Secret bool `json:"secret"`
+	// Origin is "pack.yaml", "attune.toml:12:1" or "default".
+	Origin string `json:"origin"`
+	// Description is conf_schema's.
+	Description string `json:"description"`
 }
 
 // ComponentState is a component in the list of its pack.

@@ -3,15 +3,28 @@ package cli
 import (
 	"fmt"
 	"io"
+	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/attune-io/attune/daemon"
+	"github.com/attune-io/attune/reconcile"
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 func (c *command) configCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Look at the configuration; needs no daemon"}
-	cmd.AddCommand(&cobra.Command{
-		Use:     "show",
-		Short:   "Show every key, its value and where it comes from",
+	cmd.AddCommand(c.configShow(), c.configCheck())
+	return cmd
+}
+
+func (c *command) configShow() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show",
+		Short: "Show every key, its value and where it comes from",
+		Long: "Shows every key, its value and where it comes from. Passwords, and what a pack's conf_schema calls\n" +
+			"secret, are masked.",
 		Example: "  attune config show\n  attune config show -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -19,7 +32,7 @@ func (c *command) configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			settings := cfg.Settings()
+			settings := maskSettings(cfg.Settings(), lintConfig(cfg).Packs)
 			return c.print(settings, func(w io.Writer) {
 				var rows [][]cell
 				for _, s := range settings {
@@ -28,15 +41,26 @@ func (c *command) configCommand() *cobra.Command {
 				c.table(w, []string{"key", "value", "from"}, rows)
 			})
 		},
-	}, &cobra.Command{
-		Use:     "check",
-		Short:   "Check the configuration; exits 2 where something is wrong",
+	}
+}
+
+func (c *command) configCheck() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Check the configuration; exits 2 where something is wrong",
+		Long: "Checks the configuration, and [packs.config] against the conf_schema of the packs in the packs\n" +
+			"folders. Exits 2 where something is wrong.",
 		Example: "  attune config check --config /etc/attune/attune.toml",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := c.config()
 			if err != nil {
 				return err
+			}
+			findings := lintConfig(cfg).Findings
+			c.findings(c.sys.Stdout, findings)
+			if findings.HasErrors() {
+				return &exitError{exitUsage}
 			}
 			file := cfg.File()
 			if file == "" {
@@ -45,6 +69,30 @@ func (c *command) configCommand() *cobra.Command {
 			fmt.Fprintf(c.sys.Stdout, "The configuration is good (%s).\n", file)
 			return nil
 		},
-	})
-	return cmd
+	}
+}
+
+func lintConfig(cfg *daemon.Config) *reconcile.PackConfigs {
+	return reconcile.LintConfig(existing(cfg.Packs.Directories), cfg.Packs.AutoLoad, cfg.Packs.Config, cfg.PackConfigPlace)
+}
+
+// secretKey is what the key of a secret is often called; it decides only where no schema does.
+var secretKey = regexp.MustCompile(`(?i)secret|token|passw|passphrase|credential|api_?key|private`)
+
+// maskSettings hides what packs call secret among the keys of [packs.config].
+func maskSettings(settings []daemon.Setting, packs map[string]*manifest.Pack) []daemon.Setting {
+	for i := range settings {
+		s := &settings[i]
+		rest, ok := strings.CutPrefix(s.Key, "packs.config.")
+		if !ok {
+			continue
+		}
+		pack, key, _ := strings.Cut(rest, ".")
+		if known := packs[pack]; known != nil {
+			s.Value = manifest.MaskedValues(map[string]any{key: s.Value}, known.ConfSchema)[key]
+		} else if secretKey.MatchString(key) {
+			s.Value = manifest.Mask
+		}
+	}
+	return settings
 }

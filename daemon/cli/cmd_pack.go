@@ -122,6 +122,14 @@ func (c *command) packScreen(w io.Writer, p *api.PackDetail) {
 		{"errors", errorsText},
 	})
 	c.findings(w, p.Errors)
+	if len(p.Config) > 0 {
+		fmt.Fprintln(w)
+		var rows [][]cell
+		for _, v := range p.Config {
+			rows = append(rows, []cell{plain(v.Key), plain(jsonText(v.Value)), plain(v.Origin), plain(v.Description)})
+		}
+		c.table(w, []string{"configuration", "value", "from", "description"}, rows)
+	}
 	for _, group := range []struct {
 		noun  string
 		items []api.ComponentState

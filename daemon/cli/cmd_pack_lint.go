@@ -40,10 +40,11 @@ func (c *command) packLint() *cobra.Command {
 				return err
 			}
 			opts := reconcile.LintOptions{
-				Strict:     strict,
-				PackConfig: cfg.Packs.Config,
-				Version:    c.sys.Version.Version,
-				Context:    existing(cfg.Packs.Directories),
+				Strict:      strict,
+				PackConfig:  cfg.Packs.Config,
+				ConfigPlace: cfg.PackConfigPlace,
+				Version:     c.sys.Version.Version,
+				Context:     existing(cfg.Packs.Directories),
 			}
 			if !noRuntimes {
 				machine := &lintMachine{ctx: cmd.Context(), path: c.sys.Getenv("PATH")}

@@ -341,6 +341,11 @@ func (l *launcher) environment(list []byte) ([]string, error) {
 			set("ATTUNE_PACK_CONFIG_"+child.Key(key), text)
 		}
 	}
+	if file, err := l.configFile(); err != nil {
+		errs = append(errs, err)
+	} else if file != "" {
+		set("ATTUNE_PACK_CONFIG_FILE", file)
+	}
 	for key, text := range l.config.open {
 		set("ATTUNE_SENSOR_"+child.Key(key), text)
 	}
@@ -358,6 +363,38 @@ func (l *launcher) environment(list []byte) ([]string, error) {
 	set("ATTUNE_LOG_LEVEL", l.opts.LogLevel)
 	set("ATTUNE_BINARY", l.opts.Binary)
 	return env.List(), errors.Join(errs...)
+}
+
+// configFile hands over the pack's whole configuration, where some of it is secret and so in no variable:
+// it gives the path of a file that only the sensor can read, or nothing.
+func (l *launcher) configFile() (string, error) {
+	hidden := secretTexts(l.target.confSchema, l.target.packConfig)
+	if len(hidden) == 0 {
+		return "", nil
+	}
+	l.config.hidden = append(l.config.hidden, hidden...)
+	text, err := json.Marshal(l.target.packConfig)
+	if err != nil {
+		return "", fmt.Errorf("cannot encode the pack's configuration: %v", err)
+	}
+	file := filepath.Join(l.temp, "config.json")
+	if err := os.WriteFile(file, append(text, '\n'), 0o400); err != nil {
+		return "", fmt.Errorf("cannot write the pack's configuration: %v", err)
+	}
+	return file, l.give(file)
+}
+
+// secretTexts are the values that a schema calls secret, as texts.
+func secretTexts(schema *manifest.Schema, values map[string]any) []string {
+	var texts []string
+	// It replaces nothing, so it cannot fail.
+	_, _ = schema.ReplaceSecrets(values, func(_ string, value any) (any, error) {
+		if text, ok := variable(value); ok && text != "" {
+			texts = append(texts, text)
+		}
+		return value, nil
+	})
+	return texts
 }
 
 // run carries lines until the process is gone and all of them are settled.

@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"fmt"
-	"maps"
 	slashpath "path"
 	"slices"
 	"strings"
@@ -33,6 +32,9 @@ type CheckOptions struct {
 	InForce *Set
 	// Config is [packs.config], by pack ref.
 	Config map[string]map[string]any
+	// ConfigPlace gives where the operator wrote a key of [packs.config.<pack>]; nil, or a zero Place:
+	// nobody knows.
+	ConfigPlace func(pack, key string) Place
 	// Environment may be nil: then what it would tell is not checked.
 	Environment Environment
 	// Version is the daemon's own version, for a pack's `attune` range. Without numbers, as a build from
@@ -170,18 +172,12 @@ func (c *crossCheck) packVersion(b *Bundle) {
 
 // packConfig checks the pack's own configuration and the operator's over it against conf_schema.
 func (c *crossCheck) packConfig(b *Bundle) {
-	operator := c.opts.Config[b.Folder]
-	config := map[string]any{}
-	maps.Copy(config, b.Pack.Config)
-	maps.Copy(config, operator)
-	for _, p := range b.Pack.ConfSchema.Validate(config) {
-		top, _, _ := strings.Cut(strings.TrimPrefix(p.Pointer, "/"), "/")
-		if _, own := b.Pack.Config[top]; own && operator[top] == nil {
-			c.packError(b, b.Pack.Places.At("/config"+p.Pointer), "", "cannot use %s: %s", dottedBelow("config", p.Pointer), p.Message)
+	for _, f := range ConfigFindings(b, c.opts.Config[b.Folder], c.opts.ConfigPlace) {
+		if f.Severity == SeverityWarning {
+			c.report(b, f)
 			continue
 		}
-		c.packError(b, b.Pack.Places.At("/conf_schema"), "correct it in attune.toml",
-			"cannot use %s: %s", dottedBelow("packs.config."+b.Folder, p.Pointer), p.Message)
+		c.packError(b, f.Place, f.Hint, "%s", f.Message)
 	}
 }
 
