@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/attune-io/attune/exec/worker"
+	"github.com/attune-io/attune/reconcile/store"
 )
 
 const (
@@ -300,6 +300,42 @@ func (c *Client) Execute(ctx context.Context, n NewExecution) (*ExecutionDetail,
 	return post[ExecutionDetail](ctx, c, "/executions", nil, n)
 }
 
+// ExecuteBatch queues up to MaxBatch executions. Each is judged alone: the answer has, in order, its id
+// or why it was refused.
+func (c *Client) ExecuteBatch(ctx context.Context, batch []NewExecution) (*Batch, error) {
+	return post[Batch](ctx, c, "/executions/batch", nil, map[string]any{"executions": batch})
+}
+
+// Ends tells which of up to MaxBatch executions have ended, and waits so long until one has. since is
+// the AskedAt of the first one's batch.
+func (c *Client) Ends(ctx context.Context, ids []int64, since time.Time, wait time.Duration) ([]store.End, error) {
+	ends, err := post[Ends](ctx, c, "/executions/ends", nil, map[string]any{
+		"ids": ids, "since": since, "wait_seconds": wait.Seconds(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ends.Ends, nil
+}
+
+// CancelAll cancels the executions that are chosen, or counts them.
+func (c *Client) CancelAll(ctx context.Context, choice BulkChoice) (*Bulk, error) {
+	return post[Bulk](ctx, c, "/executions/cancel", nil, choice)
+}
+
+// Rerun repeats an execution, AsNow or AsThen, and gives the new one as queued.
+func (c *Client) Rerun(ctx context.Context, id int64, as string) (*ExecutionDetail, error) {
+	return post[ExecutionDetail](ctx, c, "/executions/"+strconv.FormatInt(id, 10)+"/rerun", nil, map[string]any{"as": as})
+}
+
+// RerunAll repeats the executions that are chosen, or counts them.
+func (c *Client) RerunAll(ctx context.Context, choice BulkChoice, as string) (*Bulk, error) {
+	return post[Bulk](ctx, c, "/executions/rerun", nil, struct {
+		BulkChoice
+		As string `json:"as"`
+	}{choice, as})
+}
+
 // Cancel cancels a waiting execution, or has a running one stopped.
 func (c *Client) Cancel(ctx context.Context, id int64) (*Cancelled, error) {
 	return post[Cancelled](ctx, c, "/executions/"+strconv.FormatInt(id, 10)+"/cancel", nil, nil)
@@ -307,7 +343,7 @@ func (c *Client) Cancel(ctx context.Context, id int64) (*Cancelled, error) {
 
 // Output gives the output of an execution to each, what is there and with follow what comes, and
 // returns the execution as it then is: final with follow.
-func (c *Client) Output(ctx context.Context, id int64, follow bool, each func(worker.Chunk) error) (*ExecutionDetail, error) {
+func (c *Client) Output(ctx context.Context, id int64, follow bool, each func(*OutputLine) error) (*ExecutionDetail, error) {
 	var last *ExecutionDetail
 	err := lines(ctx, c, "/executions/"+strconv.FormatInt(id, 10)+"/output", values("follow", truth(follow)), func(l *OutputLine) error {
 		switch {
@@ -316,10 +352,8 @@ func (c *Client) Output(ctx context.Context, id int64, follow bool, each func(wo
 		case l.Execution != nil:
 			last = l.Execution
 			return nil
-		case l.Text == "":
-			return nil
 		}
-		return each(worker.Chunk{Stream: l.Stream, Text: l.Text})
+		return each(l)
 	})
 	if err == nil && last == nil {
 		err = fmt.Errorf("cannot follow execution %d: the daemon ended the stream: %w", id, ErrNoDaemon)

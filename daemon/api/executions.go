@@ -27,19 +27,11 @@ type executionQuery struct {
 }
 
 func (s *Server) listExecutions(ctx context.Context, q *executionQuery) ([]Execution, error) {
-	filter := store.ExecutionFilter{
-		Action: q.Action, Rule: q.Rule, Pack: q.Pack, EventID: q.Event, Before: q.Before, Limit: q.Limit,
-	}
-	var err error
-	if filter.Since, err = parseSince(q.Since, time.Now()); err != nil {
+	filter, err := executionFilter(q.Action, q.Rule, q.Pack, q.Since, q.Event, q.Status)
+	if err != nil {
 		return nil, err
 	}
-	for _, status := range q.Status {
-		if !slices.Contains(allStatuses, store.Status(status)) {
-			return nil, unknownStatus(status)
-		}
-		filter.Status = append(filter.Status, store.Status(status))
-	}
+	filter.Before, filter.Limit = q.Before, q.Limit
 	executions, err := s.opts.Store.ListExecutions(ctx, filter)
 	if err != nil {
 		return nil, err
@@ -52,6 +44,22 @@ func (s *Server) listExecutions(ctx context.Context, q *executionQuery) ([]Execu
 		executions[i].Parameters = masked(catalog, &executions[i])
 	}
 	return orEmpty(executions), nil
+}
+
+// executionFilter reads what lists and what is done to many are narrowed by.
+func executionFilter(action, rule, pack, since string, event int64, statuses []string) (store.ExecutionFilter, error) {
+	filter := store.ExecutionFilter{Action: action, Rule: rule, Pack: pack, EventID: event}
+	var err error
+	if filter.Since, err = parseSince(since, time.Now()); err != nil {
+		return filter, err
+	}
+	for _, status := range statuses {
+		if !slices.Contains(allStatuses, store.Status(status)) {
+			return filter, unknownStatus(status)
+		}
+		filter.Status = append(filter.Status, store.Status(status))
+	}
+	return filter, nil
 }
 
 var allStatuses = []store.Status{
@@ -106,13 +114,23 @@ type executionBody struct {
 	Priority       *int              `json:"priority,omitempty" minimum:"-1000" maximum:"1000" doc:"Higher goes first. Defaults to the action's."`
 	DueAt          *time.Time        `json:"due_at,omitempty" doc:"When to start it. Defaults to now."`
 	TimeoutSeconds float64           `json:"timeout_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Defaults to the action's."`
+	Retry          *RetryPolicy      `json:"retry,omitempty" doc:"Instead of the action's retry"`
 }
 
 // executionRequest is the input of what queues an action.
 type executionRequest struct{ Body executionBody }
 
 func (s *Server) createExecution(ctx context.Context, in *executionRequest) (*ExecutionDetail, error) {
-	catalog, r, err := s.find(ctx, manifest.KindAction, in.Body.Action)
+	n, err := s.newExecution(ctx, &in.Body)
+	if err != nil {
+		return nil, err
+	}
+	return s.queueOne(ctx, n)
+}
+
+// newExecution checks what is asked for.
+func (s *Server) newExecution(ctx context.Context, body *executionBody) (*store.NewExecution, error) {
+	catalog, r, err := s.find(ctx, manifest.KindAction, body.Action)
 	if err != nil {
 		return nil, err
 	}
@@ -120,30 +138,33 @@ func (s *Server) createExecution(ctx context.Context, in *executionRequest) (*Ex
 		return nil, disabled(catalog, r)
 	}
 	spec := r.Spec.(*manifest.Action)
-	n := store.NewExecution{
-		Action: r.Ref, Secrets: in.Body.Secrets, Priority: spec.Priority, DueAt: in.Body.DueAt,
-		Timeout: time.Duration(in.Body.TimeoutSeconds * float64(time.Second)), RequestedBy: caller(ctx),
+	n := &store.NewExecution{
+		Action: r.Ref, Secrets: body.Secrets, Priority: spec.Priority, DueAt: body.DueAt, Retry: body.Retry.retry(),
+		Timeout: time.Duration(body.TimeoutSeconds * float64(time.Second)), RequestedBy: caller(ctx),
 	}
-	if in.Body.Priority != nil {
-		n.Priority = *in.Body.Priority
+	if body.Priority != nil {
+		n.Priority = *body.Priority
 	}
-	if n.Parameters, err = parametersFor(spec, in.Body.Parameters, in.Body.Secrets); err != nil {
-		return nil, err
-	}
-	ids, err := s.opts.Store.Enqueue(ctx, []store.NewExecution{n})
+	n.Parameters, err = parametersFor(spec, body.Parameters, body.Secrets)
+	return n, err
+}
+
+// queueOne queues one execution and gives it as it then is.
+func (s *Server) queueOne(ctx context.Context, n *store.NewExecution) (*ExecutionDetail, error) {
+	ids, err := s.opts.Store.Enqueue(ctx, []store.NewExecution{*n})
 	if err != nil {
-		return nil, fmt.Errorf("cannot queue action %s: %w", r.Ref, err)
+		return nil, fmt.Errorf("cannot queue action %s: %w", n.Action, err)
 	}
-	s.log.Info("execution requested", "execution_id", ids[0], "action", r.Ref, "by", n.RequestedBy)
+	s.log.Info("execution requested", "execution_id", ids[0], "action", n.Action, "by", n.RequestedBy)
 	detail, err := s.executionDetail(ctx, ids[0])
 	if err != nil {
 		// It is queued. An error would have the caller queue it again.
 		s.log.Warn("execution queued, but not read back", "execution_id", ids[0], "err", err)
+		pack, _, _ := strings.Cut(n.Action, ".")
 		queued := store.Execution{
-			ID: ids[0], Action: r.Ref, Pack: r.Pack, Status: store.StatusRequested, Priority: n.Priority,
-			RequestedBy: n.RequestedBy, CreatedAt: time.Now(), DueAt: n.DueAt, Parameters: n.Parameters,
+			ID: ids[0], Action: n.Action, Pack: pack, Status: store.StatusRequested, Priority: n.Priority,
+			RequestedBy: n.RequestedBy, CreatedAt: time.Now(), DueAt: n.DueAt,
 		}
-		queued.Parameters = masked(catalog, &queued)
 		return &ExecutionDetail{Execution: queued, Attempts: []Attempt{}}, nil
 	}
 	return detail, nil

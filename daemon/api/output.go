@@ -72,7 +72,9 @@ func (s *Server) executionOutput(ctx context.Context, in *outputQuery) (func(*li
 		defer cancel()
 		finished, unsubscribe := s.opts.Notices.Subscribe(store.ChannelFinished)
 		defer unsubscribe()
-		f := &follower{look: s.executionDetail, workers: s.opts.Workers, finished: finished, write: w.write}
+		f := &follower{
+			look: s.executionDetail, outputs: s.opts.Store.Outputs, workers: s.opts.Workers, finished: finished, write: w.write,
+		}
 		if err := f.follow(ctx, detail, in.Follow); err != nil {
 			_ = w.write(OutputLine{Error: problemOf(ctx, err)}, true)
 		}
@@ -81,7 +83,9 @@ func (s *Server) executionOutput(ctx context.Context, in *outputQuery) (func(*li
 
 // follower follows one execution.
 type follower struct {
-	look     func(ctx context.Context, id int64) (*ExecutionDetail, error)
+	look func(ctx context.Context, id int64) (*ExecutionDetail, error)
+	// outputs gives what attempts between two numbers printed.
+	outputs  func(ctx context.Context, id int64, createdAt time.Time, after, before int) ([]store.Printed, error)
 	workers  Workers
 	finished <-chan string // a word whenever executions have ended
 	write    func(line any, flush bool) error
@@ -118,7 +122,10 @@ func (f *follower) follow(ctx context.Context, detail *ExecutionDetail, wait boo
 			return err
 		}
 	}
-	if f.told != detail.Attempt || f.told == 0 {
+	if f.told < detail.Attempt {
+		if err := f.earlier(ctx, detail); err != nil {
+			return err
+		}
 		if err := f.stored(detail); err != nil {
 			return err
 		}
@@ -149,10 +156,8 @@ func (f *follower) attempt(ctx context.Context, detail *ExecutionDetail) error {
 	if detail.Attempt <= f.told {
 		return nil
 	}
-	if detail.Attempt > 1 {
-		if err := f.write(OutputLine{Attempt: detail.Attempt}, true); err != nil {
-			return err
-		}
+	if err := f.earlier(ctx, detail); err != nil {
+		return err
 	}
 	for {
 		select {
@@ -163,22 +168,43 @@ func (f *follower) attempt(ctx context.Context, detail *ExecutionDetail) error {
 				f.told = detail.Attempt
 				return ctx.Err()
 			}
-			if err := f.write(OutputLine{Stream: chunk.Stream, Text: chunk.Text}, true); err != nil {
+			if err := f.write(OutputLine{Stream: chunk.Stream, Text: chunk.Text, Attempt: detail.Attempt}, true); err != nil {
 				return err
 			}
 		}
 	}
 }
 
+// earlier writes what the attempts before this one printed, where nobody has told that, and that a
+// further one begins.
+func (f *follower) earlier(ctx context.Context, detail *ExecutionDetail) error {
+	if detail.Attempt > f.told+1 {
+		printed, err := f.outputs(ctx, detail.ID, detail.CreatedAt, f.told, detail.Attempt)
+		if err != nil {
+			return err
+		}
+		for _, p := range printed {
+			if err := f.write(OutputLine{Stream: p.Stream, Text: p.Text, Attempt: p.Attempt}, false); err != nil {
+				return err
+			}
+		}
+		f.told = detail.Attempt - 1
+	}
+	if detail.Attempt <= 1 {
+		return nil
+	}
+	return f.write(OutputLine{Attempt: detail.Attempt}, true)
+}
+
 // stored writes the output that the database has.
 func (f *follower) stored(detail *ExecutionDetail) error {
 	if detail.Stdout != "" {
-		if err := f.write(OutputLine{Stream: "stdout", Text: detail.Stdout}, false); err != nil {
+		if err := f.write(OutputLine{Stream: "stdout", Text: detail.Stdout, Attempt: detail.Attempt}, false); err != nil {
 			return err
 		}
 	}
 	if detail.Stderr != "" {
-		return f.write(OutputLine{Stream: "stderr", Text: detail.Stderr}, false)
+		return f.write(OutputLine{Stream: "stderr", Text: detail.Stderr, Attempt: detail.Attempt}, false)
 	}
 	return nil
 }

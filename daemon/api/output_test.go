@@ -3,7 +3,9 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -87,7 +89,19 @@ func TestFollow(t *testing.T) {
 			"tried again elsewhere",
 			[]store.Execution{running, row(store.StatusScheduled, 1, ""), again, row(store.StatusSucceeded, 2, "b")},
 			[][]string{{"a"}},
-			[]string{"a", "b", "succeeded"},
+			[]string{"a", "attempt", "b", "succeeded"},
+		},
+		{
+			"tried several times before anybody looked",
+			[]store.Execution{row(store.StatusRunning, 3, ""), row(store.StatusSucceeded, 4, "d")},
+			[][]string{{"c"}},
+			[]string{"stored 1", "stored 2", "attempt", "c", "attempt", "d", "succeeded"},
+		},
+		{
+			"over after several attempts",
+			[]store.Execution{row(store.StatusSucceeded, 3, "c"), row(store.StatusSucceeded, 3, "c")},
+			nil,
+			[]string{"stored 1", "stored 2", "attempt", "c", "succeeded"},
 		},
 	}
 	for _, test := range tests {
@@ -99,11 +113,17 @@ func TestFollow(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got []string
-			f := &follower{look: s.look, workers: s, write: func(line any, _ bool) error {
+			outputs := func(_ context.Context, _ int64, _ time.Time, after, before int) (printed []store.Printed, _ error) {
+				for n := after + 1; n < before; n++ {
+					printed = append(printed, store.Printed{Attempt: n, Text: fmt.Sprintf("stored %d", n)})
+				}
+				return printed, nil
+			}
+			f := &follower{look: s.look, outputs: outputs, workers: s, write: func(line any, _ bool) error {
 				switch l := line.(OutputLine); {
 				case l.Execution != nil:
 					got = append(got, string(l.Execution.Status))
-				case l.Attempt != 0:
+				case l.Text == "" && l.Attempt != 0:
 					got = append(got, "attempt")
 				default:
 					got = append(got, l.Text)

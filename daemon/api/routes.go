@@ -81,9 +81,14 @@ func (s *Server) routes(api huma.API) {
 
 	route(api, get, "/executions", "list-executions", "List executions, newest first", s.listExecutions)
 	route(api, post, "/executions", "create-execution", "Queue an action", s.createExecution)
+	route(api, post, "/executions/batch", "create-executions", "Queue many actions at once", s.createExecutions)
+	route(api, post, "/executions/ends", "execution-ends", "Wait until one of many executions ends", s.executionEnds)
+	route(api, post, "/executions/cancel", "cancel-executions", "Cancel the executions that a filter names", s.cancelExecutions)
+	route(api, post, "/executions/rerun", "rerun-executions", "Repeat the executions that a filter names", s.rerunExecutions)
 	route(api, get, "/executions/{id}", "show-execution", "Show an execution, its outputs and its result", s.showExecution)
 	route(api, get, "/executions/{id}/why", "why-execution", "The whole chain that led to an execution", s.whyExecution)
 	route(api, post, "/executions/{id}/cancel", "cancel-execution", "Cancel an execution", s.cancelExecution)
+	route(api, post, "/executions/{id}/rerun", "rerun-execution", "Repeat an execution", s.rerunExecution)
 	routeLines(api, "/executions/{id}/output", "execution-output", "An execution's output as it comes, and the execution at its end", OutputLine{}, s.executionOutput)
 }
 

@@ -334,6 +334,8 @@ type NewExecution struct {
 	DueAt *time.Time `json:"due_at,omitempty"`
 	// TimeoutSeconds bounds the run. Defaults to the action's, or else the daemon's.
 	TimeoutSeconds float64 `json:"timeout_seconds,omitempty"`
+	// Retry is instead of the action's. Defaults to the action's.
+	Retry *RetryPolicy `json:"retry,omitempty"`
 }
 
 // Cancelled tells what a cancel found.
@@ -349,7 +351,7 @@ type Cancelled struct {
 type OutputLine struct {
 	Stream    string           `json:"stream,omitempty"` // stdout or stderr
 	Text      string           `json:"text,omitempty"`
-	Attempt   int              `json:"attempt,omitempty"` // told when a further attempt begins
+	Attempt   int              `json:"attempt,omitempty"` // whose it is; without text: a further one begins
 	Execution *ExecutionDetail `json:"execution,omitempty"`
 	Error     *Error           `json:"error,omitempty"` // the stream ended before the execution did
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attune-io/attune/daemon/api"
-	"github.com/attune-io/attune/exec/worker"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -23,7 +22,7 @@ func (c *command) executionCommand() *cobra.Command {
 		Aliases: []string{"executions"},
 		Short:   "Look at what ran, runs and waits",
 	}
-	cmd.AddCommand(c.executionList(), c.executionShow(), c.executionLogs(), c.executionCancel())
+	cmd.AddCommand(c.executionList(), c.executionShow(), c.executionLogs(), c.executionCancel(), c.executionRerun())
 	return cmd
 }
 
@@ -126,6 +125,13 @@ func tookText(now time.Time, e *api.Execution) string {
 	}
 }
 
+func idText(id *int64) string {
+	if id == nil {
+		return ""
+	}
+	return strconv.FormatInt(*id, 10)
+}
+
 // byText is the rule, or whoever asked.
 func byText(e *api.Execution) string {
 	if e.Rule != nil && *e.Rule != "" {
@@ -177,6 +183,7 @@ func (c *command) executionScreen(w io.Writer, e *api.ExecutionDetail) {
 		{"took", tookText(now, &e.Execution)},
 		{"node", optional(e.Node)},
 		{"ran from", short(optional(e.Revision))},
+		{"rerun of", idText(e.RerunOf)},
 		{"parameters", string(e.Parameters)},
 		{"result", string(e.Result)},
 	})
@@ -217,35 +224,15 @@ func (c *command) executionLogs() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = client.Output(cmd.Context(), id, follow, func(chunk worker.Chunk) error {
-				w := c.sys.Stdout
-				if chunk.Stream == "stderr" {
-					w = c.sys.Stderr
-				}
-				_, err := io.WriteString(w, chunk.Text)
+			p := newPrinter(c, id)
+			if follow {
+				_, err = p.follow(cmd.Context(), client)
 				return err
-			})
+			}
+			_, err = client.Output(cmd.Context(), id, false, p.line)
 			return err
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes, to its end")
 	return cmd
-}
-
-func (c *command) executionCancel() *cobra.Command {
-	return byID(c, &cobra.Command{
-		Use:     "cancel ID",
-		Aliases: []string{"stop", "kill"},
-		Short:   "Cancel an execution that waits, or stop one that runs",
-		Example: "  attune execution cancel 17",
-	}, (*api.Client).Cancel, func(w io.Writer, found *api.Cancelled) {
-		switch {
-		case found.Status == store.StatusRunning:
-			fmt.Fprintf(w, "execution %d is being stopped\n", found.ID)
-		case found.Status.Final():
-			fmt.Fprintf(w, "execution %d has %s already\n", found.ID, strings.ReplaceAll(string(found.Status), "_", " "))
-		default:
-			fmt.Fprintf(w, "execution %d is cancelled\n", found.ID)
-		}
-	})
 }

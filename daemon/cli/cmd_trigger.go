@@ -93,11 +93,14 @@ func (c *command) triggerFire() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			payload, err := c.values(args[1:], trigger.PayloadSchema)
+			payload, err := c.parameters(args[1:], trigger.PayloadSchema, "trigger "+args[0])
 			if err != nil {
 				return err
 			}
-			if fire.Payload, err = json.Marshal(payload); err != nil {
+			if len(payload.secrets) > 0 {
+				return usagef("cannot put a secret into an event: events are stored as they are; let the rule name it")
+			}
+			if fire.Payload, err = json.Marshal(payload.values); err != nil {
 				return err
 			}
 			fired, err := client.Fire(cmd.Context(), args[0], fire)

@@ -1,8 +1,9 @@
 package manifest
 
 import (
-	"errors"
+	"encoding/json"
 	"fmt"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,10 +17,10 @@ import (
 // array and null that can be read wins, and else it is a string. Where the schema names no type, a
 // word that is JSON is that value (so 1, true, null and {"a":1} are), unless it is a number too large
 // to be kept exactly, and every other word is a string.
-func (s *Schema) Coerce(property, text string) (any, error) {
-	node, err := s.property(property)
-	if err != nil {
-		return nil, err
+func (s *Schema) Coerce(property, text string) (any, *SchemaError) {
+	node, misfit := s.property(property)
+	if misfit != nil {
+		return nil, misfit
 	}
 	types := s.allowedTypes(node, 0)
 	if len(types) == 0 {
@@ -40,26 +41,26 @@ func (s *Schema) Coerce(property, text string) (any, error) {
 	if s.IsSecret("/" + escapePointer(property)) {
 		found = hiddenValue
 	}
-	return nil, fmt.Errorf("cannot use %s: found %s, expected %s%s", property, found, orList(types), coerceHint(types, text))
+	return nil, &SchemaError{
+		Pointer: "/" + escapePointer(property),
+		Message: fmt.Sprintf("found %s, expected %s%s", found, orList(types), coerceHint(types, text)),
+	}
 }
 
 // property gives the schema of a top-level property; nil where the schema is open and does not list it.
-func (s *Schema) property(name string) (map[string]any, error) {
+func (s *Schema) property(name string) (map[string]any, *SchemaError) {
+	pointer := "/" + escapePointer(name)
 	if s == nil {
-		return nil, fmt.Errorf("cannot use %s: %s, expected none", name, unknownProperty)
+		return nil, &SchemaError{pointer, unknownMessage(name, nil) + ", expected none"}
 	}
-	if node := s.at("/" + escapePointer(name)); node != nil {
+	if node := s.at(pointer); node != nil {
 		return node, nil
 	}
 	_, listed := object(resolve(s.raw(), s.raw())["properties"])[name]
 	if listed || s.raw()["additionalProperties"] != false {
 		return nil, nil
 	}
-	message := "cannot use " + name + ": " + unknownProperty
-	if hint := didYouMean(name, s.names("")); hint != "" {
-		message += "; " + hint
-	}
-	return nil, errors.New(message)
+	return nil, &SchemaError{pointer, unknownMessage(name, s.names(""))}
 }
 
 // allowedTypes gives the types of a schema, those of its alternatives included; none means any.
@@ -88,7 +89,7 @@ func (s *Schema) guess(node map[string]any, text string) any {
 	if slices.ContainsFunc(enum, func(v any) bool { return v == any(text) }) {
 		return text
 	}
-	value, err := decodeJSON([]byte(text))
+	value, err := exactJSON(text)
 	if err != nil {
 		return text
 	}
@@ -97,12 +98,60 @@ func (s *Schema) guess(node map[string]any, text string) any {
 		return text // the quotes are meant: whoever types them had to escape them from the shell
 	case float64:
 		if !strings.ContainsAny(text, ".eE") {
-			return text // an account number of 20 digits, not 1.2e+19
+			return text
 		}
 		return v
+	case json.Number:
+		return text // an account number of 20 digits, not 1.2e+19
 	default:
 		return v
 	}
+}
+
+// exactJSON reads JSON so that no number loses digits: one that neither int64 nor float64 holds stays a
+// json.Number.
+func exactJSON(text string) (any, error) {
+	if _, err := decodeJSON([]byte(text)); err != nil {
+		return nil, err
+	}
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	var value any
+	if err := decoder.Decode(&value); err != nil {
+		return nil, err
+	}
+	return exactNumbers(value), nil
+}
+
+func exactNumbers(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		for key := range v {
+			v[key] = exactNumbers(v[key])
+		}
+	case []any:
+		for i := range v {
+			v[i] = exactNumbers(v[i])
+		}
+	case json.Number:
+		plain, ok := plainNumber(v)
+		f, isFloat := plain.(float64)
+		if !ok || isFloat && !holds(f, string(v)) {
+			return v
+		}
+		return plain
+	}
+	return value
+}
+
+// holds says whether a float64 is all that a number says: written out again it has the same value.
+func holds(f float64, number string) bool {
+	if strings.ContainsAny(number, "eE") {
+		return true // it is meant as one
+	}
+	have, ok := new(big.Rat).SetString(strconv.FormatFloat(f, 'g', -1, 64))
+	want, alike := new(big.Rat).SetString(number)
+	return ok && alike && have.Cmp(want) == 0
 }
 
 // readAs reads a word as a value of one type.
@@ -119,7 +168,7 @@ func readAs(t, text string) (any, bool) {
 	case "null":
 		return nil, text == "null"
 	}
-	value, err := decodeJSON([]byte(text))
+	value, err := exactJSON(text)
 	if err != nil {
 		// JSON has no leading plus and no leading zeros; people type them.
 		if i, err := strconv.ParseInt(text, 10, 64); err == nil && (t == "integer" || t == "number") {
@@ -131,6 +180,8 @@ func readAs(t, text string) (any, bool) {
 	switch value.(type) {
 	case int64:
 		ok = t == "integer" || t == "number"
+	case json.Number:
+		ok = t == "number" || t == "integer" && !strings.Contains(text, ".")
 	case float64:
 		ok = t == "number"
 	case map[string]any:

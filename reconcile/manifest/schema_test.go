@@ -367,18 +367,25 @@ func TestCoerce(t *testing.T) {
 		{property: "i", text: "21", want: int64(21)},
 		{property: "i", text: "-0021", want: int64(-21)},
 		{property: "i", text: "21.0", want: int64(21)},
-		{property: "i", text: "abc", err: `cannot use i: found "abc", expected integer`},
-		{property: "i", text: "1.5", err: `cannot use i: found "1.5", expected integer`},
+		{property: "i", text: "abc", err: `/i: found "abc", expected integer`},
+		{property: "i", text: "1.5", err: `/i: found "1.5", expected integer`},
 		{property: "n", text: "1.5", want: 1.5},
 		{property: "n", text: "1e3", want: int64(1000)},
-		{property: "n", text: "NaN", err: `cannot use n: found "NaN", expected number`},
+		{property: "n", text: "NaN", err: `/n: found "NaN", expected number`},
+		{property: "i", text: "9007199254740993", want: int64(9007199254740993)},
+		{property: "i", text: "123456789012345678901234567890", want: json.Number("123456789012345678901234567890")},
+		{property: "n", text: "0.1", want: 0.1},
+		{property: "n", text: "3.14159265358979323846", want: json.Number("3.14159265358979323846")},
+		{property: "n", text: "1e999999999", err: `/n: found "1e999999999", expected number`},
+		{property: "l", text: "[12345678901234567890, 1]", want: []any{json.Number("12345678901234567890"), int64(1)}},
+		{property: "o", text: `{"n": 12345678901234567890}`, want: map[string]any{"n": json.Number("12345678901234567890")}},
 		{property: "b", text: "true", want: true},
 		{property: "b", text: "False", want: false},
-		{property: "b", text: "yes", err: `cannot use b: found "yes", expected boolean; write true or false`},
+		{property: "b", text: "yes", err: `/b: found "yes", expected boolean; write true or false`},
 		{property: "o", text: `{"a":[1]}`, want: map[string]any{"a": []any{int64(1)}}},
-		{property: "o", text: `a=1`, err: `cannot use o: found "a=1", expected object; write it as JSON: '{"key":"value"}'`},
+		{property: "o", text: `a=1`, err: `/o: found "a=1", expected object; write it as JSON: '{"key":"value"}'`},
 		{property: "l", text: `[1,"a"]`, want: []any{int64(1), "a"}},
-		{property: "l", text: `a,b`, err: `cannot use l: found "a,b", expected array; write it as JSON: '["a","b"]'`},
+		{property: "l", text: `a,b`, err: `/l: found "a,b", expected array; write it as JSON: '["a","b"]'`},
 		{property: "sn", text: "null", want: nil},
 		{property: "sn", text: "nil", want: "nil"},
 		{property: "is", text: "5", want: int64(5)},
@@ -397,14 +404,14 @@ func TestCoerce(t *testing.T) {
 		{property: "e", text: "2", want: int64(2)},
 		{property: "x", text: "true", want: true},
 		{property: "x", text: "7", want: int64(7)},
-		{property: "p", text: "hunter22", err: `cannot use p: found a secret value, expected integer`},
-		{property: "sx", text: "1", err: `cannot use sx: unknown property`},
-		{property: "any1", text: "1", err: `cannot use any1: unknown property; did you mean "any"?`},
+		{property: "p", text: "hunter22", err: `/p: found a secret value, expected integer`},
+		{property: "sx", text: "1", err: `/sx: unknown property "sx", expected any, b, e, i, is, l, n, o, p, s, sn or x`},
+		{property: "any1", text: "1", err: `/any1: unknown property "any1"; did you mean "any"?`},
 	} {
 		got, err := s.Coerce(c.property, c.text)
 		message := ""
 		if err != nil {
-			message = err.Error()
+			message = err.Pointer + ": " + err.Message
 		}
 		if diff := cmp.Diff(c.err, message); diff != "" {
 			t.Errorf("%s=%s (-want +got)\n%s", c.property, c.text, diff)

@@ -232,19 +232,25 @@ func (t translator) missing(pointer string, names []string) []SchemaError {
 func (t translator) unknown(pointer string, found []string) []SchemaError {
 	errs := make([]SchemaError, len(found))
 	for i, name := range found {
-		message := unknownProperty + " " + quoted(name)
+		var known []string
 		if t.names != nil {
-			known := t.names(pointer)
-			if hint := didYouMean(name, known); hint != "" {
-				message += "; " + hint
-			} else if len(known) > 0 && len(known) <= maxListed {
-				slices.Sort(known)
-				message += ", expected " + orList(known)
-			}
+			known = t.names(pointer)
 		}
-		errs[i] = SchemaError{pointer + "/" + escapePointer(name), message}
+		errs[i] = SchemaError{pointer + "/" + escapePointer(name), unknownMessage(name, known)}
 	}
 	return errs
+}
+
+// unknownMessage tells a property that a closed schema does not list, and which it does.
+func unknownMessage(name string, known []string) string {
+	message := unknownProperty + " " + quoted(name)
+	if hint := didYouMean(name, known); hint != "" {
+		message += "; " + hint
+	} else if len(known) > 0 && len(known) <= maxListed {
+		slices.Sort(known)
+		message += ", expected " + orList(known)
+	}
+	return message
 }
 
 // maxListed is how many words a message lists before it becomes unreadable.

@@ -142,6 +142,21 @@ func (s *Store) Reruns(ctx context.Context, ids []int64) ([]Rerun, error) {
 	return reruns, nil
 }
 
+// Printed is what an attempt printed on a stream.
+type Printed struct {
+	Attempt int
+	Stream  string
+	Text    string
+}
+
+// Outputs gives what the attempts of an execution between two numbers printed, in order.
+func (s *Store) Outputs(ctx context.Context, id int64, createdAt time.Time, after, before int) ([]Printed, error) {
+	printed, err := list(ctx, s, "Outputs", pgx.StrictNamedArgs{
+		"id": id, "created_at": createdAt, "after": after, "before": before,
+	}, pgx.RowToStructByPos[Printed])
+	return printed, s.failed(fmt.Sprintf("read the outputs of execution %d", id), err)
+}
+
 // End is how an execution ended.
 type End struct {
 	ID       int64   `json:"id"`

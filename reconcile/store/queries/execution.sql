@@ -875,6 +875,15 @@ WHERE execution_id = @id::bigint
     AND started_at IS NOT NULL
 ORDER BY number;
 
+-- name: Outputs
+SELECT attempt, stream, text
+FROM attune.output
+WHERE execution_id = @id::bigint
+    AND created_at = @created_at::timestamptz
+    AND attempt > @after::integer
+    AND attempt < @before::integer
+ORDER BY attempt, stream DESC;
+
 -- name: ListExecutions
 -- A filter that is not wanted is NULL (or 0). The day bound lets the planner leave partitions out.
 SELECT
