@@ -26,7 +26,6 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/attune-io/attune/daemon/api"
-	"github.com/attune-io/attune/exec/worker"
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
@@ -249,8 +248,8 @@ func writePacks(t *testing.T, dir, archive string) {
 }
 
 // collect gives an each for Output that puts the streams together.
-func collect(stdout, stderr *strings.Builder) func(worker.Chunk) error {
-	return func(c worker.Chunk) error {
+func collect(stdout, stderr *strings.Builder) func(*api.OutputLine) error {
+	return func(c *api.OutputLine) error {
 		if c.Stream == "stderr" {
 			stderr.WriteString(c.Text)
 		} else {
@@ -462,7 +461,7 @@ func (r *running) testFollowAndCancel(t *testing.T) {
 	}
 	var stdout, stderr strings.Builder
 	each := collect(&stdout, &stderr)
-	e, err := r.client.Output(ctx, queued.ID, true, func(c worker.Chunk) error {
+	e, err := r.client.Output(ctx, queued.ID, true, func(c *api.OutputLine) error {
 		if strings.Contains(c.Text, "first") {
 			// It came while the action still runs: only now can that end.
 			if err := os.WriteFile(gate, nil, 0o600); err != nil {
@@ -880,7 +879,7 @@ func TestDatabaseComesAndGoes(t *testing.T) {
 	var stdout, stderr strings.Builder
 	go func() {
 		each, first := collect(&stdout, &stderr), sync.OnceFunc(func() { close(began) })
-		e, err := r.client.Output(ctx, slow.ID, true, func(c worker.Chunk) error {
+		e, err := r.client.Output(ctx, slow.ID, true, func(c *api.OutputLine) error {
 			first()
 			return each(c)
 		})

@@ -232,13 +232,6 @@ func span(d time.Duration) string {
 	}
 }
 
-func yesNo(b bool) string {
-	if b {
-		return "yes"
-	}
-	return "no"
-}
-
 // bytesText prints a size in binary units.
 func bytesText(n int64) string {
 	const unit = 1024
