@@ -65,11 +65,7 @@ func (c *command) packNew() *cobra.Command {
 			if !flags.Changed("action") && !flags.Changed("sensor") && !flags.Changed("rule") {
 				p.actions, p.rules = newActions[:1], newRules[:1]
 			}
-			files, err := p.files()
-			if err != nil {
-				return err
-			}
-			return c.writePack(directory, p, files)
+			return c.writePack(directory, p)
 		},
 	}
 	flags := cmd.Flags()
@@ -141,7 +137,7 @@ var extensions = map[string]string{
 }
 
 // files gives the contents of the pack's files by their paths.
-func (p *newPack) files() ([]newFile, error) {
+func (p *newPack) files() []newFile {
 	var files []newFile
 	var try []string
 	add := func(path, about, template string, data map[string]any) {
@@ -199,7 +195,7 @@ func (p *newPack) files() ([]newFile, error) {
 	add("pack.yaml", "", "pack.yaml", map[string]any{
 		"Label": yamlText(p.Label), "Dependencies": p.dependencies(action), "Runtimes": p.runtimes(),
 	})
-	return files, nil
+	return files
 }
 
 func (p *newPack) dependencies(action string) []string {
@@ -251,7 +247,7 @@ func (f newFile) render() ([]byte, error) {
 
 // writePack writes the pack beside its place and moves it there as a whole, so that a daemon that watches
 // the folder never sees a part of it.
-func (c *command) writePack(directory string, p *newPack, files []newFile) error {
+func (c *command) writePack(directory string, p *newPack) error {
 	target := filepath.Join(directory, p.Pack)
 	fail := func(err error) error { return fmt.Errorf("cannot create pack %q: %w", p.Pack, err) }
 	if _, err := os.Lstat(target); err == nil {
@@ -269,7 +265,7 @@ func (c *command) writePack(directory string, p *newPack, files []newFile) error
 		return fail(err)
 	}
 	var paths []string
-	for _, f := range files {
+	for _, f := range p.files() {
 		content, err := f.render()
 		if err != nil {
 			return fail(err)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,8 +30,8 @@ func offline(t *testing.T, args ...string) (code int, stdout, stderr string) {
 func subsets(words []string) [][]string {
 	all := [][]string{nil}
 	for _, word := range words {
-		for _, some := range all[:len(all):len(all)] {
-			all = append(all, append(some[:len(some):len(some)], word))
+		for _, some := range slices.Clip(all) {
+			all = append(all, append(slices.Clip(some), word))
 		}
 	}
 	return all
@@ -53,12 +54,8 @@ func TestNewPacksLintClean(t *testing.T) {
 				if err := p.check(); err != nil {
 					t.Fatal(err)
 				}
-				files, err := p.files()
-				if err != nil {
-					t.Fatal(err)
-				}
 				c := &command{sys: System{Stdout: new(bytes.Buffer)}, output: outputTable}
-				if err := c.writePack(dir, p, files); err != nil {
+				if err := c.writePack(dir, p); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -47,11 +48,11 @@ func editorDefinitions(kind Kind) map[string]any {
 	defs := map[string]any{
 		"ref": map[string]any{"type": "string", "pattern": `^([a-z0-9][a-z0-9_-]*\.)?[A-Za-z0-9_][A-Za-z0-9_.-]*$`},
 		"duration": oneOf(
-			map[string]any{"type": "number", "minimum": 1e-9, "maximum": int64(math.MaxInt64 / int64(time.Second))},
+			map[string]any{"type": "number", "minimum": 1e-9, "maximum": math.MaxInt64 / int64(time.Second)},
 			map[string]any{"type": "string", "pattern": durationText},
 		),
 		"pause": oneOf(
-			map[string]any{"type": "number", "minimum": int64(0), "maximum": int64(math.MaxInt64 / int64(time.Second))},
+			map[string]any{"type": "number", "minimum": int64(0), "maximum": math.MaxInt64 / int64(time.Second)},
 			map[string]any{"type": "string", "pattern": durationText},
 		),
 		"size": oneOf(
@@ -156,9 +157,7 @@ func propertySchema() map[string]any {
 	properties["type"] = oneOf(map[string]any{"enum": types}, map[string]any{"type": "array", "items": map[string]any{"enum": types}, "minItems": int64(1)})
 	for key, text := range keywordDocs {
 		documented := map[string]any{"description": text}
-		for k, v := range object(properties[key]) {
-			documented[k] = v
-		}
+		maps.Copy(documented, object(properties[key]))
 		properties[key] = documented
 	}
 	return map[string]any{
