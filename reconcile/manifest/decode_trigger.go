@@ -39,5 +39,5 @@ func (d *decoder) warnWebhookPayload(o *mapping, t *Trigger) {
 	}
 	slices.Sort(names)
 	d.warn(o.placeOf("payload_schema"), "write body: {type: object, properties: {…}}",
-		"cannot find %s in a webhook's payload: it has %s, and what was sent is under body", quoted(names[0]), orList(webhookFields))
+		"cannot find %s in a webhook's payload: it has %s, and what was sent is under body", quoted(names[0]), andList(webhookFields))
 }

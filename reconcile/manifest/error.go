@@ -197,6 +197,14 @@ func quoted(s string) string {
 	return strconv.Quote(s)
 }
 
+// andList joins words as a sentence does: "a, b and c".
+func andList(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
+}
+
 // orList joins words as a sentence does: "a, b or c".
 func orList(words []string) string {
 	if len(words) < 2 {

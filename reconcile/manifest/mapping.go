@@ -399,7 +399,13 @@ func (o *mapping) finish() {
 		if f.value.isNull() && isProse(f.key) {
 			hint = commaHint
 		}
-		o.d.warn(f.place, hint, "cannot use key %s: unknown", quoted(f.key))
+		const most = 8 // a longer list is no help
+		expected := ""
+		if hint == "" && len(known) <= most {
+			slices.Sort(known)
+			expected = ", expected " + orList(known)
+		}
+		o.d.warn(f.place, hint, "cannot use key %s: unknown%s", quoted(f.key), expected)
 	}
 }
 

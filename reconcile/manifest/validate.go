@@ -464,11 +464,41 @@ func (k *componentCheck) missing(kind Kind, ref, pointer string) {
 			known = append(known, a.Ref)
 		}
 	}
-	hint := ""
+	k.fail(pointer, k.meant(kind, ref, known), "cannot find %s %q", kind, ref)
+}
+
+// meant is the hint for a ref that names nothing: the nearest one, or what the reader has to know.
+func (k *componentCheck) meant(kind Kind, ref string, known []string) string {
 	if near := nearestRef(ref, known); near != "" {
-		hint = fmt.Sprintf("did you mean %q?", near)
+		return fmt.Sprintf("did you mean %q?", near)
 	}
-	k.fail(pointer, hint, "cannot find %s %q", kind, ref)
+	pack, _ := SplitRef(ref)
+	switch {
+	case kind == KindTrigger && k.action(ref) != nil:
+		return "it is an action; a rule waits for a trigger"
+	case kind == KindAction && k.trigger(ref) != nil:
+		return "it is a trigger; a rule queues an action"
+	case k.world.Packs[pack] == nil && k.byFolder[pack] == nil:
+		if near := Nearest(pack, append(sortedKeys(k.world.Packs), sortedKeys(k.byFolder)...)); near != "" {
+			return fmt.Sprintf("there is no pack %q; did you mean %q?", pack, near)
+		}
+		return fmt.Sprintf("there is no pack %q: add its folder, or correct the ref", pack)
+	}
+	var own []string
+	for _, other := range known {
+		if of, _ := SplitRef(other); of == pack && !slices.Contains(own, other) {
+			own = append(own, other)
+		}
+	}
+	slices.Sort(own)
+	const most = 6 // a longer list is no help
+	switch {
+	case len(own) == 0:
+		return fmt.Sprintf("pack %q has no %s", pack, kind)
+	case len(own) <= most:
+		return fmt.Sprintf("pack %q has %s", pack, andList(own))
+	}
+	return ""
 }
 
 // nearestRef gives the ref that was probably meant: a like name in the pack, or the name in a like pack.

@@ -122,7 +122,7 @@ func (r *yamlReader) parse(content []byte) *yaml.Node {
 	doc, err := decodeNode(decoder)
 	switch {
 	case errors.Is(err, io.EOF):
-		r.fail(Place{Line: 1, Col: 1}, "", "cannot read the manifest: it is empty")
+		r.fail(Place{Line: 1, Col: 1}, "write it, or delete the file", "cannot read the manifest: it is empty")
 		return nil
 	case err != nil:
 		r.syntax(err)
