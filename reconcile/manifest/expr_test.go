@@ -711,6 +711,8 @@ func FuzzTemplate(f *testing.F) {
 	} {
 		f.Add(seed[0], seed[1])
 	}
+	trigger := &Trigger{PayloadSchema: schemaOf(f, `{"x":{"type":"string"},"l":{"type":"array","items":{}}}`, true)}
+	action := &Action{Parameters: schemaOf(f, `{"fuzzed":{"type":["integer","boolean"]},"alone":{},"inside":{}}`, false)}
 	f.Fuzz(func(t *testing.T, template, data string) {
 		r := rule("")
 		r.Actions = []Use{{Ref: "p.act", Parameters: map[string]any{
@@ -723,6 +725,12 @@ func FuzzTemplate(f *testing.F) {
 		} else if !errs.HasErrors() {
 			t.Error("neither a rule nor an error")
 		}
+		guarded := rule("")
+		guarded.Throttle = &Throttle{Max: 1, Per: 1, Key: template}
+		if r3, _ := CompileRule(guarded, nil, nil); r3 != nil {
+			_, _ = r3.ThrottleKey.Text(env)
+		}
+		checkRule(r, trigger, map[string]*Action{"p.act": action})
 		compiled, errs := CompileRule(r, nil, nil)
 		if (compiled == nil) != errs.HasErrors() {
 			t.Fatalf("found %v with %v", compiled, errs)
