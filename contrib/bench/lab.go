@@ -221,6 +221,11 @@ func (l *Lab) Daemon(ctx context.Context, files map[string]string, config string
 		"ATTUNE_STATE_DIRECTORY=" + filepath.Join(dir, "state"), "ATTUNE_PACKS_DIRECTORY=" + filepath.Join(dir, "packs"),
 		"ATTUNE_LOG_LEVEL=warn", "TMPDIR=" + os.TempDir(),
 	}
+	for _, name := range []string{"GOGC", "GOMAXPROCS", "GODEBUG"} { // to try what they do
+		if value, ok := os.LookupEnv(name); ok {
+			d.env = append(d.env, name+"="+value)
+		}
+	}
 	cmd := exec.Command(l.Binary, "daemon")
 	cmd.Dir, cmd.Env = dir, d.env
 	cmd.Stdout = io.MultiWriter(&d.log, l.log)

@@ -68,7 +68,15 @@ func newAttempt(p *Pool, c store.Claimed) *attempt {
 // live is the whole life of the attempt.
 func (a *attempt) live() {
 	defer a.pool.free()
-	outcome := a.survive()
+	var outcome *store.Outcome
+	if a.slot() {
+		begun := time.Now()
+		outcome = a.survive()
+		a.pool.pace.took(time.Since(begun))
+		<-a.pool.slots
+	} else {
+		a.release(nil)
+	}
 	a.end()
 	if outcome == nil {
 		a.pool.forget(a)

@@ -81,7 +81,7 @@ func (p *Pool) claim(ctx context.Context, free int) ([]store.Claimed, error) {
 	return claimed, err
 }
 
-// freeSlots tells how many attempts may be claimed now.
+// freeSlots tells how many attempts may be claimed now: those that have a slot, and a stock of short ones.
 func (p *Pool) freeSlots() int {
 	if p.shortage.left(time.Now()) > 0 {
 		return 0
@@ -89,9 +89,21 @@ func (p *Pool) freeSlots() int {
 	if p.lease.age(p.boottime()) >= fenceStop || p.finisher.backlog() > backlogFactor*p.opts.Workers {
 		return 0
 	}
+	stock := p.pace.stock(p.opts.Workers)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.opts.Workers - p.busy
+	room := p.opts.Workers + stock - p.busy
+	if p.busy >= p.opts.Workers && room < p.opts.Workers {
+		return 0 // a claim for a few is hardly cheaper than one for many
+	}
+	return room
+}
+
+// isStocked tells whether attempts wait for a slot: then no slot waits for what is written.
+func (p *Pool) isStocked() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.busy > p.opts.Workers
 }
 
 // retryAt makes the claim loop look at that time. Of several only the earliest is kept: what comes

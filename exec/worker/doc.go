@@ -39,8 +39,14 @@
 //   - Nothing in the database is open or locked while a child runs.
 //   - While it drains, leases are renewed until the last attempt has finished.
 //
+// Where the files of an action's revision are in place, the claim itself records that the attempt begins;
+// else its start is committed on its own, once it is prepared. While attempts are short, some are claimed
+// ahead of their slots, so that a claim takes several and no slot waits for the database. What has not
+// begun when the daemon stops, or waits in vain, is released and used no attempt. If the daemon dies,
+// those too are told as lost: never begun twice comes before never begun.
+//
 // Starts and outcomes are committed in groups: what comes while one commit is under way goes with the
-// next. Nobody waits for a group to fill.
+// next. An outcome waits a few milliseconds for others only while attempts wait for slots.
 //
 // Lock order: Pool.mu before attempt.mu; neither is held over a statement, a start or a stop.
 package worker

@@ -16,6 +16,11 @@ const (
 	finishRetry     = 100 * time.Millisecond
 	finishRetryMost = 2 * time.Second
 
+	// gatherMost is how long an outcome may wait for others when attempts wait for slots, and gatherCount
+	// for how many: each commit costs as much as a good part of a short attempt.
+	gatherMost  = 4 * time.Millisecond
+	gatherCount = 8
+
 	// finalFlush is how long the end waits for a database that does not take the last outcomes.
 	finalFlush = 10 * time.Second
 )
@@ -38,6 +43,8 @@ type finisher struct {
 	spool spool
 	// settle is told each outcome that was written, and whether its token still held.
 	settle func(e *ended, accepted bool)
+	// mayGather says that attempts wait for slots, and nobody for outcomes.
+	mayGather func() bool
 
 	signal   chan struct{}
 	stopping chan struct{}
@@ -48,8 +55,8 @@ type finisher struct {
 	pending []*ended
 }
 
-func (f *finisher) init(q queue, log *slog.Logger, s spool, settle func(*ended, bool)) {
-	f.queue, f.log, f.spool, f.settle = q, log, s, settle
+func (f *finisher) init(q queue, log *slog.Logger, s spool, settle func(*ended, bool), mayGather func() bool) {
+	f.queue, f.log, f.spool, f.settle, f.mayGather = q, log, s, settle, mayGather
 	f.signal = make(chan struct{}, 1)
 	f.stopping = make(chan struct{})
 	f.ctx, f.giveUp = context.WithCancel(context.Background())
@@ -100,6 +107,7 @@ func (f *finisher) stop() (stopped func()) {
 
 func (f *finisher) run() {
 	for {
+		f.gather()
 		batch := f.take()
 		if len(batch) > 0 {
 			if left := f.write(f.ctx, batch); len(left) > 0 {
@@ -115,6 +123,24 @@ func (f *finisher) run() {
 			if f.backlog() == 0 {
 				return
 			}
+		}
+	}
+}
+
+// gather lets a few outcomes come together while there is so much to do that nothing waits for them.
+func (f *finisher) gather() {
+	limit := time.NewTimer(gatherMost)
+	defer limit.Stop()
+	for f.mayGather() {
+		if n := f.backlog(); n == 0 || n >= gatherCount {
+			return
+		}
+		select {
+		case <-f.signal:
+		case <-limit.C:
+			return
+		case <-f.stopping:
+			return
 		}
 	}
 }

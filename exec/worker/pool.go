@@ -197,6 +197,9 @@ type Pool struct {
 	temps    temps
 	resolved resolved
 	ready    ready
+	pace     pace
+	// slots has an entry for each attempt that runs.
+	slots chan struct{}
 	// wake tells the claim loop that something changed for it.
 	wake chan struct{}
 
@@ -205,7 +208,7 @@ type Pool struct {
 	attempts  sync.WaitGroup
 
 	mu       sync.Mutex
-	busy     int
+	busy     int // attempts that run or wait for a slot
 	draining bool
 	// held are the attempts whose token is ours, until their outcome is written; followed are those of
 	// them that Follow finds, by execution.
@@ -239,9 +242,10 @@ func newPool(opts Options, q queue) *Pool {
 	p.leaseUntil = opts.Runner.LeaseUntil
 	p.metrics = newMetrics(opts.Registerer, opts.Workers)
 	p.temps.dir = opts.TempDir
+	p.slots = make(chan struct{}, opts.Workers)
 	p.lease.init()
 	p.starter.init(q, p.log)
-	p.finisher.init(q, p.log, spool{dir: opts.SpoolDir}, p.settle)
+	p.finisher.init(q, p.log, spool{dir: opts.SpoolDir}, p.settle, p.isStocked)
 	return p
 }
 
@@ -379,14 +383,14 @@ func (p *Pool) admit(claimed []store.Claimed) {
 		p.busy++
 		p.attempts.Go(a.live)
 	}
-	p.metrics.setBusy(p.busy)
+	p.metrics.setBusy(min(p.busy, p.opts.Workers))
 }
 
 // free gives a slot back.
 func (p *Pool) free() {
 	p.mu.Lock()
 	p.busy--
-	p.metrics.setBusy(p.busy)
+	p.metrics.setBusy(min(p.busy, p.opts.Workers))
 	p.mu.Unlock()
 	p.poke()
 }
@@ -462,7 +466,7 @@ type Stats struct {
 func (p *Pool) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Stats{Workers: p.opts.Workers, Busy: p.busy}
+	return Stats{Workers: p.opts.Workers, Busy: min(p.busy, p.opts.Workers)}
 }
 
 // packOf is the pack of a ref.
