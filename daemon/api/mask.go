@@ -2,6 +2,9 @@ package api
 
 import (
 	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
@@ -54,4 +57,83 @@ func maskSecrets(schema *manifest.Schema, object json.RawMessage) json.RawMessag
 		return json.RawMessage(hidden)
 	}
 	return encoded
+}
+
+// maskedParts gives the terms of a rule's condition without the values that the trigger's payload_schema
+// calls secret. Whether a term holds is no secret.
+func maskedParts(catalog *store.Catalog, trigger string, parts []manifest.Part) []manifest.Part {
+	r := catalog.Triggers[trigger]
+	if r == nil {
+		return orEmpty(parts)
+	}
+	schema := r.Spec.(*manifest.Trigger).PayloadSchema
+	if len(schema.Secrets()) == 0 {
+		return orEmpty(parts)
+	}
+	shown := slices.Clone(parts)
+	for i := range shown {
+		part := &shown[i]
+		part.Reads = slices.Clone(part.Reads)
+		hidden := false
+		for j := range part.Reads {
+			if readsSecret(schema, part.Reads[j]) {
+				part.Reads[j].Value, hidden = mask, true
+			}
+		}
+		if _, truth := part.Value.(bool); hidden && !truth && part.Value != nil {
+			part.Value = mask
+		}
+	}
+	return orEmpty(shown)
+}
+
+// readPointer makes a JSON pointer of the steps of an expression's path: .name, ["any name"], [0].
+func readPointer(steps string) (pointer string, ok bool) {
+	for steps != "" {
+		step := ""
+		switch {
+		case steps[0] == '.':
+			end := strings.IndexAny(steps[1:], ".[") + 1
+			if end == 0 {
+				end = len(steps)
+			}
+			step, steps = steps[1:end], steps[end:]
+		case strings.HasPrefix(steps, `["`):
+			quoted, err := strconv.QuotedPrefix(steps[1:])
+			if err != nil {
+				return "", false
+			}
+			if step, err = strconv.Unquote(quoted); err != nil {
+				return "", false
+			}
+			steps = strings.TrimPrefix(steps[1+len(quoted):], "]")
+		case steps[0] == '[':
+			step, steps, ok = strings.Cut(steps[1:], "]")
+			if !ok {
+				return "", false
+			}
+		default:
+			return "", false
+		}
+		pointer += "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(step)
+	}
+	return pointer, true
+}
+
+// readsSecret says whether a value that an expression looked at is secret, or has something secret inside.
+func readsSecret(schema *manifest.Schema, read manifest.Read) bool {
+	rest, inPayload := strings.CutPrefix(read.Path, "event.payload")
+	if !inPayload || read.Value == nil {
+		return false
+	}
+	pointer, ok := readPointer(rest)
+	if !ok || schema.IsSecret(pointer) {
+		return true
+	}
+	switch read.Value.(type) {
+	case map[string]any, []any:
+		first, _, _ := strings.Cut(strings.TrimPrefix(pointer, "/"), "/")
+		return first == "" || schema.HoldsSecret(first)
+	}
+	return false
 }

@@ -179,7 +179,7 @@ func (t *tried) trial(event *store.Event, config func(string) map[string]any) *T
 	v := t.index.Explain(t.ref, event, config)
 	trial := &Trial{
 		Rule: t.ref, File: t.file, Applied: t.applied, Matched: v.Outcome == store.EnforcementMatched, Outcome: v.Outcome,
-		Reason: v.Reason, When: t.spec.When, Parts: orEmpty(v.Parts), Warnings: orEmpty(v.Warnings),
+		Reason: v.Reason, When: t.spec.When, Parts: maskedParts(t.index.Catalog(), event.Trigger, v.Parts), Warnings: orEmpty(v.Warnings),
 		Executions: []TrialExecution{}, Limits: limitsOf(t.spec), Findings: t.findings,
 	}
 	if trial.Findings == nil {

@@ -95,7 +95,7 @@ func joinReasons(first, second string) string {
 func (s *Server) verdict(index *rule.Index, event *store.Event, ref string) RuleVerdict {
 	found := index.Explain(ref, event, s.opts.PackConfig)
 	v := RuleVerdict{
-		Rule: ref, Outcome: found.Outcome, Reason: found.Reason, Parts: orEmpty(found.Parts), Warnings: found.Warnings,
+		Rule: ref, Outcome: found.Outcome, Reason: found.Reason, Parts: maskedParts(index.Catalog(), event.Trigger, found.Parts), Warnings: found.Warnings,
 		Executions: []int64{},
 	}
 	record := index.Catalog().Rules[ref]

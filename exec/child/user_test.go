@@ -86,14 +86,14 @@ const capabilitiesHelper = "capabilities"
 func showCapabilities() int {
 	r, err := NewRunner(context.Background(), Options{Logger: slog.New(slog.DiscardHandler), NoKeeper: true})
 	if err != nil {
-		fmt.Println("error:", err)
+		fmt.Fprintln(os.Stdout, "error:", err)
 		return 1
 	}
 	defer r.Close()
 	for _, name := range []string{"", "daemon"} {
 		u, err := r.User(name)
 		if err != nil {
-			fmt.Println("error:", err)
+			fmt.Fprintln(os.Stdout, "error:", err)
 			return 1
 		}
 		p, err := r.Start(context.Background(), Spec{
@@ -101,7 +101,7 @@ func showCapabilities() int {
 			Env: NewEnv("", "").List(), User: u, Stdout: io.Writer(os.Stdout),
 		})
 		if err != nil {
-			fmt.Println("error:", err)
+			fmt.Fprintln(os.Stdout, "error:", err)
 			return 1
 		}
 		p.Wait()

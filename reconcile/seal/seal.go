@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,9 +83,7 @@ func (k *Keys) Hide(action string, schema *manifest.Schema, parameters map[strin
 		return parameters, secrets, nil
 	}
 	all := make(map[string]string, len(secrets))
-	for pointer, name := range secrets {
-		all[pointer] = name
-	}
+	maps.Copy(all, secrets)
 	hidden, err := schema.ReplaceSecrets(parameters, func(pointer string, value any) (any, error) {
 		if _, named := all[pointer]; named || value == nil {
 			return value, nil
