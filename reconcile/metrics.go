@@ -1,6 +1,8 @@
 package reconcile
 
 import (
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -60,7 +62,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			Name: "attune_last_reconcile_success_timestamp_seconds", Help: "When files and database last agreed.",
 		}),
 		watch: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "attune_watch_mode", Help: "1 for the way in which changes of files are heard of: inotify or poll.",
+			Name: "attune_watch_mode", Help: "1 for each way in which changes of files are heard of: inotify, poll, or both where a file system does not tell all.",
 		}, []string{"mode"}),
 		overflows: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "attune_watch_overflows_total", Help: "Times that the kernel's queue of file events overflowed; all packs are scanned then.",
@@ -95,10 +97,10 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	return m
 }
 
-func (m *metrics) watchMode(mode string) {
+func (m *metrics) watchMode(modes ...string) {
 	for _, one := range []string{watchInotify, watchPoll} {
 		value := 0.0
-		if one == mode {
+		if slices.Contains(modes, one) {
 			value = 1
 		}
 		m.watch.WithLabelValues(one).Set(value)

@@ -24,7 +24,7 @@ const (
 	defaultMaxWait = 2 * time.Second
 	defaultResync  = 30 * time.Second
 	defaultPoll    = 5 * time.Second
-	// sourceRetry is how often a packs folder that cannot be read is tried.
+	// sourceRetry is how often a packs folder that cannot be read is tried, and one that can be looked at.
 	sourceRetry = time.Second
 	// A pass that the database did not let through is tried again after firstBackoff, doubled up to
 	// maxBackoff: short enough to be there when a restarted server is.
@@ -114,7 +114,9 @@ type Reconciler struct {
 	pinned   map[string]bool
 	drifts   map[string]*PackPlan
 	resyncAt time.Time
-	sourceAt time.Time // when to look for a missing packs folder again
+	sourceAt time.Time // when to look again whether the packs folders are what they were
+	// afar are the packs on file systems that do not tell of all changes, where their packs folder is not.
+	afar map[string]string
 	failures int       // of passes, in a row
 	// memory is of the last process, for the first look at each pack; environment is what it has to be of.
 	memory      memory
@@ -215,7 +217,7 @@ func New(opts Options) (*Reconciler, error) {
 	r := &Reconciler{
 		opts: opts, logger: opts.Logger.With("component", "reconcile"), metrics: newMetrics(opts.Registerer),
 		wake: make(chan struct{}, 1), ready: make(chan struct{}),
-		packs: map[string]*pack{}, known: map[string]identity{}, noticed: map[string]bool{}, warned: map[string]bool{},
+		packs: map[string]*pack{}, known: map[string]identity{}, noticed: map[string]bool{}, warned: map[string]bool{}, afar: map[string]string{},
 		seen: map[string]bool{}, checkouts: map[string]checkout{}, pinned: map[string]bool{}, drifts: map[string]*PackPlan{},
 		asked: request{cause: causeStart},
 	}
@@ -520,10 +522,11 @@ func (r *Reconciler) serve(ctx context.Context, j *job) {
 	if j.now && !j.plan {
 		maps.Copy(j.since, r.watcher.take())
 	}
+	report, outcome, err := r.pass(ctx, j, started)
 	if j.all && !j.plan {
+		r.watcher.also(r.remote(), r.opts.Poll)
 		r.resyncAt = started.Add(r.resyncInterval())
 	}
-	report, outcome, err := r.pass(ctx, j, started)
 	r.tellDrift()
 	if err != nil {
 		outcome = outcomeFailed
@@ -564,6 +567,9 @@ func (r *Reconciler) remote() string {
 		if s.remote != "" {
 			return s.remote
 		}
+	}
+	for _, ref := range sortedKeys(r.afar) {
+		return r.afar[ref]
 	}
 	return ""
 }
@@ -607,7 +613,7 @@ func (r *Reconciler) succeeded(started time.Time) {
 	r.status.ScanDuration = time.Since(started)
 	r.status.WatchMode, r.status.WatchReason = r.watcher.mode(), r.watcher.reason
 	if remote := r.remote(); remote != "" && r.status.WatchReason == "" {
-		r.status.WatchReason = fmt.Sprintf("the packs folder is on %s, where not all changes are told: it is scanned each %s too", remote, r.opts.Poll)
+		r.status.WatchReason = remoteReason(remote, r.opts.Poll)
 	}
 	select {
 	case <-r.ready:

@@ -53,6 +53,8 @@ func (o outcome) String() string {
 type folder struct {
 	place
 	real string // without links
+	// remote is as source has it, of a pack on another file system than its packs folder.
+	remote string
 	// files is sorted by path.
 	files []file
 	// problems are the manifests that cannot be read, and why. They are no part of the tree.
@@ -130,6 +132,7 @@ func (s *scanner) scan(p place, now time.Time, settle bool) visit {
 	if !w.confirms(p, old) {
 		next = w.finish(p)
 	}
+	next.remote = w.remote
 	if retry := s.wait(p, w, old, next, now, settle); retry > 0 {
 		return visit{outcome: unsure, retry: retry}
 	}

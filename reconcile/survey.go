@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -85,6 +86,7 @@ func (r *Reconciler) relist() {
 	for ref, p := range r.packs {
 		if !listed[p.folder.key] && !r.listing.unavailable(p.folder.directory) {
 			delete(r.packs, ref)
+			delete(r.afar, ref)
 			r.metrics.packErrors.DeleteLabelValues(ref)
 		}
 	}
@@ -101,10 +103,7 @@ func (r *Reconciler) relist() {
 		}
 	}
 	r.metrics.unavailable.Set(float64(problems))
-	r.sourceAt = time.Time{}
-	if problems > 0 {
-		r.sourceAt = time.Now().Add(sourceRetry)
-	}
+	r.sourceAt = time.Now().Add(sourceRetry)
 	problem := r.listing.problem()
 	r.mu.Lock()
 	before := r.status.SourceProblem
@@ -118,10 +117,17 @@ func (r *Reconciler) relist() {
 	}
 }
 
-// sourcesChanged looks whether a packs folder that could not be read can be, or the other way round.
+// sourcesChanged looks whether a packs folder that could not be read can be, or the other way round, and
+// whether another folder stands in its place: of a file system that is mounted over it nobody tells.
 func (r *Reconciler) sourcesChanged(now time.Time) bool {
 	r.sourceAt = now.Add(sourceRetry)
 	before := r.listing.problem()
+	if before == "" {
+		return slices.ContainsFunc(r.listing.sources, func(s source) bool {
+			info, err := os.Stat(s.directory)
+			return err != nil || markOf(info).identity() != s.id
+		})
+	}
 	r.relist()
 	return r.listing.problem() != before
 }
@@ -134,6 +140,10 @@ func (r *Reconciler) visit(p place, j *job, now time.Time) outcome {
 	first, noticed := j.since[p.key]
 	v := r.scanner.scan(p, now, !noticed && !j.now)
 	r.unkept = r.unkept || v.read || v.outcome == fresh
+	delete(r.afar, p.ref)
+	if v.folder != nil && v.folder.remote != "" {
+		r.afar[p.ref] = v.folder.remote
+	}
 	known := r.packs[p.ref]
 	switch v.outcome {
 	case unsure:

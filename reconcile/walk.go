@@ -46,6 +46,7 @@ type walk struct {
 	unstable bool // something changed while it was looked at
 	empty    bool // a manifest has no bytes
 	read     bool // a file had to be read
+	remote   string
 	newest   int64
 	bytes    int64
 	full     bool // over a limit
@@ -72,6 +73,7 @@ func (s *scanner) walk(p place, old *folder, now time.Time) (*walk, error) {
 	}
 	defer root.Close()
 	w.root = root
+	w.remote = w.elsewhere()
 	if _, err := root.Lstat("pack.yaml"); errors.Is(err, fs.ErrNotExist) {
 		w.noPack = true
 		if info, err := root.Stat("."); err == nil {
@@ -85,6 +87,20 @@ func (s *scanner) walk(p place, old *folder, now time.Time) (*walk, error) {
 	}
 	w.dir(root, "", "", 0)
 	return w, nil
+}
+
+// elsewhere names the pack's file system where it is another than that of the packs folder, and does not
+// tell of all changes.
+func (w *walk) elsewhere() string {
+	packs, err := os.Stat(w.place.root)
+	if err != nil {
+		return ""
+	}
+	pack, err := w.root.Stat(".")
+	if err != nil || markOf(pack).dev == markOf(packs).dev {
+		return ""
+	}
+	return unwatchableKind(w.base)
 }
 
 // dir walks one folder. at is its path in the tree, real the path in the pack that it was reached by.

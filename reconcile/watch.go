@@ -60,6 +60,7 @@ type watcher struct {
 	notify *fsnotify.Watcher
 	reader sync.WaitGroup
 	reason string
+	remote string // see also
 
 	mu      sync.Mutex
 	windows *windows
@@ -102,6 +103,9 @@ func (w *watcher) start() {
 	}
 	w.notify, w.reason = notify, ""
 	w.metrics.watchMode(watchInotify)
+	if w.remote != "" {
+		w.metrics.watchMode(watchInotify, watchPoll)
+	}
 	w.reader.Go(func() { w.read(notify) })
 }
 
@@ -147,6 +151,29 @@ func (w *watcher) poll(cause error) {
 	}
 	w.reason = reason
 	w.metrics.watchMode(watchPoll)
+}
+
+// also says on which file system the packs are, where that does not tell this machine of all changes;
+// empty: it does. Then folders are watched, because most edits are heard of, and polled too.
+func (w *watcher) also(remote string, every time.Duration) {
+	if remote == w.remote {
+		return
+	}
+	w.remote = remote
+	if w.notify == nil {
+		return
+	}
+	if remote == "" {
+		w.logger.Info("packs folder is no longer polled")
+		w.metrics.watchMode(watchInotify)
+		return
+	}
+	w.logger.Warn("packs folder is polled too", "err", remoteReason(remote, every))
+	w.metrics.watchMode(watchInotify, watchPoll)
+}
+
+func remoteReason(remote string, every time.Duration) string {
+	return fmt.Sprintf("the packs folder is on %s, where not all changes are told: it is scanned each %s too", remote, every)
 }
 
 // repair makes all watches anew where they no longer say what is true: a renamed folder's watches go
@@ -351,16 +378,23 @@ func (w *watcher) read(notify *fsnotify.Watcher) {
 
 // failed is for errors of the watcher: whatever was lost, a scan of all finds.
 func (w *watcher) failed(err error, now time.Time) {
-	if errors.Is(err, fsnotify.ErrEventOverflow) {
-		w.metrics.overflows.Inc()
-	} else {
-		w.logger.Warn("file watcher failed", "err", err)
-	}
+	overflowed := errors.Is(err, fsnotify.ErrEventOverflow)
 	w.mu.Lock()
 	w.windows.note(everything, "", changed, now)
+	before := w.lost
 	w.lost = true
 	w.mu.Unlock()
 	w.wake()
+	switch {
+	case !overflowed:
+		w.logger.Warn("file watcher failed", "err", err)
+	case !before: // in a storm there is one after the other, and one scan for many of them
+		w.logger.Warn("file events were lost, all packs are scanned", "err", "the kernel's queue overflowed",
+			"hint", "if it comes often, raise the sysctl fs.inotify.max_queued_events")
+	}
+	if overflowed {
+		w.metrics.overflows.Inc()
+	}
 }
 
 // note opens the windows of those whom an event concerns.
