@@ -79,11 +79,11 @@ func (r *Reconciler) prepare(ctx context.Context, j *job, p *PackPlan, eager boo
 	}
 	known := r.packs[p.Ref]
 	revision.Cause = cmp.Or(known.cause, j.cause)
-	revision.Content = known.folder.contentOf
+	revision.Content = known.contentOf
 	if !eager {
 		return nil
 	}
-	dir, err := r.opts.Revisions.Put(ctx, revision.Digest, revision.Tree, known.folder.contentOf)
+	dir, err := r.opts.Revisions.Put(ctx, revision.Digest, revision.Tree, known.contentOf)
 	if err != nil {
 		return fmt.Errorf("cannot apply pack %s: %w", p.Ref, err)
 	}

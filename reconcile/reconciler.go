@@ -116,8 +116,8 @@ type Reconciler struct {
 	resyncAt time.Time
 	sourceAt time.Time // when to look again whether the packs folders are what they were
 	// afar are the packs on file systems that do not tell of all changes, where their packs folder is not.
-	afar map[string]string
-	failures int       // of passes, in a row
+	afar     map[string]string
+	failures int // of passes, in a row
 	// memory is of the last process, for the first look at each pack; environment is what it has to be of.
 	memory      memory
 	environment string

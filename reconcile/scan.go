@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// emptyPatience is how long a manifest of no bytes is taken for one that is being written.
+	// emptyPatience is how long a manifest of no bytes, or a script that has lost all of its, is taken for one
+	// that is being written.
 	emptyPatience = 2 * time.Second
 	// lockPatience is how long git's index.lock is waited for; one that is older was left behind.
 	lockPatience = 10 * time.Second
@@ -249,6 +250,17 @@ func cloneErrors(errs manifest.Errors) manifest.Errors {
 		copies[i] = &one
 	}
 	return copies
+}
+
+// contentOf gives a file of the scanned tree by its digest: what the scan read, or else read again.
+func (p *pack) contentOf(digest string) ([]byte, error) {
+	for i := range p.folder.files {
+		one := &p.folder.files[i]
+		if content, ok := p.content[one.path]; ok && one.digest == digest {
+			return content, nil
+		}
+	}
+	return p.folder.contentOf(digest)
 }
 
 // contentOf reads a file of the scanned tree by its digest.

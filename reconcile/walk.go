@@ -26,6 +26,8 @@ const (
 	maxPackFiles = 20_000
 	// maxPackDepth ends a walk through folders that were made to have no end.
 	maxPackDepth = 64
+	// maxKept bounds what is kept in memory of an edited pack's scripts, in bytes; the rest is read twice.
+	maxKept = 4 << 20
 )
 
 // walk is one pass over a pack's folder.
@@ -44,7 +46,8 @@ type walk struct {
 	held     bool
 	noPack   bool
 	unstable bool // something changed while it was looked at
-	empty    bool // a manifest has no bytes
+	empty    bool // a manifest has no bytes, or a script has none any more
+	kept     int  // bytes of content that are no manifests'
 	read     bool // a file had to be read
 	remote   string
 	newest   int64
@@ -193,7 +196,8 @@ func (w *walk) regular(d *os.Root, name, here, there string, info fs.FileInfo) {
 	m := markOf(info)
 	isManifest := manifest.IsManifest(here)
 	w.newest = max(w.newest, m.ctime)
-	w.empty = w.empty || isManifest && m.size == 0
+	old := find(w.old, here)
+	w.empty = w.empty || m.size == 0 && (isManifest || old != nil && old.mark.size > 0)
 	if isManifest && m.size > manifest.MaxFileSize {
 		w.problems[here] = fmt.Sprintf("it has %d bytes, at most %d are read", m.size, manifest.MaxFileSize)
 		return
@@ -206,7 +210,7 @@ func (w *walk) regular(d *os.Root, name, here, there string, info fs.FileInfo) {
 	if here != there {
 		next.from = there
 	}
-	if old := find(w.old, here); old != nil && old.mark == m && !old.racy && old.link == "" && old.from == next.from {
+	if old != nil && old.mark == m && !old.racy && old.link == "" && old.from == next.from {
 		next.digest = old.digest
 		w.add(next)
 		return
@@ -229,8 +233,13 @@ func (w *walk) regular(d *os.Root, name, here, there string, info fs.FileInfo) {
 		return
 	}
 	next.mark, next.racy, next.digest = read.mark, read.mark.racy(w.now), read.digest
+	// Of an edited pack, scripts are kept too until they are applied: one that is written without an end
+	// would never again be what was read here.
 	if isManifest {
 		w.content[here] = read.content
+	} else if size := len(read.content); w.old != nil && size > 0 && w.kept+size <= maxKept {
+		w.content[here] = read.content
+		w.kept += size
 	}
 	w.add(next)
 }
