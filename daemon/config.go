@@ -122,6 +122,8 @@ type RetentionConfig struct {
 	Executions time.Duration `toml:"executions"`
 	// Revisions is how many of a pack are kept beside those in force; 0: all. Defaults to 50.
 	Revisions int `toml:"revisions"`
+	// RevisionsAge ends revisions that are older, also among the newest; 0: none. Defaults to 0.
+	RevisionsAge time.Duration `toml:"revisions_age"`
 }
 
 // SecretsConfig is [secrets].

@@ -412,24 +412,16 @@ func (d *Daemon) join(ctx context.Context) error {
 
 func (d *Daemon) retention() store.Retention {
 	r := d.config.Retention
-	return store.Retention{Events: r.Events, Executions: r.Executions, Revisions: r.Revisions}
+	return store.Retention{Events: r.Events, Executions: r.Executions, Revisions: r.Revisions, RevisionsAge: r.RevisionsAge}
 }
 
-// pruneRevisions removes the folders of revisions that nothing in force runs from. It is done before
-// anything runs, for a running attempt may still need one that has been replaced.
+// pruneRevisions removes the folders of revisions from which nothing runs and nothing in force would:
+// whoever needs one again has it made anew. A sensor may run from an older one than what is in force,
+// and so may an attempt.
 func (d *Daemon) pruneRevisions(ctx context.Context) error {
-	catalog, err := d.catalogs.Catalog(ctx, 0)
+	keep, err := d.revisionsInUse(ctx)
 	if err != nil {
 		return err
-	}
-	keep := map[string]bool{}
-	for _, p := range catalog.Packs {
-		keep[p.TreeDigest] = true
-	}
-	for _, records := range []map[string]*store.Record{catalog.Actions, catalog.Triggers, catalog.Sensors, catalog.Rules} {
-		for _, r := range records {
-			keep[r.TreeDigest] = true
-		}
 	}
 	removed, err := d.revisions.Prune(keep)
 	if err != nil {
@@ -440,6 +432,36 @@ func (d *Daemon) pruneRevisions(ctx context.Context) error {
 		d.log.Info("unused revisions removed", "count", removed)
 	}
 	return nil
+}
+
+// revisionsInUse gives the digests of what is in force, and of what runs here or anywhere.
+func (d *Daemon) revisionsInUse(ctx context.Context) (map[string]bool, error) {
+	catalog, err := d.catalogs.Catalog(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	keep := map[string]bool{}
+	for _, p := range catalog.Packs {
+		keep[p.TreeDigest] = true
+	}
+	for _, kind := range manifest.ComponentKinds() {
+		for _, r := range catalog.Records(kind) {
+			keep[r.TreeDigest] = true
+		}
+	}
+	used, err := d.store.RevisionsInUse(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, digest := range used {
+		keep[digest] = true
+	}
+	if d.sensors != nil {
+		for _, one := range d.sensors.List() {
+			keep[one.Revision] = true
+		}
+	}
+	return keep, nil
 }
 
 // configured is the configuration of a pack, as long as its row is the same.

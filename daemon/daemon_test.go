@@ -1029,3 +1029,33 @@ func TestStartThatCannotBeMadeLeavesNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestRevisionsOfRunningSensorsAreKept edits what concerns no sensor: its process goes on in the folder of
+// the older revision.
+func TestRevisionsOfRunningSensorsAreKept(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	eventually(t, func() error {
+		s, err := r.client.Sensor(t.Context(), "demo.once")
+		if err == nil && s.PID == nil {
+			err = errors.New("the sensor does not run yet")
+		}
+		return err
+	})
+	old, err := r.client.Pack(t.Context(), "demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePacks(t, r.packs, "-- demo/README.md --\nedited\n")
+	if _, err := r.client.Reload(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	edited, err := r.client.Pack(t.Context(), "demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep, err := r.revisionsInUse(t.Context())
+	if err != nil || !keep[old.Digest] || !keep[edited.Digest] || old.Digest == edited.Digest {
+		t.Errorf("kept %v, %v; want %s and %s", keep, err, old.Digest, edited.Digest)
+	}
+}

@@ -336,6 +336,9 @@ func (d *Daemon) keepHouse(ctx context.Context) error {
 				"revisions_dropped", report.RevisionsDropped, "files_dropped", report.FilesDropped)
 		}
 		wait = maintainPeriod
+		if err := d.pruneRevisions(ctx); err != nil && ctx.Err() == nil {
+			d.log.Warn("unused revisions not removed", "err", err)
+		}
 	}
 }
 

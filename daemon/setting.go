@@ -134,6 +134,7 @@ func (c *Config) keys() []key {
 		{"retention.events", (*durationValue)(&c.Retention.Events)},
 		{"retention.executions", (*durationValue)(&c.Retention.Executions)},
 		{"retention.revisions", (*intValue)(&c.Retention.Revisions)},
+		{"retention.revisions_age", (*durationValue)(&c.Retention.RevisionsAge)},
 		{"secrets.directory", (*textValue)(&c.Secrets.Directory)},
 		{"secrets.key_file", (*textValue)(&c.Secrets.KeyFile)},
 		{"log.level", (*textValue)(&c.Log.Level)},

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -523,6 +524,97 @@ func TestReloadServesMany(t *testing.T) {
 	b.stop()
 	if _, err := b.Reload(t.Context(), "late"); err == nil {
 		t.Error("an ended reconciler reports")
+	}
+}
+
+// TestEachAskerIsAnsweredByALaterScan has ten people edit a pack each and ask at once: there is one scan at
+// a time, fewer than askers, and what each wrote before asking is in force at the answer.
+func TestEachAskerIsAnsweredByALaterScan(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	// By themselves, edits would take for ever.
+	b.options = func(o *Options) { o.Quiet, o.MaxWait, o.Resync = time.Minute, time.Minute, time.Hour }
+	people := []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"}
+	for _, ref := range people {
+		b.pack(ref)
+	}
+	b.start()
+	passes := func() float64 {
+		return b.metric("attune_reconcile_total", outcomeApplied) + b.metric("attune_reconcile_total", outcomeUnchanged)
+	}
+	before := passes()
+	const rounds = 3
+	errs := make(chan error, len(people)*rounds)
+	for _, ref := range people {
+		go func() {
+			for round := range rounds {
+				text := fmt.Sprintf("name: tick\nlabel: %s %d\n", ref, round)
+				err := os.WriteFile(b.path(ref+"/triggers/tick.yaml"), []byte(text), 0o644)
+				if err == nil {
+					_, err = b.Reload(t.Context(), ref)
+				}
+				var c *store.Catalog
+				if err == nil {
+					c, err = b.store.Catalog(t.Context(), nil)
+				}
+				if err == nil {
+					if have, want := c.Triggers[ref+".tick"].Spec.Head().Label, fmt.Sprintf("%s %d", ref, round); have != want {
+						err = fmt.Errorf("%s was answered before %q was in force, with %q", ref, want, have)
+					}
+				}
+				errs <- err
+			}
+		}()
+	}
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := passes() - before; n < rounds || n > float64(len(people)*rounds) {
+		t.Errorf("%v passes for %d questions of %d people", n, len(people)*rounds, len(people))
+	}
+}
+
+// TestTwoPeopleAtOnce edits two packs, by the watch and by command, at the same time.
+func TestTwoPeopleAtOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.pack("two")
+	b.start()
+	const edits = 10
+	done := make(chan error, 2)
+	go func() {
+		var err error
+		for i := range edits {
+			if err == nil {
+				err = os.WriteFile(b.path("one/actions/act.sh"), fmt.Appendf(nil, "#!/bin/bash\necho one %d\n", i), 0o755)
+			}
+		}
+		done <- err
+	}()
+	go func() {
+		var err error
+		for i := range edits {
+			if err == nil {
+				err = os.WriteFile(b.path("two/actions/act.sh"), fmt.Appendf(nil, "#!/bin/bash\necho two %d\n", i), 0o755)
+			}
+			if err == nil {
+				_, err = b.Reload(t.Context(), "bob")
+			}
+		}
+		done <- err
+	}()
+	b.do(<-done)
+	b.do(<-done)
+	for _, ref := range []string{"one", "two"} {
+		want := digestOf(fmt.Appendf(nil, "#!/bin/bash\necho %s %d\n", ref, edits-1))
+		b.await("the last edit of "+ref, func(c *store.Catalog) bool {
+			_, tree, err := b.store.RevisionTree(t.Context(), c.Packs[ref].RevisionID)
+			b.do(err)
+			return slices.ContainsFunc(tree, func(e store.TreeEntry) bool { return e.Path == "actions/act.sh" && e.Digest == want })
+		})
 	}
 }
 

@@ -290,6 +290,7 @@ func (s *sensor) start(ctx context.Context) happening {
 		return s.notStarted(err)
 	}
 	s.life = life
+	s.show(func(i *Info) { i.Revision = t.record.TreeDigest })
 	if s.reason != "" {
 		s.metrics.restarts.WithLabelValues(s.ref, s.reason).Inc()
 		s.show(func(i *Info) { i.Restarts++ })
@@ -473,7 +474,7 @@ func (s *sensor) pauseAfter(ran time.Duration, problem string) {
 // over forgets the process.
 func (s *sensor) over() {
 	s.life = nil
-	s.show(func(i *Info) { i.PID = 0 })
+	s.show(func(i *Info) { i.PID, i.Revision = 0, "" })
 }
 
 // stop ends the process, and then asks anew what is wanted.

@@ -105,6 +105,9 @@ type Info struct {
 	EventsPerMinute float64    `json:"events_per_minute"`
 	BlockedSeconds  float64    `json:"blocked_seconds"`
 	Stderr          []string   `json:"stderr"` // last 20 lines
+	// Revision is the digest of the revision that its process runs from, which may be older than what is
+	// in force: nothing that it is made of has changed since. Empty: no process runs.
+	Revision string `json:"revision"`
 }
 
 // Supervisor keeps the running sensors equal to those that the catalog wants.

@@ -20,7 +20,10 @@ const (
 type Retention struct {
 	Events     time.Duration
 	Executions time.Duration
-	Revisions  int // a pack's newest; those in force are always kept
+	Revisions  int // a pack's newest
+	// RevisionsAge ends also those that are younger by number. Whatever both say, revisions in force, and
+	// those that executions wait to run or run from, are kept.
+	RevisionsAge time.Duration
 }
 
 // MaintainReport is what Maintain did, for one log line.
@@ -138,13 +141,13 @@ func (s *Store) pruneRuleStates(ctx context.Context, _ Retention, _ *MaintainRep
 
 // pruneRevisions holds the catalog's lock, so that no apply relies on a file that is about to go.
 func (s *Store) pruneRevisions(ctx context.Context, keep Retention, report *MaintainReport) error {
-	if keep.Revisions <= 0 {
+	if keep.Revisions <= 0 && keep.RevisionsAge <= 0 {
 		return nil
 	}
 	for range pruneRounds {
 		var dropped, files int
 		err := s.alone(ctx, func(tx pgx.Tx) (err error) {
-			dropped, files, err = s.pruneSomeRevisions(ctx, tx, keep.Revisions)
+			dropped, files, err = s.pruneSomeRevisions(ctx, tx, keep)
 			return err
 		})
 		if err != nil {
@@ -159,12 +162,12 @@ func (s *Store) pruneRevisions(ctx context.Context, keep Retention, report *Main
 	return nil
 }
 
-func (s *Store) pruneSomeRevisions(ctx context.Context, tx pgx.Tx, keep int) (revisions, files int, err error) {
+func (s *Store) pruneSomeRevisions(ctx context.Context, tx pgx.Tx, keep Retention) (revisions, files int, err error) {
 	if _, err := collect(ctx, s, tx, "LockCatalog", pgx.StrictNamedArgs{"key": int64(lockCatalog)}, pgx.RowTo[any]); err != nil {
 		return 0, 0, err
 	}
 	dropped, err := collect(ctx, s, tx, "PruneRevisions", pgx.StrictNamedArgs{
-		"keep": keep, "most": pruneBatch,
+		"keep": max(keep.Revisions, 0), "keep_seconds": max(keep.RevisionsAge.Seconds(), 0), "most": pruneBatch,
 	}, pgx.RowTo[[]string])
 	if err != nil || len(dropped) == 0 {
 		return 0, 0, err
@@ -175,6 +178,12 @@ func (s *Store) pruneSomeRevisions(ctx context.Context, tx pgx.Tx, keep int) (re
 	}
 	tag, err := tx.Exec(ctx, s.queries.get("PruneFiles"), pgx.StrictNamedArgs{"digests": digests})
 	return len(dropped), int(tag.RowsAffected()), err
+}
+
+// RevisionsInUse gives the digests of the revisions that executions run from now, or wait to.
+func (s *Store) RevisionsInUse(ctx context.Context) ([]string, error) {
+	digests, err := collect(ctx, s, s.pool, "RevisionsInUse", nil, pgx.RowTo[string])
+	return digests, s.failed("list the revisions in use", err)
 }
 
 func (s *Store) forgetNodes(ctx context.Context, _ Retention, _ *MaintainReport) error {

@@ -146,6 +146,38 @@ func TestMaintainPrunesRevisions(t *testing.T) {
 	}
 	// A file that went comes back when it is needed.
 	revise(3)
+
+	// Age ends also what is among the newest, but nothing that is in force.
+	sql(t, s, "UPDATE attune.revision SET created_at = now() - INTERVAL '3 days'")
+	revise(4)
+	maintain(t, s, store.Retention{Revisions: 50, RevisionsAge: 24 * time.Hour})
+	if got := one[string](t, s, "SELECT string_agg(number::text, ' ' ORDER BY number) FROM attune.revision"); got != "2 10" {
+		t.Errorf("left by age: %s", got)
+	}
+}
+
+// TestRevisionsInUse names what waits and what runs, whatever is in force.
+func TestRevisionsInUse(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	first := change("core", action("core", "echo"))
+	apply(t, s, first)
+	enqueue(t, s, store.NewExecution{Action: "core.echo"})
+	if used, err := s.RevisionsInUse(t.Context()); err != nil || len(used) != 0 {
+		t.Errorf("what waits runs from what is in force then: %v, %v", used, err)
+	}
+	running := claim(t, s, "n", 1)[0]
+	second := change("core", action("core", "echo"))
+	second.Revision = files(map[string]string{"pack.yaml": "second"})
+	apply(t, s, second)
+	if used, err := s.RevisionsInUse(t.Context()); err != nil || len(used) != 1 || used[0] != first.Revision.Digest {
+		t.Errorf("found %v, %v; want %s", used, err, first.Revision.Digest)
+	}
+	start(t, s, running)
+	finish(t, s, store.Outcome{Token: running.Token, Status: store.StatusSucceeded})
+	if used, err := s.RevisionsInUse(t.Context()); err != nil || len(used) != 0 {
+		t.Errorf("found %v, %v", used, err)
+	}
 }
 
 func TestMaintainForgetsDeadNodes(t *testing.T) {

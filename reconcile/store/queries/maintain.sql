@@ -46,15 +46,17 @@ outdated AS (
     SELECT revision.id
     FROM attune.pack
     CROSS JOIN LATERAL (
-        SELECT id
+        SELECT id, created_at, row_number() OVER (ORDER BY number DESC) AS place
         FROM attune.revision
         WHERE revision.pack_id = pack.id
-        ORDER BY number DESC
-        OFFSET @keep::integer
     ) AS revision
     LEFT JOIN kept
         ON kept.revision_id = revision.id
     WHERE kept.revision_id IS NULL
+        AND (
+            @keep::integer > 0 AND revision.place > @keep
+            OR @keep_seconds::double precision > 0 AND revision.created_at < now() - make_interval(secs => @keep_seconds)
+        )
     LIMIT @most::integer
 )
 DELETE FROM attune.revision
@@ -65,6 +67,21 @@ RETURNING ARRAY(
     FROM jsonb_array_elements(revision.tree) AS entry
     WHERE entry ->> 'digest' <> ''
 ) AS digests;
+
+-- name: RevisionsInUse
+WITH used AS (
+    SELECT revision_id AS id
+    FROM attune.queue
+    WHERE revision_id IS NOT NULL
+    UNION
+    SELECT former_revision_id
+    FROM attune.queue
+    WHERE former_revision_id IS NOT NULL
+)
+SELECT DISTINCT revision.digest
+FROM used
+JOIN attune.revision
+    ON revision.id = used.id;
 
 -- name: PruneFiles
 -- Of the files that the deleted revisions had, those that no other revision has.
