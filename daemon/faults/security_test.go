@@ -218,6 +218,7 @@ func TestF99PlantedSecrets(t *testing.T) {
 			}
 		}
 	}
+	n.stop() // what running children were handed in files of their own goes with them
 	left := 0
 	y.check(filepath.WalkDir(n.state, func(path string, entry os.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {

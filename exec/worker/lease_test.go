@@ -206,6 +206,8 @@ type stage struct {
 	mu     sync.Mutex
 	procs  map[string]*fakeProcess // by execution
 	leases []time.Duration         // what the keeper was told
+	// panicAt is the number of the lease at which telling the keeper panics; 0: none.
+	panicAt int
 }
 
 func (s *stage) Dir(context.Context, int64, string) (string, error) { return s.opts.DataDir, nil }
@@ -236,6 +238,9 @@ func onStage(t *testing.T, stubborn bool, f func(s *stage, leave func())) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.leases = append(s.leases, d)
+			if len(s.leases) == s.panicAt {
+				panic("oh no")
+			}
 		}
 		s.start = func(_ context.Context, spec child.Spec) (process, error) {
 			s.mu.Lock()

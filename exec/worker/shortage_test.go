@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -94,18 +93,19 @@ func TestShortagePauses(t *testing.T) {
 func TestLoopsOutliveTheirPanics(t *testing.T) {
 	t.Parallel()
 	onStage(t, false, func(s *stage, _ func()) {
-		before := len(s.queue.told().renewals)
-		panicked := 0
-		original := s.leaseUntil
-		s.leaseUntil = func(d time.Duration) {
-			if panicked++; panicked == 2 {
-				panic(fmt.Sprint("at ", d))
-			}
-			original(d)
+		count := func() int {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return len(s.leases)
 		}
+		pass(0)
+		s.mu.Lock()
+		s.panicAt = len(s.leases) + 2
+		at := s.panicAt
+		s.mu.Unlock()
 		pass(time.Minute)
-		if after := len(s.queue.told().renewals); panicked < 5 || after < before+5 {
-			t.Errorf("renewed %d times, told the keeper %d times", after-before, panicked)
+		if n := count(); n < at+3 {
+			t.Errorf("the keeper was told %d times, the panic was at %d", n, at)
 		}
 	})
 }
