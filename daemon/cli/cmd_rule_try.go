@@ -242,7 +242,8 @@ func (c *command) tryRuleSince(ctx context.Context, ref string, n api.NewTrialRu
 			d := line.Difference
 			progress.clear()
 			rows.write(c.sys.Stdout, [][]cell{{
-				plain(strconv.FormatInt(d.EventID, 10)), plain(age(time.Now(), d.CreatedAt)), {outcomeText(d.Change), styleBusy},
+				plain(strconv.FormatInt(d.EventID, 10)), plain(age(time.Now(), d.CreatedAt)),
+				{outcomeText(d.Change), styleBusy},
 				plain(outcomeText(d.Was)), plain(outcomeText(d.Is)), plain(d.Reason),
 			}})
 		}

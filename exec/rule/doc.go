@@ -1,7 +1,8 @@
 // Package rule matches events against the enabled rules and stores both with what follows.
 //
-// An Index holds the rules of one generation by the trigger instance that they ask for; it is
-// immutable, pure, and cheap to make from its predecessor. An Intake takes events from everybody,
+// An Index holds the rules of one generation by the trigger instance that they ask for, and by the value
+// that the first term of their condition compares with; it is immutable, pure, and cheap to make from
+// its predecessor. An Intake takes events from everybody,
 // commits them in groups, and matches inside the transaction that stores them: the transaction knows
 // the generation in force, and an index that is older is replaced before anything is matched. So an
 // event is judged by the rules that were in force when it was stored, never by older ones.
@@ -16,6 +17,12 @@
 //     waits. A commit whose outcome is unknown (the connection broke while it was under way) is tried
 //     again; an event with an EventID is then recognised and stored once, one without may be stored
 //     twice, for intake is at least once.
+//   - What throttle, debounce, dedupe and breaker leave of a match is decided by the store, in the same
+//     transaction and in the order of the events, so that it holds over restarts and several nodes.
+//     A rule that matched leaves an enforcement whatever they say: throttled, deduplicated or skipped.
 //   - An enforcement that is in error has queued nothing, not even for those of its actions that
 //     could have been: the parts of a rule stand or fall together. Its neighbours are not concerned.
+//
+// An Index also explains: which part of a rule's condition failed for an event, with the values that it
+// looked at. That evaluates anew and stores nothing; limits have no part in it.
 package rule

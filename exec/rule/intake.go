@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -246,20 +247,50 @@ func (i *Intake) match(ctx context.Context, generation int64, events []store.Eve
 	if err != nil {
 		return nil, err
 	}
-	configs := map[string]map[string]any{}
-	config := func(pack string) map[string]any {
-		merged, ok := configs[pack]
-		if !ok && i.packConfig != nil {
+	config := i.configs()
+	matches := make([][]store.Match, len(events))
+	// The database waits for this with an open transaction, and leaves its processor to us meanwhile.
+	parts := min(runtime.GOMAXPROCS(0), 1+len(events)/matchPart)
+	panics := make([]any, parts)
+	var all sync.WaitGroup
+	for part := range parts {
+		from, to := part*len(events)/parts, (part+1)*len(events)/parts
+		all.Go(func() {
+			defer func() { panics[part] = recover() }()
+			for n := from; n < to; n++ {
+				matches[n] = index.Match(&events[n], config)
+			}
+		})
+	}
+	all.Wait()
+	for _, p := range panics {
+		if p != nil {
+			return nil, fmt.Errorf("cannot match the events: internal error: %v", p)
+		}
+	}
+	return matches, nil
+}
+
+// matchPart is how many events are worth another goroutine.
+const matchPart = 64
+
+// configs gives the configuration of each pack, asked for once and safe for concurrent use.
+func (i *Intake) configs() func(pack string) map[string]any {
+	var mu sync.Mutex
+	known := map[string]map[string]any{}
+	return func(pack string) map[string]any {
+		if i.packConfig == nil {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		merged, ok := known[pack]
+		if !ok {
 			merged = i.packConfig(pack)
-			configs[pack] = merged
+			known[pack] = merged
 		}
 		return merged
 	}
-	matches := make([][]store.Match, len(events))
-	for n := range events {
-		matches[n] = index.Match(&events[n], config)
-	}
-	return matches, nil
 }
 
 // Run commits until ctx ends and all that was taken is stored or refused.

@@ -255,7 +255,7 @@ action: b
 		for _, m := range ix.Match(e, noConfig) {
 			got = append(got, m.Rule)
 		}
-		if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(store.NewExecution{})); diff != "" {
+		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("instance %q: %s", instance, diff)
 		}
 	}
@@ -294,7 +294,7 @@ action: b
 		`p.z matched p.b.0.0{}`,
 		`q.r error (cannot evaluate the rule: internal error: no configuration)`,
 	}
-	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(store.NewExecution{})); diff != "" {
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -32,6 +32,7 @@ type Schema struct {
 	compiled *jsonschema.Schema
 	broken   error
 	secrets  []pattern
+	fixed    []pattern // immutable
 }
 
 // SchemaError is one violation. Pointer is the JSON pointer into the value; for a missing property it
@@ -167,6 +168,7 @@ func (s *Schema) newCompiler() (*jsonschema.Compiler, error) {
 func (s *Schema) compile() (*jsonschema.Schema, error) {
 	s.once.Do(func() {
 		s.secrets = annotated(s.raw(), "secret", true)
+		s.fixed = annotated(s.raw(), "immutable", true)
 		c, err := s.newCompiler()
 		if err == nil {
 			s.compiled, err = c.Compile(schemaURL)
@@ -301,7 +303,8 @@ func (s *Schema) names(pointer string) []string {
 // immutable finds the immutable properties that were given another value than their default.
 func (s *Schema) immutable(value any) []SchemaError {
 	var errs []SchemaError
-	for _, p := range annotated(s.raw(), "immutable", true) {
+	_, _ = s.compile()
+	for _, p := range s.fixed {
 		p.each(value, func(pointer string, found any) {
 			want, hasDefault := s.at(pointer)["default"]
 			switch {

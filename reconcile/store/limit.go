@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,10 +47,6 @@ const (
 
 // limitKey names a state.
 type limitKey struct{ rule, kind, key string }
-
-func (k limitKey) compare(other limitKey) int {
-	return cmp.Or(cmp.Compare(k.rule, other.rule), cmp.Compare(k.kind, other.kind), cmp.Compare(k.key, other.key))
-}
 
 // micros is a time as states have it: what PostgreSQL holds of one, and no more.
 type micros int64

@@ -194,8 +194,10 @@ func TestBreakerLooksAtOutcomes(t *testing.T) {
 		t.Fatal("opened although one in between succeeded")
 	}
 	end(store.StatusTimedOut)
-	if !stopped() || !stopped() {
-		t.Fatal("two failures in a row did not open it")
+	for range 2 {
+		if !stopped() {
+			t.Fatal("two failures in a row did not open it, or it did not stay open")
+		}
 	}
 	open, err := s.OpenBreakers(t.Context(), "")
 	if err != nil || len(open) != 1 || open[0].Rule != "a.r" || !strings.HasPrefix(open[0].Reason, "its last 2 executions did not succeed") {
