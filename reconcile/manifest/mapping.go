@@ -82,7 +82,12 @@ type entry struct {
 // told as broken already.
 func (o *mapping) get(key string) *entry {
 	var found *field
-	for _, name := range keyNames([]Key{*o.key(key)}) {
+	k := o.key(key)
+	for i := -1; i < len(k.Aliases); i++ {
+		name := k.Name
+		if i >= 0 {
+			name = k.Aliases[i]
+		}
 		f := o.v.field(name)
 		if f == nil {
 			continue
