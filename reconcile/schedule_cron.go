@@ -172,12 +172,34 @@ func checkField(i int, field string) error {
 	alone := []string{"*", "*", "*", "*", "*", "*"}
 	alone[i] = field
 	if _, err := parseSpec(strings.Join(alone, " ")); err != nil {
-		return err
+		return wordField(err)
 	}
 	if i == 5 {
 		return checkWrap(field)
 	}
 	return nil
+}
+
+// fieldWords puts the parser's messages about one field into ours.
+var fieldWords = []struct {
+	parser *regexp.Regexp
+	ours   string
+}{
+	{regexp.MustCompile(`\((\d+)\) above maximum \((\d+)\)`), "found $1, expected at most $2"},
+	{regexp.MustCompile(`\((\d+)\) below minimum \((\d+)\)`), "found $1, expected at least $2"},
+	{regexp.MustCompile(`\((\d+)\) beyond end(?: of range)? \((\d+)\)`), "its range begins at $1, after its end at $2"},
+	{regexp.MustCompile(`step \((\d+)\) must be less than range size \((\d+)\)`), "found a step of $1, expected less than $2"},
+	{regexp.MustCompile(`step of range must be a positive number`), "found a step of 0, expected 1 or more"},
+	{regexp.MustCompile(`failed to parse int from ("[^"]*")`), "found $1, expected a number or a name like mon or jan"},
+}
+
+func wordField(err error) error {
+	for _, w := range fieldWords {
+		if m := w.parser.FindStringSubmatchIndex(err.Error()); m != nil {
+			return fmt.Errorf("%s", w.parser.ExpandString(nil, w.ours, err.Error(), m))
+		}
+	}
+	return err
 }
 
 // checkWrap refuses what the parser gets wrong: it steps over a range that wraps round the end of the

@@ -263,6 +263,9 @@ func (e testEnvironment) IgnoresStdin(pack, file string, _ manifest.Runner) bool
 }
 
 func (testEnvironment) Schedule(triggerType string, parameters map[string]any) (string, error) {
+	if parameters["timezone"] == "Nowhere" {
+		return "timezone", errors.New(`found "Nowhere", expected a time zone`)
+	}
 	if text, ok := parameters["expression"].(string); triggerType == manifest.TriggerCron && ok && strings.Contains(text, "99") {
 		return "expression", errors.New("99 is above 59")
 	}

@@ -164,7 +164,7 @@ func (t translator) leaf(e *jsonschema.ValidationError) []SchemaError {
 		}
 		return one("found a value where none is allowed")
 	case *kind.Enum:
-		return one("found %s, expected %s", show(k.Got), t.anyOf(hidden, k.Want))
+		return one("found %s, expected %s%s", show(k.Got), t.anyOf(hidden, k.Want), nearEnum(hidden, k.Got, k.Want))
 	case *kind.Const:
 		return one("found %s, expected %s", show(k.Got), t.anyOf(hidden, []any{k.Want}))
 	case *kind.Format:
@@ -255,6 +255,19 @@ func unknownMessage(name string, known []string) string {
 
 // maxListed is how many words a message lists before it becomes unreadable.
 const maxListed = 12
+
+// nearEnum is the hint for a text that is almost one of the values.
+func nearEnum(hidden bool, got any, want []any) string {
+	text, ok := got.(string)
+	if !ok || hidden {
+		return ""
+	}
+	hint := didYouMean(text, stringsOf(want))
+	if hint == "" {
+		return ""
+	}
+	return "; " + hint
+}
 
 // anyOf lists the values that would do.
 func (t translator) anyOf(hidden bool, want []any) string {

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -48,19 +49,37 @@ func (k *componentCheck) instance(r *Rule, t *Trigger) {
 		return
 	}
 	params := t.ParametersSchema.ApplyDefaults(r.Trigger.Parameters)
-	if k.opts.Environment != nil {
-		if name, err := k.opts.Environment.Schedule(t.Type, params); err != nil {
-			at := pointer + "/" + escapePointer(name)
-			if name == "" {
-				at = pointer
-			}
-			k.fail(at, "", "cannot use %s: %v", dotted(at), err)
-			return
-		}
+	if k.schedule(t.Type, params, pointer); len(k.errs) > before {
+		return
 	}
 	if t.Type == TriggerDatetime && isPast(params, k.opts.Now) {
 		k.report(SeverityWarning, pointer+"/fire_at", "write a time to come, or remove the rule",
 			"cannot fire at %v: it is past, by more than the misfire window", params["fire_at"])
+	}
+}
+
+// schedule tells all that is wrong with the parameters of a timer. The environment tells one thing at a
+// time: what was told is left out, and it is asked again.
+func (k *componentCheck) schedule(triggerType string, params map[string]any, pointer string) {
+	if k.opts.Environment == nil {
+		return
+	}
+	rest := maps.Clone(params)
+	for {
+		name, err := k.opts.Environment.Schedule(triggerType, rest)
+		_, given := rest[name]
+		if err == nil || !given && len(rest) < len(params) {
+			return
+		}
+		at := pointer
+		if name != "" {
+			at += "/" + escapePointer(name)
+		}
+		k.fail(at, "", "cannot use %s: %v", dotted(at), err)
+		if !given {
+			return
+		}
+		delete(rest, name)
 	}
 }
 
