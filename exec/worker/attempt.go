@@ -42,6 +42,8 @@ type attempt struct {
 	// ctx ends when the attempt is told to stop. It bounds everything but the child's life.
 	ctx    context.Context
 	cancel context.CancelFunc
+	// granted is closed when it may run.
+	granted chan struct{}
 	// printing is closed when stdout and stderr are set for good; nil: it never got that far.
 	printing       chan struct{}
 	stdout, stderr *child.Capture
@@ -58,7 +60,7 @@ type attempt struct {
 
 func newAttempt(p *Pool, c store.Claimed) *attempt {
 	a := &attempt{
-		pool: p, claim: c, printing: make(chan struct{}),
+		pool: p, claim: c, granted: make(chan struct{}), printing: make(chan struct{}),
 		log: p.log.With("action", c.Action, "execution_id", c.ExecutionID, "attempt", c.Attempt),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
@@ -73,7 +75,7 @@ func (a *attempt) live() {
 		begun := time.Now()
 		outcome = a.survive()
 		a.pool.pace.took(time.Since(begun))
-		<-a.pool.slots
+		a.pool.slots.back()
 	} else {
 		a.release(nil)
 	}

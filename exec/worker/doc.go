@@ -48,5 +48,5 @@
 // Starts and outcomes are committed in groups: what comes while one commit is under way goes with the
 // next. An outcome waits a few milliseconds for others only while attempts wait for slots.
 //
-// Lock order: Pool.mu before attempt.mu; neither is held over a statement, a start or a stop.
+// Lock order: Pool.mu before slots.mu and attempt.mu; neither is held over a statement, a start or a stop.
 package worker

@@ -198,8 +198,7 @@ type Pool struct {
 	resolved resolved
 	ready    ready
 	pace     pace
-	// slots has an entry for each attempt that runs.
-	slots chan struct{}
+	slots    slots
 	// wake tells the claim loop that something changed for it.
 	wake chan struct{}
 
@@ -242,7 +241,7 @@ func newPool(opts Options, q queue) *Pool {
 	p.leaseUntil = opts.Runner.LeaseUntil
 	p.metrics = newMetrics(opts.Registerer, opts.Workers)
 	p.temps.dir = opts.TempDir
-	p.slots = make(chan struct{}, opts.Workers)
+	p.slots.free = opts.Workers
 	p.lease.init()
 	p.starter.init(q, p.log)
 	p.finisher.init(q, p.log, spool{dir: opts.SpoolDir}, p.settle, p.isStocked)
@@ -381,6 +380,7 @@ func (p *Pool) admit(claimed []store.Claimed) {
 		a := newAttempt(p, c)
 		p.held[c.Token], p.followed[c.ExecutionID] = a, a
 		p.busy++
+		p.slots.ask(a)
 		p.attempts.Go(a.live)
 	}
 	p.metrics.setBusy(min(p.busy, p.opts.Workers))

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -50,21 +51,59 @@ func (p *pace) stock(workers int) int {
 	return stockFactor * workers
 }
 
+// slots are handed out in the order of the claim, which is that of the queue.
+type slots struct {
+	mu      sync.Mutex
+	free    int
+	waiting []*attempt
+}
+
+// ask gives the attempt a slot, now or when it is its turn: its granted is closed then.
+func (s *slots) ask(a *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.free > 0 {
+		s.free--
+		close(a.granted)
+		return
+	}
+	s.waiting = append(s.waiting, a)
+}
+
+// back takes a slot back, for the next.
+func (s *slots) back() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) == 0 {
+		s.free++
+		return
+	}
+	close(s.waiting[0].granted)
+	s.waiting = s.waiting[1:]
+}
+
+// leave is for who waits no more; false: the slot has been given meanwhile.
+func (s *slots) leave(a *attempt) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.waiting, a)
+	if i < 0 {
+		return false
+	}
+	s.waiting = slices.Delete(s.waiting, i, i+1)
+	return true
+}
+
 // slot waits until the attempt may run; false: it is to go back to the queue.
 func (a *attempt) slot() bool {
-	select {
-	case a.pool.slots <- struct{}{}:
-		return true
-	default:
-	}
 	timer := time.NewTimer(stockPatience)
 	defer timer.Stop()
 	select {
-	case a.pool.slots <- struct{}{}:
+	case <-a.granted:
 		return true
 	case <-a.ctx.Done():
 	case <-timer.C:
 		a.pool.pace.slowed()
 	}
-	return false
+	return !a.pool.slots.leave(a)
 }
