@@ -75,6 +75,7 @@ type Daemon struct {
 	sensors      *sensor.Supervisor
 	workers      *worker.Pool
 	server       *api.Server
+	elector      *elector
 	// configs are the packs' configurations, *configured by ref.
 	configs sync.Map
 
@@ -174,6 +175,11 @@ func (d *Daemon) build(ctx context.Context) error {
 
 	d.catalogs = newCatalogs(d.store.Catalog, d.log)
 	d.listener = d.store.NewListener()
+	// Whether this node leads is known before anything asks.
+	d.elector = newElector(d.node, d.store, d.opts.Logger, d.registry)
+	if _, err := d.elector.elect(ctx); err != nil {
+		return fmt.Errorf("cannot find out who leads: %w", err)
+	}
 	if d.revisions, err = reconcile.NewRevisions(filepath.Join(d.state, "revisions"), d.store, d.opts.Logger); err != nil {
 		return err
 	}
@@ -186,8 +192,8 @@ func (d *Daemon) build(ctx context.Context) error {
 		Environment: environmentOf(d.opts.Binary, d.interpreters), Memory: filepath.Join(d.state, memoryFile),
 		Logger: d.opts.Logger, Registerer: d.registry,
 		Quiet: c.Reconcile.Debounce, MaxWait: c.Reconcile.MaxWait, Resync: c.Reconcile.Resync,
-		PlanOnly: c.Reconcile.Mode == "plan",
-		Applied:  func(int64, []string) { d.catalogs.signal() },
+		PlanOnly: c.Reconcile.Mode == "plan", Leads: d.elector.Leads,
+		Applied: func(int64, []string) { d.catalogs.signal() },
 	}); err != nil {
 		return err
 	}
@@ -196,7 +202,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	})
 	if d.sensors, err = sensor.New(sensor.Options{
 		Runner: d.runner, Interpreters: d.interpreters, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
-		Sink: d.intake, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
+		Sink: d.intake, Holds: d.elector.Holds, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {
@@ -217,6 +223,10 @@ func (d *Daemon) build(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+
+	d.elector.wanted, d.elector.isEnded, d.elector.changed = d.wantedSensors, d.sensorEnded, d.sensors.Changed
+	d.elector.ledChanged = func() { d.reconciler.Dirty("leader") }
+	d.elector.canLead = func() bool { return d.reconciler.Status().SourceProblem == "" }
 
 	// The addresses come last: whoever can connect is answered.
 	if d.server, err = api.New(d.serverOptions(socket, tlsConfig)); err != nil {

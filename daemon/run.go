@@ -57,6 +57,10 @@ func (d *Daemon) stages() []stage {
 			"because their last lines still become events, for which everything below has to run",
 		},
 		{
+			"leases", d.electLeaders,
+			"because what was done under them has ended, and other nodes may go on with it at once",
+		},
+		{
 			"intake", d.intake.Run,
 			"because it commits the sensors' last events and queues what follows from them",
 		},
@@ -310,7 +314,10 @@ func (d *Daemon) progress(ctx context.Context) error {
 func (d *Daemon) keepCatalog(ctx context.Context) error {
 	notices, unsubscribe := d.listener.Subscribe(store.ChannelCatalog)
 	defer unsubscribe()
-	return d.catalogs.run(ctx, notices, d.sensors.Changed)
+	return d.catalogs.run(ctx, notices, func() {
+		d.sensors.Changed()
+		d.elector.poke()
+	})
 }
 
 // keepHouse has the database make and drop partitions.

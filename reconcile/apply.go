@@ -103,7 +103,7 @@ func (r *Reconciler) commit(ctx context.Context, batch []*PackPlan, applied map[
 	for i, p := range batch {
 		changes[i] = p.change
 	}
-	generation, err := r.opts.Store.Apply(ctx, changes)
+	generation, err := r.opts.Store.ApplyAs(ctx, r.lease, changes)
 	if err == nil {
 		for _, p := range batch {
 			applied[p.Ref] = true

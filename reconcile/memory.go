@@ -85,7 +85,7 @@ func (r *Reconciler) recall(v visit) *pack {
 	p := &pack{}
 	old := r.memory.packs[v.folder.key]
 	row := r.catalog.Packs[v.folder.ref]
-	if old == nil || row == nil || r.opts.PlanOnly || r.environment == "" || r.memory.environment != r.environment {
+	if old == nil || row == nil || r.planOnly || r.environment == "" || r.memory.environment != r.environment {
 		return p
 	}
 	p.needs, p.offer = old.needs, old.offer
@@ -111,7 +111,7 @@ func (r *Reconciler) keep() {
 		}
 		one := &remembered{folder: f, needs: p.needs, offer: p.offer}
 		if !p.stale && p.rest == nil && p.row != nil && p.row.Present && p.row.TreeDigest == f.digest &&
-			p.row.Directory == f.directory && !p.errors.HasErrors() && r.listing.twice[ref] == "" && !r.opts.PlanOnly {
+			p.row.Directory == f.directory && !p.errors.HasErrors() && r.listing.twice[ref] == "" && !r.planOnly {
 			one.row = rowIdentity(p.row)
 		}
 		m.packs[f.key] = one

@@ -15,6 +15,7 @@ import (
 
 // pass makes the database equal to the files, or only says how it would.
 func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, string, error) {
+	r.lead()
 	if err := r.refresh(ctx); err != nil {
 		return nil, "", err
 	}
@@ -35,7 +36,7 @@ func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, 
 	var applied map[string]bool
 	var err error
 	switch writes := slices.ContainsFunc(plan.Packs, func(p PackPlan) bool { return p.writes }); {
-	case writes && (j.plan || r.opts.PlanOnly):
+	case writes && (j.plan || r.planOnly):
 		outcome = outcomePlanned
 	case writes:
 		outcome = outcomeApplied
@@ -289,10 +290,10 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 		p.errors, p.needs = s.Bundle.Errors, needsOf(s.Bundle)
 		p.enabled = s.Bundle.Pack == nil || s.Bundle.Pack.Enabled
 		r.noteDrift(ref, nil)
-		if one != nil && one.writes && r.opts.PlanOnly {
+		if one != nil && one.writes && r.planOnly {
 			r.noteDrift(ref, one)
 		}
-		if one != nil && one.writes && !applied[ref] && !r.opts.PlanOnly {
+		if one != nil && one.writes && !applied[ref] && !r.planOnly {
 			p.stale = true // only planned, or the database did not take it
 			continue
 		}
@@ -301,7 +302,7 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 		}
 		p.stale, p.cause, p.since = false, "", time.Time{}
 		p.row = r.catalog.Packs[ref]
-		if r.opts.PlanOnly {
+		if r.planOnly {
 			r.world.put(ref, s.Bundle.Pack, s.Bundle.Components())
 		} else {
 			r.world.recorded(ref, r.catalog, r.records[ref])
@@ -311,7 +312,7 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 	for ref, one := range plans {
 		if states[ref] == nil { // it has vanished
 			r.noteDrift(ref, nil)
-			if r.opts.PlanOnly && one.writes {
+			if r.planOnly && one.writes {
 				r.noteDrift(ref, one)
 			}
 		}

@@ -72,6 +72,9 @@ type Options struct {
 	Poll time.Duration
 	// PlanOnly applies nothing (reconcile.mode = "plan").
 	PlanOnly bool
+	// Leads tells whether this node is the one that applies, and the token of that lease. The others
+	// only look, and say what differs. nil: it always is.
+	Leads func() (token string, leads bool)
 	// Applied is called after each apply with the generation and the packs that changed; it must
 	// only signal.
 	Applied func(generation int64, packs []string)
@@ -122,6 +125,10 @@ type Reconciler struct {
 	memory      memory
 	environment string
 	unkept      bool // something changed since the memory was written
+	// planOnly says for the pass under way that it applies nothing, and lease is the token that it applies
+	// under.
+	planOnly bool
+	lease    string
 
 	mu      sync.Mutex
 	asked   request
@@ -343,6 +350,11 @@ func (r *Reconciler) Reload(ctx context.Context, by string) (*Report, error) {
 // ReloadForced is Reload, with one pack whose files are applied although they are of an older revision:
 // see the package's comment about stale checkouts.
 func (r *Reconciler) ReloadForced(ctx context.Context, by, pack string) (*Report, error) {
+	if r.opts.Leads != nil {
+		if _, leads := r.opts.Leads(); !leads {
+			return nil, ErrFollows
+		}
+	}
 	report, err := r.wait(ctx, &waiter{by: by, force: pack, answer: make(chan answer, 1)})
 	if err != nil {
 		return nil, fmt.Errorf("cannot reload the packs: %w", err)

@@ -25,6 +25,9 @@ const (
 	// lookRetry is the wait after the database could not be asked.
 	lookRetry = time.Second
 
+	// reasonElsewhere is what people read of a sensor that is another node's.
+	reasonElsewhere = "another node runs it"
+
 	// lastWords is how long, after the processes are gone, the Sink may take for their last lines.
 	lastWords = 10 * time.Second
 )
@@ -62,6 +65,9 @@ type Options struct {
 	Revisions    Revisions
 	Sink         Sink
 	PackConfig   func(pack string) map[string]any
+	// Holds tells whether this node is the one that runs a sensor; Changed is to be called when the
+	// answer changes. nil: it runs all.
+	Holds func(ref string) bool
 	// RunAs is the user of sensors that name none. Defaults to the daemon's own.
 	RunAs string
 	// Secret resolves a secret by name for sensors' secret configuration.
@@ -213,7 +219,11 @@ func (s *Supervisor) look(ctx context.Context, begin func(*sensor)) error {
 			}
 		}
 		slices.SortFunc(own, func(a, b store.TriggerInstance) int { return cmp.Compare(a.ID, b.ID) })
-		s.aim(newTarget(record, catalog.Packs[record.Pack], own, config), begin)
+		t := newTarget(record, catalog.Packs[record.Pack], own, config)
+		if t.want != hUnwanted && s.opts.Holds != nil && !s.opts.Holds(record.Ref) {
+			t.want, t.reason = hUnwanted, reasonElsewhere
+		}
+		s.aim(t, begin)
 	}
 	s.vanish(catalog)
 	return nil

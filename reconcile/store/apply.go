@@ -87,11 +87,19 @@ type ComponentRef struct {
 // rules ask for, raises the generation and notifies. Changes that do nothing but replace equal
 // errors raise nothing. It gives the generation in force afterwards.
 func (s *Store) Apply(ctx context.Context, changes []PackChange) (generation int64, err error) {
+	return s.ApplyAs(ctx, "", changes)
+}
+
+// ApplyAs is Apply by the holder of the leader's lease: ErrNotHeld where the token of it counts no more.
+func (s *Store) ApplyAs(ctx context.Context, token string, changes []PackChange) (generation int64, err error) {
 	rows, err := encodeChanges(changes)
 	if err != nil {
 		return 0, fmt.Errorf("cannot apply packs: %w", err)
 	}
 	err = s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		if err := s.checkLease(ctx, tx, LeaseLeader, token); err != nil {
+			return err
+		}
 		a := &apply{s: s, tx: tx, changed: map[int64]bool{}}
 		generation, err = a.run(ctx, rows)
 		return err

@@ -18,6 +18,7 @@ const (
 	ChannelCatalog  = "attune_catalog"  // the generation was raised; payload: the generation
 	ChannelFinished = "attune_finished" // executions ended; payload: ids joined by commas, or empty: many
 	ChannelCancel   = "attune_cancel"   // somebody asked to cancel; payload: execution id
+	ChannelLease    = "attune_lease"    // leases were released
 )
 
 const (
@@ -34,7 +35,7 @@ const (
 )
 
 func channels() []string {
-	return []string{ChannelQueue, ChannelCatalog, ChannelFinished, ChannelCancel}
+	return []string{ChannelQueue, ChannelCatalog, ChannelFinished, ChannelCancel, ChannelLease}
 }
 
 // Listener holds one connection that LISTENs on all channels.

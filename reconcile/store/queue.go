@@ -494,6 +494,11 @@ func (s *Store) LoseNode(ctx context.Context, id string) (requeued, lost []int64
 	if err != nil {
 		return requeued, lost, err
 	}
+	if err := s.hot(ctx, "end the leases of node "+id, func(batch *pgx.Batch) {
+		s.queue(batch, "LoseLeases", pgx.StrictNamedArgs{"node": id})
+	}); err != nil {
+		return requeued, lost, err
+	}
 	return requeued, lost, s.RemoveNode(ctx, id)
 }
 

@@ -74,3 +74,61 @@ WHERE (@actor::text IS NULL OR actor = @actor)
     AND (@since::timestamptz IS NULL OR created_at >= @since)
 ORDER BY id DESC
 LIMIT @most::integer;
+
+-- name: LeasesNow
+-- What is held, by whom, for how many seconds yet, and how many nodes live: those that were seen within
+-- the time of a lease. A lapsed lease is nobody's.
+SELECT
+    lease.name,
+    COALESCE(lease.node, '') AS node,
+    COALESCE(EXTRACT(EPOCH FROM lease.lease_until - now()), 0)::double precision AS seconds,
+    (
+        SELECT count(*)
+        FROM attune.node
+        WHERE seen_at > now() - make_interval(secs => @lease_seconds::double precision)
+            OR id = @node::text
+    ) AS nodes
+FROM (SELECT) AS one
+LEFT JOIN attune.lease
+    ON lease.lease_until > now();
+
+-- name: HoldLeases
+-- Renews what the node holds and takes what nobody does, of these names. A lease that lapsed and is
+-- taken again by the same node is a new one: somebody else may have had it meanwhile.
+INSERT INTO attune.lease AS lease (name, node, token, lease_until)
+SELECT name, @node::text, gen_random_uuid(), now() + make_interval(secs => @lease_seconds::double precision)
+FROM unnest(@names::text[]) AS input (name)
+ORDER BY name
+ON CONFLICT (name) DO UPDATE
+SET node = EXCLUDED.node,
+    token = CASE WHEN lease.lease_until > now() THEN lease.token ELSE EXCLUDED.token END,
+    acquired_at = CASE WHEN lease.lease_until > now() THEN lease.acquired_at ELSE now() END,
+    lease_until = EXCLUDED.lease_until
+WHERE lease.node = EXCLUDED.node
+    OR lease.lease_until <= now()
+RETURNING name, token;
+
+-- name: ReleaseLeases
+WITH released AS (
+    DELETE FROM attune.lease
+    WHERE node = @node::text
+        AND name = ANY (@names::text[])
+    RETURNING name
+)
+SELECT pg_notify('attune_lease', '')
+FROM released
+LIMIT 1;
+
+-- name: LoseLeases
+-- Of a node that is known to be dead.
+DELETE FROM attune.lease
+WHERE node = @node::text;
+
+-- name: CheckLease
+-- Whether a holding still counts; it does until the end of the transaction.
+SELECT name
+FROM attune.lease
+WHERE name = @name::text
+    AND token = @token::uuid
+    AND lease_until > now()
+FOR SHARE;

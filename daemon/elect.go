@@ -1,0 +1,309 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/sensor"
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+const (
+	// electPeriod renews leases with two tries to spare before electFence.
+	electPeriod = store.LeaseDuration / 3
+	// electRetry is the pause after a try that failed.
+	electRetry = time.Second
+	// electFence is how long after the last renewal a lease is trusted: what is done under it has to have
+	// ended when another node may take it.
+	electFence = 18 * time.Second
+	// electMargin is how long after another node's lease has lapsed it is tried for.
+	electMargin = 100 * time.Millisecond
+)
+
+// leases is the part of the store that an election needs.
+type leases interface {
+	Leases(ctx context.Context, node string) (*store.Leases, error)
+	HoldLeases(ctx context.Context, node string, names []string) (map[string]string, error)
+	ReleaseLeases(ctx context.Context, node string, names []string) error
+}
+
+// elector holds what one node at a time may do: to reconcile, and to run a sensor. Every node takes at
+// most its share of the sensors, so that they spread; what it has above that it stops, and then gives
+// back. Leases are counted on CLOCK_BOOTTIME, from before they were asked for.
+type elector struct {
+	node    string
+	leases  leases
+	log     *slog.Logger
+	leading prometheus.Gauge
+	// What it asks: the sensors that are wanted, whether a sensor's process is gone, and whether this node
+	// can read its packs.
+	wanted  func() []string
+	isEnded func(ref string) bool
+	canLead func() bool
+	// changed is told when a sensor, or anything, was won or lost, ledChanged when the lead was.
+	changed, ledChanged func()
+	boottime            func() time.Duration
+	wake                chan struct{}
+
+	mu      sync.Mutex
+	tokens  map[string]string // by lease
+	leaving map[string]bool   // held until their process has ended
+	renewed time.Duration
+}
+
+func newElector(node string, l leases, log *slog.Logger, registry prometheus.Registerer) *elector {
+	e := &elector{
+		node: node, leases: l, log: log.With("component", "elector"), boottime: child.Boottime, wake: make(chan struct{}, 1),
+		wanted: func() []string { return nil }, isEnded: func(string) bool { return true },
+		canLead: func() bool { return true }, changed: func() {}, ledChanged: func() {},
+		leading: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "attune_leader", Help: "Whether this node applies the packs: 1 on one node of all.",
+		}),
+		tokens: map[string]string{}, leaving: map[string]bool{},
+	}
+	registry.MustRegister(e.leading)
+	return e
+}
+
+// poke asks for an election now.
+func (e *elector) poke() {
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Leads gives the token of the leader's lease; leads is false where another node has it, or where it
+// could not be renewed for so long that another may.
+func (e *elector) Leads() (token string, leads bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	token = e.tokens[store.LeaseLeader]
+	return token, token != "" && e.isFresh()
+}
+
+// Holds tells whether this node may run a sensor.
+func (e *elector) Holds(ref string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	name := store.LeaseSensor + ref
+	return e.tokens[name] != "" && !e.leaving[name] && e.isFresh()
+}
+
+func (e *elector) isFresh() bool { return e.boottime()-e.renewed < electFence }
+
+// run holds elections until ctx ends, and then gives everything back: what was done under the leases has
+// ended by then.
+func (e *elector) run(ctx context.Context, notices <-chan string) error {
+	failing, fenced := false, false
+	for {
+		wait, err := e.elect(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if failed := err != nil; failed != failing {
+			failing = failed
+			if failed {
+				e.log.Warn("cannot renew what this node leads and runs, trying again", "err", err)
+			} else {
+				e.log.Info("what this node leads and runs is renewed again")
+			}
+		}
+		if stale := e.isStale(); stale != fenced {
+			fenced = stale
+			if stale {
+				e.log.Error("what this node leads and runs could not be renewed, it is given up")
+				e.leading.Set(0)
+			}
+			e.changed()
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-e.wake:
+		case <-notices:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return e.resign(context.WithoutCancel(ctx))
+}
+
+// isStale tells whether something is held that could not be renewed in time.
+func (e *elector) isStale() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.tokens) > 0 && !e.isFresh()
+}
+
+// elect renews, takes and gives back, once. It gives the time until the next.
+func (e *elector) elect(ctx context.Context) (wait time.Duration, err error) {
+	view, err := e.leases.Leases(ctx, e.node)
+	if err != nil {
+		return electRetry, err
+	}
+	hold, leave, release := e.decide(view)
+	if len(leave) > 0 {
+		e.leave(leave)
+		e.changed()
+	}
+	if err := e.leases.ReleaseLeases(ctx, e.node, release); err != nil {
+		return electRetry, err
+	}
+	sent := e.boottime()
+	tokens, err := e.leases.HoldLeases(ctx, e.node, hold)
+	if err != nil {
+		return electRetry, err
+	}
+	e.won(sent, tokens)
+	switch {
+	case len(leave) > 0:
+		return electRetry, nil // until they have ended
+	case view.NextLapse > 0:
+		return min(electPeriod, view.NextLapse+electMargin), nil
+	}
+	return electPeriod, nil
+}
+
+// decide tells what is to be renewed or taken, what is to be stopped, and what has stopped and is to be
+// given back.
+func (e *elector) decide(view *store.Leases) (hold, leave, release []string) {
+	own := map[string]bool{}
+	for name, node := range view.Holder {
+		if node == e.node {
+			own[name] = true
+		}
+	}
+	switch holder := view.Holder[store.LeaseLeader]; {
+	case e.canLead() || view.Nodes == 1:
+		hold = append(hold, store.LeaseLeader)
+	case holder == e.node:
+		release = append(release, store.LeaseLeader)
+	}
+	wanted := e.wanted()
+	slices.Sort(wanted)
+	// At most this many on a node: sensors ÷ nodes, rounded up.
+	share := (len(wanted) + max(view.Nodes, 1) - 1) / max(view.Nodes, 1)
+	have := 0
+	for _, free := range []bool{false, true} { // what runs here stays here, before more is taken
+		for _, ref := range wanted {
+			name := store.LeaseSensor + ref
+			if own[name] == free || (free && view.Holder[name] != "") {
+				continue
+			}
+			if have < share {
+				hold = append(hold, name)
+				have++
+			}
+		}
+	}
+	for name := range own {
+		ref, isSensor := strings.CutPrefix(name, store.LeaseSensor)
+		switch {
+		case !isSensor || slices.Contains(hold, name):
+		case e.isEnded(ref):
+			release = append(release, name)
+		default:
+			leave, hold = append(leave, name), append(hold, name)
+		}
+	}
+	slices.Sort(leave)
+	slices.Sort(release)
+	return hold, leave, release
+}
+
+// leave marks what is to be stopped here.
+func (e *elector) leave(names []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, name := range names {
+		e.leaving[name] = true
+	}
+}
+
+// won takes over what an election brought.
+func (e *elector) won(sent time.Duration, tokens map[string]string) {
+	e.mu.Lock()
+	stale := len(e.tokens) > 0 && !e.isFresh()
+	before := e.tokens
+	e.tokens, e.renewed = tokens, sent
+	changed := stale || len(before) != len(tokens)
+	for name, token := range tokens {
+		changed = changed || before[name] != token
+	}
+	for name := range e.leaving {
+		if tokens[name] == "" || before[name] == "" {
+			delete(e.leaving, name)
+		}
+	}
+	led, leads := before[store.LeaseLeader] != "" && !stale, tokens[store.LeaseLeader] != ""
+	e.mu.Unlock()
+	if led != leads {
+		e.log.Info("leader changed", "leads", leads)
+		e.ledChanged()
+	}
+	e.leading.Set(map[bool]float64{true: 1}[leads])
+	if changed {
+		e.changed()
+	}
+}
+
+// resign gives back what is held.
+func (e *elector) resign(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	e.mu.Lock()
+	var names []string
+	for name := range e.tokens {
+		names = append(names, name)
+	}
+	e.tokens = map[string]string{}
+	e.mu.Unlock()
+	e.leading.Set(0)
+	if err := e.leases.ReleaseLeases(ctx, e.node, names); err != nil {
+		e.log.Warn("what this node led and ran is not given back, it lapses", "err", err)
+	}
+	return nil
+}
+
+// wantedSensors are those in force.
+func (d *Daemon) wantedSensors() []string {
+	catalog := d.catalogs.current.Load()
+	if catalog == nil {
+		return nil
+	}
+	var refs []string
+	for ref, record := range catalog.Sensors {
+		if record.Enabled {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
+// sensorEnded tells whether nothing of a sensor runs here.
+func (d *Daemon) sensorEnded(ref string) bool {
+	for _, info := range d.sensors.List() {
+		if info.Ref == ref {
+			return info.State == sensor.StateStopped
+		}
+	}
+	return true
+}
+
+// electLeaders is the stage.
+func (d *Daemon) electLeaders(ctx context.Context) error {
+	notices, unsubscribe := d.listener.Subscribe(store.ChannelLease)
+	defer unsubscribe()
+	return d.elector.run(ctx, notices)
+}

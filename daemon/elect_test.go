@@ -1,0 +1,174 @@
+package daemon
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+// candidates are nodes that hold elections on one database.
+type candidates struct {
+	t     *testing.T
+	url   string
+	store *store.Store
+	refs  []string
+	nodes []*candidate
+}
+
+type candidate struct {
+	*elector
+	ended map[string]bool // sensors whose process is gone
+}
+
+func newCandidates(t *testing.T, sensors int) *candidates {
+	url := storetest.NewURL(t)
+	c := &candidates{t: t, url: url, store: storetest.Open(t, url)}
+	for i := range sensors {
+		c.refs = append(c.refs, fmt.Sprintf("p.s%d", i))
+	}
+	return c
+}
+
+func (c *candidates) join(name string) *candidate {
+	c.t.Helper()
+	if err := c.store.PutNode(c.t.Context(), store.Node{ID: name, Host: "h", PID: 1, Version: "1"}); err != nil {
+		c.t.Fatal(err)
+	}
+	n := &candidate{elector: newElector(name, c.store, slog.New(slog.DiscardHandler), prometheus.NewRegistry()), ended: map[string]bool{}}
+	n.wanted = func() []string { return slices.Clone(c.refs) }
+	n.isEnded = func(ref string) bool { return n.ended[ref] }
+	c.nodes = append(c.nodes, n)
+	return n
+}
+
+// elect lets each node hold some elections; what it was told to stop is stopped before the next.
+func (c *candidates) elect(nodes ...*candidate) {
+	c.t.Helper()
+	for range 3 {
+		for _, n := range nodes {
+			if _, err := n.elect(c.t.Context()); err != nil {
+				c.t.Fatal(err)
+			}
+			for _, ref := range c.refs {
+				n.ended[ref] = !n.Holds(ref)
+			}
+		}
+	}
+}
+
+// held checks that each sensor runs on one node, and one node leads; it gives how many sensors each has.
+func (c *candidates) held(nodes ...*candidate) (counts []int, leader string) {
+	c.t.Helper()
+	counts = make([]int, len(nodes))
+	for _, ref := range c.refs {
+		var on []string
+		for i, n := range nodes {
+			if n.Holds(ref) {
+				on = append(on, n.node)
+				counts[i]++
+			}
+		}
+		if len(on) != 1 {
+			c.t.Errorf("sensor %s runs on %v", ref, on)
+		}
+	}
+	for _, n := range nodes {
+		if _, leads := n.Leads(); leads {
+			if leader != "" {
+				c.t.Errorf("%s and %s lead", leader, n.node)
+			}
+			leader = n.node
+		}
+	}
+	if leader == "" {
+		c.t.Error("nobody leads")
+	}
+	return counts, leader
+}
+
+func TestElection(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 5)
+	a := c.join("a")
+	c.elect(a)
+	if counts, _ := c.held(a); counts[0] != 5 {
+		t.Errorf("alone it has %v", counts)
+	}
+	b := c.join("b")
+	c.elect(a, b)
+	counts, leader := c.held(a, b)
+	if slices.Max(counts) > 3 || leader != "a" {
+		t.Errorf("two have %v, and %s leads", counts, leader)
+	}
+	d := c.join("d")
+	c.elect(a, b, d)
+	if counts, _ = c.held(a, b, d); slices.Max(counts) > 2 {
+		t.Errorf("three have %v", counts)
+	}
+
+	// In order: what was done has ended, and the others go on at once.
+	if err := a.resign(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.store.RemoveNode(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	c.elect(b, d)
+	if counts, leader = c.held(b, d); slices.Max(counts) > 3 || leader == "a" {
+		t.Errorf("after a has left, %v, and %s leads", counts, leader)
+	}
+
+	// Without a word: its leases lapse, and it is no longer counted.
+	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second' WHERE node = 'b'")
+	storetest.Exec(t, c.url, "UPDATE attune.node SET seen_at = now() - INTERVAL '1 minute' WHERE id = 'b'")
+	b.boottime = func() time.Duration { return b.renewed + electFence }
+	c.elect(d)
+	if counts, leader = c.held(b, d); counts[1] != 5 || leader != "d" {
+		t.Errorf("after b has died, %v, and %s leads", counts, leader)
+	}
+}
+
+// A node that a lease was taken from does nothing under it, not even with what it holds of it.
+func TestFencedLeader(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 0)
+	a, b := c.join("a"), c.join("b")
+	c.elect(a, b)
+	token, _ := a.Leads()
+	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second'")
+	c.elect(b)
+	if _, leads := b.Leads(); !leads {
+		t.Fatal("b does not lead")
+	}
+	if _, err := c.store.ApplyAs(t.Context(), token, nil); err == nil {
+		t.Error("who leads no more has applied something")
+	}
+	token, _ = b.Leads()
+	if _, err := c.store.ApplyAs(t.Context(), token, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who cannot read the packs leaves it to who can, but for want of another leads.
+func TestLeaderReadsThePacks(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 0)
+	a := c.join("a")
+	a.canLead = func() bool { return false }
+	c.elect(a)
+	if _, leader := c.held(a); leader != "a" {
+		t.Errorf("%s leads", leader)
+	}
+	b := c.join("b")
+	c.elect(a, b)
+	if _, leader := c.held(a, b); leader != "b" {
+		t.Errorf("%s leads", leader)
+	}
+}

@@ -1,0 +1,102 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// LeaseLeader is the lease of the node that reconciles; that of a sensor is LeaseSensor and its ref.
+const (
+	LeaseLeader = "leader"
+	LeaseSensor = "sensor:"
+)
+
+// ErrNotHeld says that the lease that a write was to be made under is not held any more.
+var ErrNotHeld = errors.New("the lease is not held any more")
+
+// Leases is who holds what at this moment.
+type Leases struct {
+	Nodes  int               // that live, this one included
+	Holder map[string]string // node by the lease's name; who is not here holds nothing
+	// NextLapse is when the first lease of another node ends, unless it is renewed; 0: there is none.
+	NextLapse time.Duration
+}
+
+// Leases tells who holds what.
+func (s *Store) Leases(ctx context.Context, node string) (*Leases, error) {
+	leases := &Leases{Holder: map[string]string{}}
+	err := s.hot(ctx, "look at the leases", func(batch *pgx.Batch) {
+		s.queue(batch, "LeasesNow", pgx.StrictNamedArgs{
+			"node": node, "lease_seconds": LeaseDuration.Seconds(),
+		}).Query(func(rows pgx.Rows) error {
+			var name *string
+			var holder string
+			var seconds float64
+			_, err := pgx.ForEachRow(rows, []any{&name, &holder, &seconds, &leases.Nodes}, func() error {
+				if name == nil {
+					return nil
+				}
+				leases.Holder[*name] = holder
+				left := time.Duration(seconds * float64(time.Second))
+				if holder != node && (leases.NextLapse == 0 || left < leases.NextLapse) {
+					leases.NextLapse = left
+				}
+				return nil
+			})
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return leases, nil
+}
+
+// HoldLeases renews and takes leases for LeaseDuration: of the names, those that the node holds or that
+// nobody does. It gives the tokens of those that are the node's now.
+func (s *Store) HoldLeases(ctx context.Context, node string, names []string) (tokens map[string]string, err error) {
+	tokens = map[string]string{}
+	err = s.hot(ctx, "hold the leases of node "+node, func(batch *pgx.Batch) {
+		s.queue(batch, "HoldLeases", pgx.StrictNamedArgs{
+			"node": node, "names": names, "lease_seconds": LeaseDuration.Seconds(),
+		}).Query(func(rows pgx.Rows) error {
+			var name, token string
+			_, err := pgx.ForEachRow(rows, []any{&name, &token}, func() error {
+				tokens[name] = token
+				return nil
+			})
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return tokens, nil
+}
+
+// ReleaseLeases gives leases of the node back, for others to take at once. What was done under them must
+// have ended.
+func (s *Store) ReleaseLeases(ctx context.Context, node string, names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	return s.hot(ctx, "release the leases of node "+node, func(batch *pgx.Batch) {
+		s.queue(batch, "ReleaseLeases", pgx.StrictNamedArgs{"node": node, "names": names})
+	})
+}
+
+// checkLease makes a transaction count only while the lease is held; without a token it is nobody's.
+func (s *Store) checkLease(ctx context.Context, tx pgx.Tx, name, token string) error {
+	if token == "" {
+		return nil
+	}
+	held, err := collect(ctx, s, tx, "CheckLease", pgx.StrictNamedArgs{"name": name, "token": token}, pgx.RowTo[string])
+	if err == nil && len(held) == 0 {
+		err = fmt.Errorf("lease %q: %w", name, ErrNotHeld)
+	}
+	return err
+}
