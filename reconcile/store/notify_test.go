@@ -105,7 +105,7 @@ func TestListener(t *testing.T) {
 func waitListening(t *testing.T, s *store.Store) {
 	t.Helper()
 	waitFor(t, func() bool {
-		return one[int](t, s, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN "+store.ChannelCancel+"' AND state = 'idle'") == 1
+		return one[int](t, s, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN "+store.ChannelLease+"' AND state = 'idle'") == 1
 	})
 }
 
