@@ -139,22 +139,36 @@ func TestDebounceKeepsTheLast(t *testing.T) {
 	}
 }
 
-// TestDebounceLeavesWhatRuns: a state that lags behind the queue must not cost a running execution.
+// TestDebounceLeavesWhatRuns: a state that lags behind the queue must cost neither a running execution
+// nor one that is due.
 func TestDebounceLeavesWhatRuns(t *testing.T) {
 	t.Parallel()
-	s := storetest.New(t)
-	limits := store.Limits{Debounce: &manifest.Debounce{Window: manifest.Duration(time.Hour)}}
-	commit(t, s, matchLimited(limits), event())
-	sql(t, s, "UPDATE attune.queue SET due_at = now() - INTERVAL '1 second'")
-	if claimed := claim(t, s, "n", 10); len(claimed) != 1 {
-		t.Fatalf("claimed %+v", claimed)
-	}
-	commit(t, s, matchLimited(limits), event())
-	if diff := cmp.Diff([]string{"matched", "matched"}, judged(t, s)); diff != "" {
-		t.Error(diff)
-	}
-	if n := one[int64](t, s, "SELECT count(*) FROM attune.queue"); n != 2 {
-		t.Errorf("%d in the queue", n)
+	for name, become := range map[string]func(*testing.T, *store.Store){
+		"due": func(t *testing.T, s *store.Store) {
+			sql(t, s, "UPDATE attune.queue SET due_at = now() - INTERVAL '1 second'")
+		},
+		"running": func(t *testing.T, s *store.Store) {
+			sql(t, s, "UPDATE attune.queue SET due_at = now() - INTERVAL '1 second'")
+			if claimed := claim(t, s, "n", 10); len(claimed) != 1 {
+				t.Fatalf("claimed %+v", claimed)
+			}
+			sql(t, s, "UPDATE attune.queue SET due_at = now() + INTERVAL '1 hour'")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := storetest.New(t)
+			limits := store.Limits{Debounce: &manifest.Debounce{Window: manifest.Duration(time.Hour)}}
+			commit(t, s, matchLimited(limits), event())
+			become(t, s)
+			commit(t, s, matchLimited(limits), event())
+			if diff := cmp.Diff([]string{"matched", "matched"}, judged(t, s)); diff != "" {
+				t.Error(diff)
+			}
+			if n := one[int64](t, s, "SELECT count(*) FROM attune.queue"); n != 2 {
+				t.Errorf("%d in the queue", n)
+			}
+		})
 	}
 }
 
