@@ -37,7 +37,8 @@ func subsets(words []string) [][]string {
 	return all
 }
 
-// Whatever a new pack is made of, it has no error and no warning.
+// Whatever a new pack is made of, it has no error and no warning: every choice of sensors and rules, and
+// every action with every rule.
 func TestNewPacksLintClean(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -46,19 +47,25 @@ func TestNewPacksLintClean(t *testing.T) {
 		actions = append(actions, []string{one})
 	}
 	n := 0
+	write := func(a, s, r []string) {
+		p := &newPack{Pack: fmt.Sprintf("p%d", n), actions: a, sensors: s, rules: r}
+		n++
+		if err := p.check(); err != nil {
+			t.Fatal(err)
+		}
+		c := &command{sys: System{Stdout: new(bytes.Buffer)}, output: outputTable}
+		if err := c.writePack(dir, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, s := range subsets(newSensors) {
+		for j, r := range subsets(newRules) {
+			write(actions[(i+j)%len(actions)], s, r)
+		}
+	}
 	for _, a := range actions {
-		for _, s := range subsets(newSensors) {
-			for _, r := range subsets(newRules) {
-				p := &newPack{Pack: fmt.Sprintf("p%d", n), actions: a, sensors: s, rules: r}
-				n++
-				if err := p.check(); err != nil {
-					t.Fatal(err)
-				}
-				c := &command{sys: System{Stdout: new(bytes.Buffer)}, output: outputTable}
-				if err := c.writePack(dir, p); err != nil {
-					t.Fatal(err)
-				}
-			}
+		for _, r := range newRules {
+			write(a, nil, []string{r})
 		}
 	}
 	report, err := reconcile.Lint([]string{dir}, reconcile.LintOptions{Strict: true, Context: []string{"../../packs/core"}})
