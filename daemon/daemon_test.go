@@ -657,6 +657,7 @@ func TestSignals(t *testing.T) {
 		}
 		return err
 	})
+	// What is queued from now on is for the next run.
 	r.signals <- syscall.SIGTERM
 	r.signals <- syscall.SIGTERM // an echo
 	eventually(t, func() error {
@@ -667,6 +668,10 @@ func TestSignals(t *testing.T) {
 	})
 	if s, err := r.client.Execution(ctx, queued.ID); err != nil || s.Status != store.StatusRunning {
 		t.Errorf("found %+v, %v: the API has to answer while actions drain", s, err)
+	}
+	later, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.greet", Parameters: map[string]any{"name": "x"}})
+	if err != nil {
+		t.Error(err)
 	}
 	select {
 	case <-time.After(2 * sameSignal):
@@ -687,6 +692,13 @@ func TestSignals(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(r.state, nodeFile)); !os.IsNotExist(err) {
 		t.Errorf("the node did not leave in order: %v", err)
+	}
+	s := storetest.Open(t, r.url)
+	for id, attempts := range map[int64]int{queued.ID: 1, later.ID: 0} {
+		e, list, err := s.Execution(ctx, id)
+		if err != nil || e.Status != store.StatusRequested || len(list) != attempts {
+			t.Errorf("execution %d: found %+v with %d attempts, %v; want it queued for the next run", id, e, len(list), err)
+		}
 	}
 }
 

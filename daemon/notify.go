@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -33,7 +34,77 @@ func (n *notifier) reloading() {
 	n.say(daemon.SdNotifyReloading + "\n" + daemon.SdNotifyMonotonicUsec())
 }
 
-func (n *notifier) stopping() { n.say(daemon.SdNotifyStopping + "\nSTATUS=stopping") }
+const (
+	// stopTold is how often systemd is told how far the stopping is; stopExtension is how much longer it is
+	// then asked to wait, which outlasts a missed word or two.
+	stopTold      = 5 * time.Second
+	stopExtension = 30 * time.Second
+)
+
+// stopping tells that the daemon stops and how far it is, until ctx ends, and has systemd wait so long: a
+// drain may take longer than TimeoutStopSec. The stopping itself is bounded elsewhere.
+func (n *notifier) stopping(ctx context.Context, state func() string) {
+	n.say(daemon.SdNotifyStopping + "\n" + n.extension() + "\nSTATUS=" + state())
+	ticker := time.NewTicker(stopTold)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			n.say(n.extension() + "\nSTATUS=" + state())
+		}
+	}
+}
+
+func (n *notifier) extension() string {
+	return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", stopExtension.Microseconds())
+}
+
+// reloads answers SIGHUPs: systemd is told at once that files are read again, and that all is done only
+// when a scan that began after the last of the signals has ended.
+type reloads struct {
+	notify  *notifier
+	log     *slog.Logger
+	asked   chan struct{} // of room 1
+	patient time.Duration // how long systemd is kept waiting
+	scan    func(context.Context) error
+}
+
+// ask notes a signal.
+func (r *reloads) ask() {
+	r.notify.reloading()
+	select {
+	case r.asked <- struct{}{}:
+	default:
+	}
+}
+
+// run scans when asked to, until ctx ends.
+func (r *reloads) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.asked:
+		}
+		bounded, cancel := context.WithTimeout(ctx, r.patient)
+		err := r.scan(bounded)
+		cancel()
+		if ctx.Err() != nil {
+			return // what stops is not ready
+		}
+		if len(r.asked) > 0 {
+			continue
+		}
+		if err != nil {
+			r.log.Warn("packs not scanned", "err", err)
+			r.notify.ready("running; the last scan failed: " + err.Error())
+			continue
+		}
+		r.notify.ready("running")
+	}
+}
 
 // watchdogShare is how many times within the watchdog's interval it is fed: systemd advises two.
 const watchdogShare = 2

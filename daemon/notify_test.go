@@ -3,13 +3,18 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestWatchdogIsFedByProgressOnly(t *testing.T) {
@@ -87,13 +92,96 @@ func TestNotices(t *testing.T) {
 	n.status("a")
 	n.ready("b")
 	n.reloading()
-	n.stopping()
-	want := []string{"STATUS=a", "READY=1\nSTATUS=b", "RELOADING=1\nMONOTONIC_USEC=", "STOPPING=1\nSTATUS=stopping"}
+	want := []string{"STATUS=a", "READY=1\nSTATUS=b", "RELOADING=1\nMONOTONIC_USEC="}
 	for i := range want {
 		if i >= len(said) || len(said[i]) < len(want[i]) || said[i][:len(want[i])] != want[i] {
 			t.Fatalf("said %q, want %q", said, want)
 		}
 	}
+}
+
+// systemd waits as long as it is told to, and is told what for.
+func TestStoppingExtendsTimeouts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var said []string
+		n := &notifier{log: slog.New(slog.DiscardHandler), send: func(state string) (bool, error) {
+			said = append(said, state)
+			return true, nil
+		}}
+		left := 3
+		ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+		defer cancel()
+		n.stopping(ctx, func() string { left--; return fmt.Sprint(left) })
+		want := []string{
+			"STOPPING=1\nEXTEND_TIMEOUT_USEC=30000000\nSTATUS=2",
+			"EXTEND_TIMEOUT_USEC=30000000\nSTATUS=1",
+			"EXTEND_TIMEOUT_USEC=30000000\nSTATUS=0",
+		}
+		if diff := cmp.Diff(want, said); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// READY follows the scan, not the signal, and a signal that comes during a scan has another one made.
+func TestReloadIsReadyAfterItsScan(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var said []string
+		note := func(word string) {
+			mu.Lock()
+			defer mu.Unlock()
+			said = append(said, word)
+		}
+		results := make(chan error)
+		r := &reloads{
+			log: slog.New(slog.DiscardHandler), asked: make(chan struct{}, 1), patient: time.Minute,
+			notify: &notifier{log: slog.New(slog.DiscardHandler), send: func(state string) (bool, error) {
+				word, _, _ := strings.Cut(strings.TrimPrefix(state, "READY=1\n"), "\n")
+				note(word)
+				return true, nil
+			}},
+			scan: func(ctx context.Context) error {
+				note("scan")
+				select {
+				case err := <-results:
+					return err
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			},
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.run(ctx)
+		}()
+		r.ask()
+		synctest.Wait()
+		r.ask()
+		r.ask()
+		results <- nil
+		results <- errors.New("no")
+		synctest.Wait()
+		r.ask()
+		synctest.Wait()
+		<-time.After(2 * time.Minute)
+		r.ask()
+		synctest.Wait()
+		cancel()
+		<-done
+		want := []string{
+			"RELOADING=1", "scan", "RELOADING=1", "RELOADING=1", "scan", "STATUS=running; the last scan failed: no",
+			"RELOADING=1", "scan", "STATUS=running; the last scan failed: context deadline exceeded",
+			"RELOADING=1", "scan",
+		}
+		if diff := cmp.Diff(want, said); diff != "" {
+			t.Error(diff)
+		}
+	})
 }
 
 // What is said arrives at systemd's socket.

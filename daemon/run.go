@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -111,9 +112,20 @@ func (d *Daemon) Run(ctx context.Context) error {
 	// Interrupts only cancel: the stopping itself is the work of runStages, in its order.
 	var group run.Group
 	group.Add(func() error { return d.runStages(ctx) }, func(error) { cancel() })
-	group.Add(func() error { return d.watchSignals(actors, cancel) }, func(error) { endActors() })
+	reload := &reloads{
+		notify: d.notify, log: d.log, asked: make(chan struct{}, 1), patient: readyPatience,
+		scan: func(ctx context.Context) error {
+			_, err := d.reconciler.Reload(ctx, "signal")
+			return err
+		},
+	}
+	group.Add(func() error { return d.watchSignals(actors, reload, cancel) }, func(error) { endActors() })
 	group.Add(func() error { return d.announce(actors) }, func(error) { endActors() })
 	group.Add(func() error { return d.notify.watchdog(actors, watchdogInterval(d.log), d.progress) }, func(error) { endActors() })
+	// No actor of the group: that it ends with ctx ends nothing else.
+	var reloading sync.WaitGroup
+	reloading.Go(func() { reload.run(ctx) })
+	defer reloading.Wait()
 	return group.Run()
 }
 
@@ -147,8 +159,12 @@ func (d *Daemon) runStages(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("cannot go on without %s: it ended: %v", e.name, e.err))
 	}
 	began := time.Now()
-	d.notify.stopping()
 	d.log.Info("stopping")
+	// Before anything else ends, which may take its time: what is claimed now would only be given back.
+	d.workers.StopClaiming()
+	telling, told := context.WithCancel(context.WithoutCancel(ctx))
+	defer told()
+	go d.notify.stopping(telling, d.stopState)
 	limit := time.NewTimer(d.config.Exec.Drain + 2*d.config.Exec.StopGrace + stopMargin)
 	defer limit.Stop()
 	for i, s := range stages {
@@ -171,6 +187,18 @@ func (d *Daemon) runStages(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// stopState says in a word what is waited for.
+func (d *Daemon) stopState() string {
+	switch n := d.workers.Stats().Busy; n {
+	case 0:
+		return "stopping"
+	case 1:
+		return "stopping: waiting for 1 running action"
+	default:
+		return fmt.Sprintf("stopping: waiting for %d running actions", n)
+	}
+}
+
 // lateErrors are those of stages that failed while they stopped.
 func (d *Daemon) lateErrors(ended <-chan ending) []error {
 	var errs []error
@@ -188,7 +216,7 @@ func (d *Daemon) lateErrors(ended <-chan ending) []error {
 
 // watchSignals acts on signals until ctx ends: the first that asks for an end calls stop, the second
 // hurries, and after that the next one kills, as it does without us.
-func (d *Daemon) watchSignals(ctx context.Context, stop func()) error {
+func (d *Daemon) watchSignals(ctx context.Context, reload *reloads, stop func()) error {
 	signals := d.opts.Signals
 	release := func() {}
 	if signals == nil {
@@ -205,9 +233,7 @@ func (d *Daemon) watchSignals(ctx context.Context, stop func()) error {
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				d.log.Info("scan asked for", "signal", s.String())
-				d.notify.reloading()
-				d.reconciler.Dirty("signal")
-				d.notify.ready("running")
+				reload.ask()
 				continue
 			}
 			if first.IsZero() {

@@ -133,13 +133,16 @@ func (s *Server) executionEnds(ctx context.Context, in *endsRequest) (*Ends, err
 	defer unsubscribe()
 	for pause := endsFirst; ; pause = min(2*pause, endsLast) {
 		ends, err := s.opts.Store.Ends(ctx, in.Body.IDs, in.Body.Since.Add(-clockSlack))
+		if ctx.Err() != nil {
+			err = errStopping()
+		}
 		if err != nil || len(ends) > 0 || in.Body.WaitSeconds <= 0 {
 			return &Ends{Ends: orEmpty(ends)}, err
 		}
 		look := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, errStopping()
 		case <-wait.C:
 			return &Ends{Ends: []store.End{}}, nil
 		case <-finished:
@@ -147,6 +150,11 @@ func (s *Server) executionEnds(ctx context.Context, in *endsRequest) (*Ends, err
 		}
 		look.Stop()
 	}
+}
+
+// errStopping is for who waits when the daemon stops: to be asked again.
+func errStopping() *Error {
+	return newError(CodeUnavailable, "cannot wait for executions to end: the daemon stops, or the caller has gone", "")
 }
 
 // BulkChoice names many executions: by ids, or by filters, all of which have to hold.

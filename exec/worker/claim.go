@@ -20,11 +20,7 @@ const (
 // claimLoop claims until ctx ends: when told that something may be due, when a retry of ours is, and
 // each pollPeriod; and as long as claims come back full, whenever a slot is free.
 func (p *Pool) claimLoop(ctx context.Context) {
-	defer func() {
-		p.mu.Lock()
-		p.draining = true
-		p.mu.Unlock()
-	}()
+	defer p.StopClaiming()
 	notices, unsubscribe := p.subscribe(store.ChannelQueue)
 	defer unsubscribe()
 	select {
@@ -92,6 +88,9 @@ func (p *Pool) freeSlots() int {
 	stock := p.pace.stock(p.opts.Workers)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.draining {
+		return 0
+	}
 	room := p.opts.Workers + stock - p.busy
 	if p.busy >= p.opts.Workers && room < p.opts.Workers {
 		return 0 // a claim for a few is hardly cheaper than one for many

@@ -299,6 +299,13 @@ func (p *Pool) persist(ctx context.Context, helper func(context.Context)) {
 	}
 }
 
+// StopClaiming has the pool take nothing more, before Run's context ends: what runs goes on.
+func (p *Pool) StopClaiming() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.draining = true
+}
+
 // Hurry ends a drain now. It may be called before there is one.
 func (p *Pool) Hurry() { p.hurryOnce.Do(func() { close(p.hurry) }) }
 
@@ -312,6 +319,9 @@ func (p *Pool) drain() {
 	limit := time.NewTimer(p.opts.Drain)
 	defer limit.Stop()
 	grace := p.opts.StopGrace
+	if n := len(p.unfinished()); n > 0 {
+		p.log.Info("waiting for running attempts to finish", "count", n, "drain", p.opts.Drain)
+	}
 	select {
 	case <-done:
 		return
