@@ -37,4 +37,20 @@
 // Each component is accepted or refused by itself. What is accepted moves to the pack's new revision
 // together, so a script always runs with the libraries that it was accepted with; what is refused
 // stays at the revision that it came from.
+//
+// # When the folder does not rule
+//
+// A rollback puts the files of an older revision into force as a new one, and pins the pack to it: until
+// it is unpinned, whatever its folder says, or becomes of it, is drift, told in plans, status and
+// metrics, and not applied. The whole revision has to validate against what is in force, else nothing is
+// done.
+//
+// A folder whose files are those of an older revision when this process first looks at it is a stale
+// checkout more often than a wish: it is drift too, until its files become others or an operator applies
+// it by force. While the process runs, older files are an edit like any other.
+//
+// A reconciler that only plans applies nothing at all; then every difference is drift.
+//
+// Operators' switches are not of this package: the database keeps them, and what is put into force here
+// leaves them as they are.
 package reconcile

@@ -86,7 +86,10 @@ func (r *Reconciler) release(ref, digest string) {
 // applies nothing.
 func (r *Reconciler) drift(now time.Time) {
 	for ref, p := range r.packs {
-		if why := r.frozen(ref); why != "" && p.stale {
+		if !p.stale {
+			continue
+		}
+		if why := r.frozen(ref); why != "" {
 			r.driftOf(ref, p, why, now)
 		}
 	}
@@ -131,6 +134,7 @@ func (r *Reconciler) noteDrift(ref string, one *PackPlan) {
 	if one == nil && r.drifts[ref] == nil {
 		return
 	}
+	r.drifted = true
 	if one == nil {
 		delete(r.drifts, ref)
 		r.metrics.drift.DeleteLabelValues(ref)
@@ -157,9 +161,10 @@ func (r *Reconciler) notePin(ref string, pinned bool) {
 func (r *Reconciler) tellDrift() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.drifts) == 0 && len(r.status.Drift) == 0 {
+	if !r.drifted {
 		return
 	}
+	r.drifted = false
 	r.status.Drift = nil
 	for _, ref := range sortedKeys(r.drifts) {
 		one := r.drifts[ref]

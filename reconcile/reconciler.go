@@ -114,8 +114,10 @@ type Reconciler struct {
 	// checkouts are packs whose files were of an older revision when they were first looked at.
 	checkouts map[string]checkout
 	// pinned are the packs with a pin, and drifts what is not applied, by pack.
-	pinned   map[string]bool
-	drifts   map[string]*PackPlan
+	pinned map[string]bool
+	drifts map[string]*PackPlan
+	// drifted says that drifts changed since the status tells of them.
+	drifted  bool
 	resyncAt time.Time
 	sourceAt time.Time // when to look again whether the packs folders are what they were
 	// afar are the packs on file systems that do not tell of all changes, where their packs folder is not.

@@ -675,6 +675,46 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	}
 }
 
+func TestRevisionsAreRefusedWithReasons(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ctx := t.Context()
+	tests := map[string]struct {
+		ask    func() error
+		code   Code
+		detail string
+	}{
+		"rollback": {func() error { _, err := b.client.Rollback(ctx, "core", NewRollback{}); return err }, CodeConflict, "no such trigger"},
+		"unpin":    {func() error { _, err := b.client.Unpin(ctx, "core"); return err }, CodeConflict, "it is not pinned"},
+		"diff":     {func() error { _, err := b.client.Difference(ctx, "core", "x", ""); return err }, CodeInvalidRequest, "expected the number of a revision"},
+		"unknown":  {func() error { _, err := b.client.Rollback(ctx, "cor", NewRollback{}); return err }, CodeNotFound, "pack cor is not known"},
+		"force all": {func() error {
+			_, err := b.client.ForceReload(ctx, "")
+			return err
+		}, CodeInvalidRequest, "cannot force all packs"},
+		"switch of nothing": {func() error {
+			_, err := b.client.Switch(ctx, NewSwitch{Kind: manifest.KindRule, Refs: []string{}}, true)
+			return err
+		}, CodeInvalidRequest, "cannot take the request"},
+		"switch of the unknown": {func() error {
+			_, err := b.client.Switch(ctx, NewSwitch{Kind: manifest.KindRule, Refs: []string{"core.r", "core.q"}}, true)
+			return err
+		}, CodeNotFound, "rule core.q is not known"},
+		"switch of a strange kind": {func() error {
+			_, err := b.client.Switch(ctx, NewSwitch{Kind: "queue", Refs: []string{"x"}}, true)
+			return err
+		}, CodeInvalidRequest, "cannot take the request"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var problem *Error
+			if err := test.ask(); !errors.As(err, &problem) || problem.Code != test.code || !strings.Contains(problem.Error(), test.detail) {
+				t.Errorf("found %v, want %s with %q", err, test.code, test.detail)
+			}
+		})
+	}
+}
+
 func TestSince(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)

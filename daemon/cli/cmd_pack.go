@@ -307,8 +307,11 @@ func planSummary(plan *reconcile.Plan) string {
 	}
 	var parts []string
 	for _, part := range []struct{ op, text string }{
-		{reconcile.StepCreate, "%d to create"}, {reconcile.StepChange, "%d to change"}, {reconcile.StepDisable, "%d to disable"},
-		{reconcile.StepKeep, "%d to keep as they were last good"}, {"held", "%d not to be applied"},
+		{reconcile.StepCreate, "%d to create"},
+		{reconcile.StepChange, "%d to change"},
+		{reconcile.StepDisable, "%d to disable"},
+		{reconcile.StepKeep, "%d to keep as they were last good"},
+		{"held", "%d not to be applied"},
 	} {
 		if n := counts[part.op]; n > 0 {
 			parts = append(parts, fmt.Sprintf(part.text, n))

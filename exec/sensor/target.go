@@ -57,6 +57,8 @@ func whyDisabled(record *store.Record, pack *store.PackRow) string {
 	switch {
 	case !record.Present:
 		return "its manifest is gone"
+	case record.DisabledBy != "" && record.DisabledReason != "":
+		return fmt.Sprintf("disabled by %s (%s)", record.DisabledBy, record.DisabledReason)
 	case record.DisabledBy != "":
 		return "disabled by " + record.DisabledBy
 	case !record.ManifestEnabled:
