@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -11,6 +12,7 @@ import (
 func TestDifference(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Minute, time.Minute } // one revision, however slow the writes
 	b.pack("one")
 	b.write("one/data.bin", "\x00\x01")
 	b.write("one/pack.yaml", "ref: one\nlabel: One\nversion: 1.0.0\nconf_schema:\n  token: {type: string, secret: true}\nconfig: {token: hunter22}\n")
