@@ -79,6 +79,8 @@ type Daemon struct {
 	// configs are the packs' configurations, *configured by ref.
 	configs sync.Map
 
+	// caughtUp says that the catalog was loaded after the first scan was applied.
+	caughtUp atomic.Bool
 	// databaseEnded says that the private PostgreSQL was stopped in its place among the others.
 	databaseEnded atomic.Bool
 	// undo gives back what was built, the last first.
@@ -532,6 +534,14 @@ func (d *Daemon) unready(ctx context.Context) []string {
 	var reasons []string
 	select {
 	case <-d.reconciler.Ready():
+		// Who is told that it is ready must find what was applied.
+		if !d.caughtUp.Load() {
+			if err := d.catalogs.refresh(ctx); err != nil {
+				reasons = append(reasons, "what was applied is not loaded yet: "+err.Error())
+			} else {
+				d.caughtUp.Store(true)
+			}
+		}
 	default:
 		reason := "the first scan of the packs is not applied yet"
 		if status := d.reconciler.Status(); status.Error != "" {

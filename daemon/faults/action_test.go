@@ -328,7 +328,7 @@ func TestF62CancelAtAnyMoment(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, rude)
 	n := y.node(`exec.workers = 4`).start()
-	const count = 120
+	const count = cancelRounds
 	var all sync.WaitGroup
 	room := make(chan struct{}, 8)
 	for range count {
