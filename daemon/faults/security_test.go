@@ -199,10 +199,21 @@ func TestF99PlantedSecrets(t *testing.T) {
 	// Events are kept as their senders sent them: rules read them, now and when they are replayed.
 	places["the database"] = dump
 	for _, args := range [][]string{
-		{"execution", "list", "-o", "json"}, {"execution", "show", "1"}, {"execution", "show", "2", "-o", "yaml"}, {"execution", "logs", "3"},
-		{"action", "show", "leaky.shout"}, {"pack", "show", "leaky", "-o", "json"}, {"pack", "plan"}, {"sensor", "logs", "leaky.talk"},
-		{"sensor", "show", "leaky.talk", "-o", "json"}, {"rule", "show", "leaky.pass", "-o", "json"}, {"event", "list", "-o", "json"},
-		{"event", "show", "1", "-o", "json"}, {"trigger", "show", "leaky.called", "-o", "json"}, {"config", "show"}, {"status", "-o", "json"},
+		{"execution", "list", "-o", "json"},
+		{"execution", "show", "1"},
+		{"execution", "show", "2", "-o", "yaml"},
+		{"execution", "logs", "3"},
+		{"action", "show", "leaky.shout"},
+		{"pack", "show", "leaky", "-o", "json"},
+		{"pack", "plan"},
+		{"sensor", "logs", "leaky.talk"},
+		{"sensor", "show", "leaky.talk", "-o", "json"},
+		{"rule", "show", "leaky.pass", "-o", "json"},
+		{"event", "list", "-o", "json"},
+		{"event", "show", "1", "-o", "json"},
+		{"trigger", "show", "leaky.called", "-o", "json"},
+		{"config", "show"},
+		{"status", "-o", "json"},
 	} {
 		out, errs, _ := n.run(args...)
 		places["attune "+strings.Join(args, " ")] = []byte(out + errs)

@@ -156,8 +156,11 @@ func missingCapabilities() []string {
 		bit  uint
 		name string
 	}{
-		{unix.CAP_SETUID, "CAP_SETUID"}, {unix.CAP_SETGID, "CAP_SETGID"}, {unix.CAP_KILL, "CAP_KILL"},
-		{unix.CAP_CHOWN, "CAP_CHOWN"}, {unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE"},
+		{unix.CAP_SETUID, "CAP_SETUID"},
+		{unix.CAP_SETGID, "CAP_SETGID"},
+		{unix.CAP_KILL, "CAP_KILL"},
+		{unix.CAP_CHOWN, "CAP_CHOWN"},
+		{unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE"},
 	} {
 		if !hasCapability(c.bit) {
 			missing = append(missing, c.name)
