@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -34,9 +35,7 @@ func (s *story) play(minute float64, limits Limits) []string {
 		state.place = 0 // each event is a group of its own
 	}
 	l := &limiter{now: microsOf(at), states: s.states, failures: map[string]recentFailures{}}
-	for rule, f := range s.failures {
-		l.failures[rule] = f
-	}
+	maps.Copy(l.failures, s.failures)
 	m := &Match{Rule: "p.r", Status: EnforcementMatched, Executions: []NewExecution{{Action: "p.a"}}, Limits: &limits}
 	l.decide(event, m)
 	line := m.Status
