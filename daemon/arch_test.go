@@ -36,6 +36,7 @@ var ranks = map[string]int{
 	"reconcile/seal":            35, // keeps secret parameters unreadable at rest
 	"reconcile/manifest":        30, // what files mean
 	"exec/postgres":             20, // the private server is a child like any other
+	"exec/environment":          20, // what packs need beside interpreters is made by children
 	"exec/child":                10, // processes; knows nothing of Attune
 }
 
