@@ -28,6 +28,7 @@ type Config struct {
 	Exec      ExecConfig      `toml:"exec"`
 	Retention RetentionConfig `toml:"retention"`
 	Secrets   SecretsConfig   `toml:"secrets"`
+	Runtimes  RuntimesConfig  `toml:"runtimes"`
 	Log       LogConfig       `toml:"log"`
 
 	// file is where it was read from; empty: there was none.
@@ -126,6 +127,18 @@ type RetentionConfig struct {
 	RevisionsAge time.Duration `toml:"revisions_age"`
 }
 
+// RuntimesConfig is [runtimes].
+type RuntimesConfig struct {
+	// PythonIndex is the address of the index that pip installs from. Defaults to pip's own.
+	PythonIndex string `toml:"python_index"`
+	// PythonWheels is a folder of wheels that pip installs from, and from nowhere else. Defaults to none.
+	PythonWheels string `toml:"python_wheels"`
+	// NodeRegistry is the address of the registry that npm installs from. Defaults to npm's own.
+	NodeRegistry string `toml:"node_registry"`
+	// BuildTimeout bounds the making of one environment. Defaults to 15m.
+	BuildTimeout time.Duration `toml:"build_timeout"`
+}
+
 // SecretsConfig is [secrets].
 type SecretsConfig struct {
 	// Directory has a file for each secret. Defaults to $CREDENTIALS_DIRECTORY, where set.
@@ -161,6 +174,7 @@ func DefaultConfig() *Config {
 			Timeout: 300 * time.Second, OutputLimit: 1 << 20, StopGrace: 10 * time.Second, Drain: 60 * time.Second,
 			LimitPids: 1024,
 		},
+		Runtimes:  RuntimesConfig{BuildTimeout: 15 * time.Minute},
 		Retention: RetentionConfig{Events: 30 * day, Executions: 90 * day, Revisions: 50},
 		Log:       LogConfig{Level: "info", Format: "auto"},
 		places:    map[string]manifest.Place{},
@@ -419,6 +433,7 @@ func (c *Config) resolve() {
 		absolute("packs.directory", &c.Packs.Directories[i])
 	}
 	absolute("state.directory", &c.State.Directory)
+	absolute("runtimes.python_wheels", &c.Runtimes.PythonWheels)
 	absolute("secrets.directory", &c.Secrets.Directory)
 	absolute("secrets.key_file", &c.Secrets.KeyFile)
 	absolute("http.socket", &c.HTTP.Socket)
@@ -495,6 +510,15 @@ func (c *Config) validate() []ConfigProblem {
 			formatSize(minOutputLimit), formatSize(maxOutputLimit))
 	}
 	positive("exec.stop_grace", c.Exec.StopGrace)
+	positive("runtimes.build_timeout", c.Runtimes.BuildTimeout)
+	if c.Runtimes.PythonIndex != "" && c.Runtimes.PythonWheels != "" {
+		refuse("runtimes.python_wheels", "found it beside runtimes.python_index, expected one of the two")
+	}
+	for key, address := range map[string]string{"runtimes.python_index": c.Runtimes.PythonIndex, "runtimes.node_registry": c.Runtimes.NodeRegistry} {
+		if address != "" && !strings.HasPrefix(address, "https://") && !strings.HasPrefix(address, "http://") && !strings.HasPrefix(address, "file://") {
+			refuse(key, "found no address, expected one that begins with https://, http:// or file://")
+		}
+	}
 	if c.Retention.Revisions < 0 {
 		refuse("retention.revisions", "found %d, expected 0 (all) or more", c.Retention.Revisions)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/attune-io/attune/daemon/api"
 	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/environment"
 	"github.com/attune-io/attune/exec/postgres"
 	"github.com/attune-io/attune/exec/rule"
 	"github.com/attune-io/attune/exec/sensor"
@@ -64,6 +65,7 @@ type Daemon struct {
 	queueMetrics *queueMetrics
 	runner       *child.Runner
 	warm         *child.Warm // ends with the runner
+	environments *environment.Manager
 	interpreters *child.Interpreters
 	cluster      *postgres.Cluster // nil with a database.url
 	store        *store.Store
@@ -81,6 +83,9 @@ type Daemon struct {
 
 	// caughtUp says that the catalog was loaded after the first scan was applied.
 	caughtUp atomic.Bool
+	// environmentsDirty says that the packs in force may ask for others.
+	environmentsDirty chan struct{}
+
 	// databaseEnded says that the private PostgreSQL was stopped in its place among the others.
 	databaseEnded atomic.Bool
 	// undo gives back what was built, the last first.
@@ -202,8 +207,11 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.intake = rule.New(rule.Options{
 		Store: d.store, Catalogs: d.catalogs, PackConfig: d.packConfig, Logger: d.opts.Logger, Registerer: d.registry,
 	})
+	if err := d.makeEnvironments(); err != nil {
+		return err
+	}
 	if d.sensors, err = sensor.New(sensor.Options{
-		Runner: d.runner, Interpreters: d.interpreters, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
+		Runner: d.runner, Interpreters: d.interpreters, Environments: d.environments, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
 		Sink: d.intake, Holds: d.elector.Holds, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,
@@ -219,7 +227,7 @@ func (d *Daemon) build(ctx context.Context) error {
 		Node: d.node, Store: d.store, Listener: d.listener, Runner: d.runner, Interpreters: d.interpreters,
 		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Unseal: d.keys.Open, ConfSchema: d.confSchema, Workers: c.Exec.Workers,
 		Timeout: c.Exec.Timeout, OutputLimit: c.Exec.OutputLimit, StopGrace: c.Exec.StopGrace, Drain: c.Exec.Drain,
-		MaxTimeout: d.maxTimeout, RunAs: c.Exec.RunAs, Starter: d.warm, Warm: c.Exec.Warm,
+		MaxTimeout: d.maxTimeout, RunAs: c.Exec.RunAs, Starter: d.warm, Warm: c.Exec.Warm, Environments: d.environments,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, spoolFolder),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {
@@ -247,7 +255,8 @@ func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options
 			Database: api.DatabaseStatus{Private: d.cluster != nil, URL: redactURL(d.config.Database.URL)},
 		},
 		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.packConfig, Sensors: d.sensors, Workers: d.workers,
-		Reconciler: d.reconciler, Notices: d.listener, OperatorConfig: d.config.Packs.Config, ConfigPlace: d.config.PackConfigPlace, Unready: d.unready, Degraded: d.degraded,
+		Environments: d.environments,
+		Reconciler:   d.reconciler, Notices: d.listener, OperatorConfig: d.config.Packs.Config, ConfigPlace: d.config.PackConfigPlace, Unready: d.unready, Degraded: d.degraded,
 		Gatherer: d.registry, Logger: d.opts.Logger.With("component", "api"),
 	}
 	if d.cluster != nil {
@@ -409,12 +418,8 @@ func (d *Daemon) join(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("cannot join as node %s: %w", d.node, err)
 	}
-	var found []store.Runtime
-	for _, i := range d.interpreters.All() {
-		found = append(found, store.Runtime{Name: i.Name, Path: i.Path, Version: i.Version})
-	}
-	if err := d.store.PutRuntimes(ctx, d.node, found); err != nil {
-		return fmt.Errorf("cannot record the interpreters found: %w", err)
+	if err := d.recordInterpreters(ctx); err != nil {
+		return err
 	}
 	if _, err := d.store.Maintain(ctx, d.retention()); err != nil {
 		return fmt.Errorf("cannot prepare the database's partitions: %w", err)

@@ -74,6 +74,10 @@ func (d *Daemon) stages() []stage {
 			"because sensors and workers ask for it until they have ended",
 		},
 		{
+			"environments", d.keepEnvironments,
+			"because nobody asks for one any more, and what is being made is not worth waiting for",
+		},
+		{
 			"housekeeping", d.keepHouse,
 			"because it hinders nobody and ends at once",
 		},
@@ -343,6 +347,10 @@ func (d *Daemon) keepCatalog(ctx context.Context) error {
 	return d.catalogs.run(ctx, notices, func() {
 		d.sensors.Changed()
 		d.elector.poke()
+		select {
+		case d.environmentsDirty <- struct{}{}:
+		default:
+		}
 	})
 }
 

@@ -21,7 +21,11 @@ func (s *Server) listPacks(ctx context.Context, q *packQuery) ([]Pack, error) {
 	if err != nil {
 		return nil, err
 	}
-	return packs(catalog, q.All), nil
+	list := packs(catalog, q.All)
+	for i, p := range list {
+		list[i] = s.withEnvironments(p)
+	}
+	return list, nil
 }
 
 // packs lists the packs by ref: those in force and those that want to be but cannot, or all.
@@ -93,7 +97,7 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 	if err != nil {
 		return nil, err
 	}
-	detail := &PackDetail{Pack: pack(row, countByPack(catalog)[row.Ref])}
+	detail := &PackDetail{Environments: s.environments(row.Ref), Pack: s.withEnvironments(pack(row, countByPack(catalog)[row.Ref]))}
 	for _, drift := range s.opts.Reconciler.Status().Drift {
 		if drift.Pack == row.Ref {
 			detail.Drift = &drift

@@ -87,8 +87,10 @@ type Options struct {
 	PackConfig func(pack string) map[string]any // the merged configuration of a pack
 	Sensors    Sensors
 	Workers    Workers
-	Reconciler Reconciler
-	Notices    Notices
+	// Environments may be nil: then no pack has any.
+	Environments Environments
+	Reconciler   Reconciler
+	Notices      Notices
 	// OperatorConfig is [packs.config], by pack ref, and ConfigPlace where a key of it stands.
 	OperatorConfig map[string]map[string]any
 	ConfigPlace    func(pack, key string) manifest.Place

@@ -135,6 +135,8 @@ type PackDetail struct {
 	// Drift tells that its folder is not what is in force, and why that stays so; null: it is, or soon.
 	Drift    *reconcile.Drift `json:"drift"`
 	Manifest json.RawMessage  `json:"manifest"`
+	// Environments are what its requirements.txt and package.json ask for, on this node.
+	Environments []Environment `json:"environments"`
 }
 
 // ConfigValue is one key of a pack's configuration.

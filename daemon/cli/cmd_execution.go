@@ -175,6 +175,7 @@ func (c *command) executionScreen(w io.Writer, e *api.ExecutionDetail) {
 		{"status", c.paint(status(string(e.Status)).style, string(e.Status))},
 		{"exit", exit},
 		{"error", optional(e.Error)},
+		{"waits for", optional(e.WaitsFor)},
 		{"rule", optional(e.Rule)},
 		{"event", event},
 		{"asked by", e.RequestedBy},

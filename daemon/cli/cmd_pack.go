@@ -130,6 +130,7 @@ func (c *command) packScreen(w io.Writer, p *api.PackDetail) {
 		}
 		c.table(w, []string{"configuration", "value", "from", "description"}, rows)
 	}
+	c.packEnvironments(w, p.Environments)
 	for _, group := range []struct {
 		noun  string
 		items []api.ComponentState
@@ -140,6 +141,34 @@ func (c *command) packScreen(w io.Writer, p *api.PackDetail) {
 		fmt.Fprintf(w, "\n%s\n", c.paint(styleDim, strings.ToUpper(group.noun)))
 		for _, item := range group.items {
 			fmt.Fprintf(w, "  %s%s\n", item.Ref, c.componentNote(item))
+		}
+	}
+}
+
+// packEnvironments tells what a pack has beside interpreters, and of one that failed what was printed.
+func (c *command) packEnvironments(w io.Writer, list []api.Environment) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	var rows [][]cell
+	for i := range list {
+		e := &list[i]
+		note := e.Path
+		switch {
+		case e.Error != "":
+			note = e.Error
+		case e.State == "making" && e.Progress != "":
+			note = e.Progress
+		case e.State == "system":
+			note = "the system's interpreter has all that is required"
+		}
+		rows = append(rows, []cell{plain(e.Runtime), status(string(e.State)), plain(age(time.Now(), e.Since)), plain(short(e.Digest)), plain(note)})
+	}
+	c.table(w, []string{"environment", "state", "since", "digest", "note"}, rows)
+	for i := range list {
+		if list[i].Log != "" {
+			fmt.Fprintf(w, "\n%s\n%s\n", c.paint(styleDim, list[i].LogFile+", its end:"), strings.TrimRight(list[i].Log, "\n"))
 		}
 	}
 }

@@ -29,10 +29,47 @@ type Interpreter struct {
 	Version string // "5.2.15"; empty for sh, which has none to tell
 }
 
-// Interpreters are those found on this machine, the preferred first.
+// Interpreters are those found on this machine, the preferred first. They are safe for concurrent use.
 type Interpreters struct {
-	found    []Interpreter
 	searched string // for errors
+
+	mu    sync.Mutex
+	found []Interpreter
+	seen  string // what the search path looked like
+}
+
+// Refresh looks again where a program in the search path came, went or changed, and tells whether what
+// was found is different now.
+func (i *Interpreters) Refresh(ctx context.Context, r *Runner, extraPath string) (changed bool, err error) {
+	i.mu.Lock()
+	same := i.seen == looks(i.searched)
+	i.mu.Unlock()
+	if same {
+		return false, nil
+	}
+	fresh, err := ProbeInterpreters(ctx, r, extraPath)
+	if err != nil {
+		return false, err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	changed = !slices.Equal(i.found, fresh.found)
+	i.found, i.seen = fresh.found, fresh.seen
+	return changed, nil
+}
+
+// looks tells the programs in a PATH apart from what they may be later.
+func looks(search string) string {
+	var b strings.Builder
+	for _, k := range kinds() {
+		for _, path := range programsIn(search, k.programs) {
+			var st unix.Stat_t
+			if unix.Stat(path, &st) == nil {
+				fmt.Fprintln(&b, path, st.Dev, st.Ino, st.Size, st.Mtim.Nano())
+			}
+		}
+	}
+	return b.String()
 }
 
 // kind is one interpreter that we know how to ask.
@@ -71,6 +108,7 @@ func ProbeInterpreters(ctx context.Context, r *Runner, extraPath string) (*Inter
 			candidates = append(candidates, candidate{k, path})
 		}
 	}
+	seen := looks(search)
 	answers := make([]*Interpreter, len(candidates))
 	var probes sync.WaitGroup
 	for i, c := range candidates {
@@ -80,6 +118,9 @@ func ProbeInterpreters(ctx context.Context, r *Runner, extraPath string) (*Inter
 				r.logger.Warn("interpreter does not answer, it is left out", "path", c.path, "err", err)
 				return
 			}
+			if _, script := shebang(readHead(c.path)); script {
+				r.logger.Warn("interpreter is found through a script of a version manager, and started without it", "path", in.Path, "script", c.path)
+			}
 			answers[i] = in
 		})
 	}
@@ -87,7 +128,7 @@ func ProbeInterpreters(ctx context.Context, r *Runner, extraPath string) (*Inter
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("cannot look for interpreters: %w", err)
 	}
-	found := &Interpreters{searched: search}
+	found := &Interpreters{searched: search, seen: seen}
 	for _, in := range answers {
 		if in != nil && !slices.Contains(found.found, *in) {
 			found.found = append(found.found, *in)
@@ -180,7 +221,11 @@ func plainVersion(s string) string {
 }
 
 // All lists what was found.
-func (i *Interpreters) All() []Interpreter { return slices.Clone(i.found) }
+func (i *Interpreters) All() []Interpreter {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Clone(i.found)
+}
 
 // Find gives the first interpreter of the runtime ("shell" with interpreter "bash" or "sh",
 // "python", "node") whose version satisfies ok (nil: any). The error says what was found and what
@@ -196,7 +241,7 @@ func (i *Interpreters) Find(runtime, interpreter string, ok func(version string)
 	}
 	k := kinds()[at]
 	var others []string
-	for _, in := range i.found {
+	for _, in := range i.All() {
 		if in.Name != name {
 			continue
 		}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/environment"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -87,6 +88,7 @@ type launcher struct {
 	dir       string // the revision's pack folder
 	path      string
 	args      []string
+	modules   string // node's, of the pack's environment; empty: none
 	owner     *child.User
 	config    *config
 	cursor    json.RawMessage
@@ -115,9 +117,16 @@ func (l *launcher) gather(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errRefused, err)
 	}
-	l.path, l.args, err = l.opts.Interpreters.Command(spec.RunnerType, spec.Interpreter, satisfies, script)
-	if err != nil {
-		return err
+	l.path, l.args = script, nil
+	if spec.RunnerType != manifest.RuntimeNative {
+		in, err := l.opts.Interpreters.Find(spec.RunnerType, spec.Interpreter, satisfies)
+		if err != nil {
+			return err
+		}
+		l.path, l.args = in.Path, []string{script}
+		if err := l.equip(in); err != nil {
+			return err
+		}
 	}
 	if l.owner, err = l.opts.Runner.User(cmp.Or(spec.RunAs, l.opts.RunAs)); err != nil {
 		return err
@@ -127,6 +136,22 @@ func (l *launcher) gather(ctx context.Context) (err error) {
 	}
 	l.instances, err = l.withLast(ctx)
 	return err
+}
+
+// equip finds the environment that the pack's requirements ask for.
+func (l *launcher) equip(in *child.Interpreter) error {
+	if l.opts.Environments == nil {
+		return nil
+	}
+	env, err := l.opts.Environments.For(environment.Need{Pack: l.pack, Runtime: l.target.spec.RunnerType, Dir: l.dir, Interpreter: *in})
+	if _, waits := errors.AsType[*environment.WaitError](err); waits {
+		return fmt.Errorf("%w: %w", errAway, err)
+	}
+	if err != nil {
+		return err
+	}
+	l.path, l.modules = env.Path, env.NodePath
+	return nil
 }
 
 // withLast gives the target's instances with their newest due times: the process before this one may
@@ -331,6 +356,9 @@ func (l *launcher) environment(list []byte) ([]string, error) {
 		// Without it an event waits in the sensor until 8 KiB of them are there.
 		set("PYTHONUNBUFFERED", "1")
 	case manifest.RuntimeNode:
+		if l.modules != "" {
+			lib += ":" + l.modules
+		}
 		set("NODE_PATH", lib)
 	}
 	for name, value := range spec.Env {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/environment"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -51,6 +52,11 @@ type Catalogs interface {
 	Catalog(ctx context.Context, generation int64) (*store.Catalog, error)
 }
 
+// Environments makes what packs require; environment.Manager is it.
+type Environments interface {
+	For(need environment.Need) (*environment.Environment, error)
+}
+
 // Revisions gives the folder that a revision's files stand in; reconcile.Revisions is it.
 type Revisions interface {
 	Dir(ctx context.Context, revisionID int64, treeDigest string) (string, error)
@@ -60,6 +66,8 @@ type Revisions interface {
 type Options struct {
 	Runner       *child.Runner
 	Interpreters *child.Interpreters
+	// Environments gives what a script runs with beside its interpreter; nil: nothing.
+	Environments Environments
 	Catalogs     Catalogs
 	Instances    Instances
 	Revisions    Revisions

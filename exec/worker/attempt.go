@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/environment"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -29,6 +30,10 @@ const (
 // awayPause is how long an attempt whose files could not be fetched keeps its slot before it goes back
 // to the queue: a node that cannot prepare anything must not claim the same over and over.
 const awayPause = time.Second
+
+// putOff is how long an attempt waits at most whose environment is not there. It is made due as soon as
+// that has come.
+const putOff = 15 * time.Second
 
 // errAway says that what an attempt needs is not there for now; it has nothing to do with the attempt.
 var errAway = errors.New("not available now")
@@ -214,6 +219,13 @@ func (a *attempt) release(why error) {
 	reason, _ := a.stopped()
 	if reason == stopUnheld {
 		return // it is ours no more
+	}
+	if wait, ok := errors.AsType[*environment.WaitError](why); ok && reason == stopNot {
+		a.log.Debug("attempt is put off", "reason", wait.Reason)
+		if err := a.pool.queue.PutOff(context.Background(), a.claim.Token, child.Sanitize([]byte(wait.Reason)), putOff); err != nil {
+			a.log.Warn("cannot put an attempt off", "err", err)
+		}
+		return
 	}
 	if errors.Is(why, errAway) {
 		a.log.Warn("cannot prepare an attempt, it goes back to the queue", "err", why)

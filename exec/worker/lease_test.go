@@ -91,6 +91,10 @@ func (q *fakeQueue) Start(_ context.Context, tokens []string) (map[string]bool, 
 	return held, nil
 }
 
+func (q *fakeQueue) PutOff(ctx context.Context, token, _ string, _ time.Duration) error {
+	return q.Release(ctx, []string{token})
+}
+
 func (q *fakeQueue) Release(_ context.Context, tokens []string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()

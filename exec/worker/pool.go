@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/environment"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -40,6 +41,11 @@ type Revisions interface {
 	Dir(ctx context.Context, revisionID int64, treeDigest string) (string, error)
 }
 
+// Environments makes what packs require; environment.Manager is it.
+type Environments interface {
+	For(need environment.Need) (*environment.Environment, error)
+}
+
 // Starter starts children: child.Runner always from nothing, child.Warm from warm parents where it can.
 type Starter interface {
 	Start(ctx context.Context, spec child.Spec) (*child.Process, error)
@@ -55,6 +61,7 @@ type queue interface {
 	Claim(ctx context.Context, node string, limit int, ready ...int64) ([]store.Claimed, error)
 	Start(ctx context.Context, tokens []string) (held map[string]bool, err error)
 	Release(ctx context.Context, tokens []string) error
+	PutOff(ctx context.Context, token, reason string, wait time.Duration) error
 	Renew(ctx context.Context, node string) (*store.Renewal, error)
 	Finish(ctx context.Context, outcomes []store.Outcome) (accepted []bool, err error)
 	Reap(ctx context.Context) (requeued, lost []int64, err error)
@@ -81,6 +88,8 @@ type Options struct {
 	// Warm lets every action start from a warm parent, not only those that say so.
 	Warm         bool
 	Interpreters *child.Interpreters
+	// Environments gives what a script runs with beside its interpreter; nil: nothing.
+	Environments Environments
 	Revisions    Revisions
 	PackConfig   func(pack string) map[string]any // nil: no pack has any
 	// ConfSchema says what of a pack's configuration is secret; nil: nothing.

@@ -17,6 +17,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/environment"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/seal"
 	"github.com/attune-io/attune/reconcile/store"
@@ -35,6 +36,7 @@ type plan struct {
 	dir     string // the revision's pack folder
 	data    string // the pack's own folder
 	temp    string // the attempt's own folder
+	modules string // node's, of the pack's environment; empty: none
 	owner   *child.User
 	mask    *child.Mask
 	timeout time.Duration
@@ -175,13 +177,20 @@ func (a *attempt) gather(p *plan) (err error) {
 	if err != nil {
 		return err
 	}
-	satisfies, err := versionCheck(p.action.RuntimeVersion)
+	satisfies, err := VersionCheck(p.action.RuntimeVersion)
 	if err != nil {
 		return err
 	}
-	path, args, err := a.pool.opts.Interpreters.Command(p.action.RunnerType, p.action.Interpreter, satisfies, script)
-	if err != nil {
-		return err
+	path, args := script, []string(nil)
+	if p.action.RunnerType != manifest.RuntimeNative {
+		in, err := a.pool.opts.Interpreters.Find(p.action.RunnerType, p.action.Interpreter, satisfies)
+		if err != nil {
+			return err
+		}
+		path, args = in.Path, []string{script}
+		if err := a.equip(p, in, &path); err != nil {
+			return err
+		}
 	}
 	if p.owner, err = a.pool.opts.Runner.User(cmp.Or(p.action.RunAs, a.pool.opts.RunAs)); err != nil {
 		return err
@@ -198,6 +207,22 @@ func (a *attempt) gather(p *plan) (err error) {
 			Memory: l.Memory, FileSize: l.FileSize, OpenFiles: l.OpenFiles, Pids: l.Pids, CPU: l.CPU,
 		}
 	}
+	return nil
+}
+
+// equip finds the environment that the pack's requirements ask for.
+func (a *attempt) equip(p *plan, in *child.Interpreter, path *string) error {
+	if a.pool.opts.Environments == nil {
+		return nil
+	}
+	env, err := a.pool.opts.Environments.For(environment.Need{Pack: p.pack, Runtime: p.action.RunnerType, Dir: p.dir, Interpreter: *in})
+	if _, waits := errors.AsType[*environment.WaitError](err); waits {
+		return fmt.Errorf("%w: %w", errAway, err)
+	}
+	if err != nil {
+		return err
+	}
+	*path, p.modules = env.Path, env.NodePath
 	return nil
 }
 
@@ -236,8 +261,8 @@ func entryPoint(dir, name string) (string, error) {
 	return script, nil
 }
 
-// versionCheck makes the test of a runtime_version; nil: any version will do.
-func versionCheck(versions string) (func(string) bool, error) {
+// VersionCheck makes the test of a runtime_version; nil: any version will do.
+func VersionCheck(versions string) (func(string) bool, error) {
 	if versions == "" {
 		return nil, nil
 	}
@@ -338,6 +363,9 @@ func (a *attempt) environment(p *plan, variables map[string]string) ([]string, e
 		// Who follows an execution sees a line when it is printed, not 8 KiB later.
 		set("PYTHONUNBUFFERED", "1")
 	case manifest.RuntimeNode:
+		if p.modules != "" {
+			lib += ":" + p.modules
+		}
 		set("NODE_PATH", lib)
 	}
 	for name, value := range p.action.Env {

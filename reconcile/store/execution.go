@@ -215,6 +215,8 @@ type Execution struct {
 	StdoutTruncated bool            `json:"stdout_truncated"`
 	StderrTruncated bool            `json:"stderr_truncated"`
 	RerunOf         *int64          `json:"rerun_of"` // the execution that it repeats
+	// WaitsFor says why it has not begun although its time had come; lists leave it out.
+	WaitsFor *string `json:"waits_for"`
 }
 
 // Attempt is a row of attempt.

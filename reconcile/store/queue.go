@@ -443,6 +443,33 @@ func (s *Store) Release(ctx context.Context, tokens []string) error {
 	})
 }
 
+// PutOff gives one claimed attempt of which nothing was begun back to the queue, as Release does, and
+// says what it waits for and for how long.
+func (s *Store) PutOff(ctx context.Context, token, reason string, wait time.Duration) error {
+	ids, parsed := parseTokens([]string{token})
+	if len(ids) == 0 {
+		return nil
+	}
+	return s.hot(ctx, "put an attempt off", func(batch *pgx.Batch) {
+		s.queue(batch, "PutOffAttempt", pgx.StrictNamedArgs{
+			"id": ids[0], "token": parsed[0], "reason": reason, "seconds": wait.Seconds(),
+		})
+		s.queue(batch, "ReleaseAttempts", pgx.StrictNamedArgs{"ids": ids, "tokens": parsed})
+		s.queue(batch, "ScheduleReleased", pgx.StrictNamedArgs{"id": ids[0]})
+	})
+}
+
+// Hurry makes the executions of a pack that were put off due at once, and tells how many.
+func (s *Store) Hurry(ctx context.Context, pack string) (hurried int64, err error) {
+	err = s.hot(ctx, "hurry the executions of pack "+pack, func(batch *pgx.Batch) {
+		s.queue(batch, "HurryPack", pgx.StrictNamedArgs{"pack": pack}).QueryRow(func(row pgx.Row) error {
+			var woken int64
+			return row.Scan(&hurried, &woken)
+		})
+	})
+	return hurried, err
+}
+
 // Renewal is what renewing a node's leases tells.
 type Renewal struct {
 	Held []string // tokens still held

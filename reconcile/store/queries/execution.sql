@@ -376,6 +376,45 @@ woken AS (
 )
 SELECT (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified;
 
+-- name: PutOffAttempt
+-- Before it is released: its holder says that it cannot begin, why, and when to look again.
+UPDATE attune.queue
+SET waits_for = @reason::text,
+    waits_until = now() + make_interval(secs => @seconds::double precision),
+    due_at = now() + make_interval(secs => @seconds::double precision)
+WHERE execution_id = @id::bigint
+    AND token = @token::uuid
+    AND cancel_at IS NULL;
+
+-- name: ScheduleReleased
+-- After it was released: it is not to be claimed again before its time.
+UPDATE attune.queue
+SET status = 'scheduled'
+WHERE execution_id = @id::bigint
+    AND token IS NULL
+    AND status = 'requested'
+    AND waits_until = due_at
+    AND due_at > now();
+
+-- name: HurryPack
+-- What a pack's executions were put off for has come.
+WITH
+hurried AS (
+    UPDATE attune.queue
+    SET due_at = now(),
+        status = 'requested'
+    WHERE status = 'scheduled'
+        AND pack_ref = @pack::text
+        AND waits_until = due_at
+    RETURNING execution_id
+),
+woken AS (
+    SELECT pg_notify('attune_queue', '')
+    FROM hurried
+    LIMIT 1
+)
+SELECT (SELECT count(*) FROM hurried), (SELECT count(*) FROM woken);
+
 -- name: RenewLeases
 -- A lapsed lease is not renewed: the node has ended those children itself by then.
 WITH
@@ -848,7 +887,14 @@ SELECT
     COALESCE(stderr.text, '') AS stderr,
     execution.stdout_truncated,
     execution.stderr_truncated,
-    execution.rerun_of
+    execution.rerun_of,
+    (
+        SELECT queue.waits_for
+        FROM attune.queue
+        WHERE queue.execution_id = execution.id
+            AND queue.token IS NULL
+            AND queue.waits_until = queue.due_at
+    ) AS waits_for
 FROM attune.execution_now AS execution
 LEFT JOIN attune.output AS stdout
     ON stdout.execution_id = execution.id
@@ -912,7 +958,8 @@ SELECT
     '' AS stderr,
     execution.stdout_truncated,
     execution.stderr_truncated,
-    execution.rerun_of
+    execution.rerun_of,
+    NULL::text AS waits_for
 FROM attune.execution_now AS execution
 WHERE (@action_ref::text IS NULL OR execution.action_ref = @action_ref)
     AND (@rule_ref::text IS NULL OR execution.rule_ref = @rule_ref)
