@@ -26,7 +26,7 @@ have_postgres() {
     have postgres && have initdb
 }
 
-have_requests() { [[ -x /usr/bin/python3 ]] && /usr/bin/python3 -c 'import requests' 2>/dev/null; }
+have_python_module() { [[ -x /usr/bin/python3 ]] && /usr/bin/python3 -c "import $1" 2>/dev/null; }
 
 packages=() # Debian's names
 reasons=()
@@ -37,13 +37,13 @@ need() {
 
 have_postgres || need postgresql "PostgreSQL server programs, 14 or newer"
 [[ -x /usr/bin/python3 ]] || need python3 "Python 3.8 or newer, for Python actions"
-have_requests || need python3-requests "the Python package requests, for core.http_request"
+have_python_module requests || need python3-requests "the Python package requests, for core.http_request"
 have node || need nodejs "Node.js, for node actions"
 have bash || need bash "bash, for shell actions"
 [[ -e /etc/ssl/certs/ca-certificates.crt ]] || need ca-certificates "certificates, for HTTPS"
 if [[ $want == test ]]; then
-    [[ -x /usr/bin/python3 ]] && /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || need python3-venv "virtual environments of packs"
-    [[ -x /usr/bin/python3 ]] && /usr/bin/python3 -m pip --version >/dev/null 2>&1 || need python3-pip "what packs require of Python"
+    have_python_module ensurepip || need python3-venv "virtual environments of packs"
+    have_python_module pip || need python3-pip "what packs require of Python"
     have npm || need npm "what packs require of node"
     have gcc || need gcc "a C compiler, for Go's race detector"
     [[ -e /usr/include/stdlib.h ]] || need libc6-dev "C headers, for Go's race detector"

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/environment"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -100,4 +101,51 @@ func TestWarmForAll(t *testing.T) {
 		m.want(m.do(action, `{}`), store.StatusSucceeded, "")
 		return seen.warm(child.WarmBash) > 0
 	})
+}
+
+// waits is an environment that is not there until it is.
+type waits struct {
+	mu    sync.Mutex
+	there bool
+}
+
+func (w *waits) For(need environment.Need) (*environment.Environment, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.there {
+		return nil, &environment.WaitError{Reason: "waits for the moon"}
+	}
+	return &environment.Environment{Path: need.Interpreter.Path, NodePath: "/modules"}, nil
+}
+
+// An attempt whose environment is not there goes back to the queue, says what it waits for, uses no
+// attempt, can be cancelled, and begins as soon as somebody says that it has come.
+func TestWaitsForEnvironment(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	action := m.action("plain", "echo hello")
+	moon := new(waits)
+	m.run(func(o *Options) { o.Environments = moon })
+	ids := m.enqueue(store.NewExecution{Action: action, Parameters: json.RawMessage(`{}`)}, store.NewExecution{Action: action, Parameters: json.RawMessage(`{}`)})
+	for _, id := range ids {
+		eventually(t, "it says what it waits for", func() bool {
+			e, attempts := m.execution(id)
+			return e.Status == store.StatusScheduled && e.WaitsFor != nil && *e.WaitsFor == "waits for the moon" && len(attempts) == 0
+		})
+	}
+	if _, err := m.store.Cancel(t.Context(), ids[1], "test"); err != nil {
+		t.Fatal(err)
+	}
+	m.want(m.await(ids[1]), store.StatusCancelled, "")
+	moon.mu.Lock()
+	moon.there = true
+	moon.mu.Unlock()
+	if n, err := m.store.Hurry(t.Context(), "p"); err != nil || n != 1 {
+		t.Errorf("hurried %d: %v", n, err)
+	}
+	e := m.await(ids[0])
+	m.want(e, store.StatusSucceeded, "")
+	if e.WaitsFor != nil || e.Attempt != 1 {
+		t.Errorf("waits for %v, attempt %d", e.WaitsFor, e.Attempt)
+	}
 }
