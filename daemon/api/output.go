@@ -90,6 +90,7 @@ type follower struct {
 	finished <-chan string // a word whenever executions have ended
 	write    func(line any, flush bool) error
 	told     int // the attempt whose output is out
+	begun    int // the attempt of which it was told that it begins
 }
 
 // follow writes what an execution printed, and what it prints, and at last the execution. Its attempt
@@ -123,7 +124,7 @@ func (f *follower) follow(ctx context.Context, detail *ExecutionDetail, wait boo
 		}
 	}
 	if f.told < detail.Attempt {
-		if err := f.earlier(ctx, detail); err != nil {
+		if err := f.earlier(ctx, detail, detail.Attempt); err != nil {
 			return err
 		}
 		if err := f.stored(detail); err != nil {
@@ -142,33 +143,28 @@ func outage(ctx context.Context, err error) bool { return ctx.Err() == nil && st
 func (f *follower) attempt(ctx context.Context, detail *ExecutionDetail) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	chunks, ok := f.workers.Follow(ctx, detail.ID)
-	if !ok {
+	// The row may have been read before this attempt began.
+	chunks, attempt := f.workers.Follow(ctx, detail.ID)
+	if attempt <= f.told {
 		return nil
 	}
-	if detail.Status != store.StatusRunning {
-		// The row was read before this attempt began.
-		var err error
-		if detail, err = f.look(ctx, detail.ID); err != nil {
-			return err
-		}
-	}
-	if detail.Attempt <= f.told {
-		return nil
-	}
-	if err := f.earlier(ctx, detail); err != nil {
+	if err := f.earlier(ctx, detail, attempt); err != nil {
 		return err
 	}
-	for {
+	for printed := false; ; printed = true {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case chunk, open := <-chunks:
 			if !open {
-				f.told = detail.Attempt
+				// One that printed nothing may have been given back before it began: then its number
+				// comes again.
+				if printed {
+					f.told = attempt
+				}
 				return ctx.Err()
 			}
-			if err := f.write(OutputLine{Stream: chunk.Stream, Text: chunk.Text, Attempt: detail.Attempt}, true); err != nil {
+			if err := f.write(OutputLine{Stream: chunk.Stream, Text: chunk.Text, Attempt: attempt}, true); err != nil {
 				return err
 			}
 		}
@@ -177,9 +173,9 @@ func (f *follower) attempt(ctx context.Context, detail *ExecutionDetail) error {
 
 // earlier writes what the attempts before this one printed, where nobody has told that, and that a
 // further one begins.
-func (f *follower) earlier(ctx context.Context, detail *ExecutionDetail) error {
-	if detail.Attempt > f.told+1 {
-		printed, err := f.outputs(ctx, detail.ID, detail.CreatedAt, f.told, detail.Attempt)
+func (f *follower) earlier(ctx context.Context, detail *ExecutionDetail, attempt int) error {
+	if attempt > f.told+1 {
+		printed, err := f.outputs(ctx, detail.ID, detail.CreatedAt, f.told, attempt)
 		if err != nil {
 			return err
 		}
@@ -188,12 +184,13 @@ func (f *follower) earlier(ctx context.Context, detail *ExecutionDetail) error {
 				return err
 			}
 		}
-		f.told = detail.Attempt - 1
+		f.told = attempt - 1
 	}
-	if detail.Attempt <= 1 {
+	if attempt <= 1 || attempt == f.begun {
 		return nil
 	}
-	return f.write(OutputLine{Attempt: detail.Attempt}, true)
+	f.begun = attempt
+	return f.write(OutputLine{Attempt: attempt}, true)
 }
 
 // stored writes the output that the database has.

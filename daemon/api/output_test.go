@@ -16,8 +16,14 @@ import (
 // script is what a follower sees of the database and of the workers, look by look.
 type script struct {
 	rows  []store.Execution // what each look finds; the last one stays
-	runs  [][]string        // what each question to the workers gives; nil: it does not run here
+	runs  []run             // what each question to the workers gives
 	asked int
+}
+
+// run is an attempt and what it prints; 0: none runs here.
+type run struct {
+	attempt int
+	printed []string
 }
 
 func (s *script) look(context.Context, int64) (*ExecutionDetail, error) {
@@ -28,19 +34,19 @@ func (s *script) look(context.Context, int64) (*ExecutionDetail, error) {
 	return &ExecutionDetail{Execution: row}, nil
 }
 
-func (s *script) Follow(context.Context, int64) (<-chan worker.Chunk, bool) {
-	if s.asked >= len(s.runs) || s.runs[s.asked] == nil {
+func (s *script) Follow(context.Context, int64) (<-chan worker.Chunk, int) {
+	if s.asked >= len(s.runs) || s.runs[s.asked].attempt == 0 {
 		s.asked++
-		return nil, false
+		return nil, 0
 	}
-	printed := s.runs[s.asked]
+	now := s.runs[s.asked]
 	s.asked++
-	chunks := make(chan worker.Chunk, len(printed))
-	for _, text := range printed {
+	chunks := make(chan worker.Chunk, len(now.printed))
+	for _, text := range now.printed {
 		chunks <- worker.Chunk{Stream: "stdout", Text: text}
 	}
 	close(chunks)
-	return chunks, true
+	return chunks, now.attempt
 }
 
 func (s *script) Stats() worker.Stats { return worker.Stats{} }
@@ -54,47 +60,59 @@ func TestFollow(t *testing.T) {
 	tests := []struct {
 		name string
 		rows []store.Execution // the first is what was known before
-		runs [][]string
+		runs []run
 		want []string
 	}{
 		{"over already", []store.Execution{row(store.StatusSucceeded, 1, "a"), row(store.StatusSucceeded, 1, "a")}, nil, []string{"a", "succeeded"}},
 		{"cancelled before it ran", []store.Execution{waiting, row(store.StatusCancelled, 0, "")}, nil, []string{"cancelled"}},
-		{"runs here", []store.Execution{running, row(store.StatusSucceeded, 1, "ab")}, [][]string{{"a", "b"}}, []string{"a", "b", "succeeded"}},
+		{"runs here", []store.Execution{running, row(store.StatusSucceeded, 1, "ab")}, []run{{1, []string{"a", "b"}}}, []string{"a", "b", "succeeded"}},
 		{"runs elsewhere", []store.Execution{running, running, row(store.StatusFailed, 1, "ab")}, nil, []string{"ab", "failed"}},
 		{
 			"begins here after it was looked at",
 			[]store.Execution{waiting, running, row(store.StatusSucceeded, 1, "a")},
-			[][]string{{"a"}},
+			[]run{{1, []string{"a"}}},
 			[]string{"a", "succeeded"},
 		},
 		{
 			"can be followed longer than it runs: nothing is told twice",
 			[]store.Execution{running, running, running, row(store.StatusSucceeded, 1, "a")},
-			[][]string{{"a"}, {"a"}, {"a"}},
+			[]run{{1, []string{"a"}}, {1, []string{"a"}}, {1, []string{"a"}}},
 			[]string{"a", "succeeded"},
 		},
 		{
 			"claimed, and not begun yet",
 			[]store.Execution{waiting, waiting, running, row(store.StatusSucceeded, 1, "a")},
-			[][]string{{"a"}, {"a"}},
+			[]run{{1, nil}, {1, []string{"a"}}},
 			[]string{"a", "succeeded"},
 		},
 		{
 			"tried again here",
 			[]store.Execution{running, row(store.StatusScheduled, 1, ""), again, row(store.StatusSucceeded, 2, "b")},
-			[][]string{{"a"}, nil, {"b"}},
+			[]run{{1, []string{"a"}}, {}, {2, []string{"b"}}},
 			[]string{"a", "attempt", "b", "succeeded"},
 		},
 		{
 			"tried again elsewhere",
 			[]store.Execution{running, row(store.StatusScheduled, 1, ""), again, row(store.StatusSucceeded, 2, "b")},
-			[][]string{{"a"}},
+			[]run{{1, []string{"a"}}},
 			[]string{"a", "attempt", "b", "succeeded"},
+		},
+		{
+			"tried again at once, while the first attempt was thought to run",
+			[]store.Execution{running, again, row(store.StatusSucceeded, 3, "c")},
+			[]run{{2, []string{"b"}}, {3, []string{"c"}}},
+			[]string{"stored 1", "attempt", "b", "attempt", "c", "succeeded"},
+		},
+		{
+			"given back before it began, and claimed again",
+			[]store.Execution{again, again, row(store.StatusSucceeded, 2, "b")},
+			[]run{{2, nil}, {2, []string{"b"}}},
+			[]string{"stored 1", "attempt", "b", "succeeded"},
 		},
 		{
 			"tried several times before anybody looked",
 			[]store.Execution{row(store.StatusRunning, 3, ""), row(store.StatusSucceeded, 4, "d")},
-			[][]string{{"c"}},
+			[]run{{3, []string{"c"}}},
 			[]string{"stored 1", "stored 2", "attempt", "c", "attempt", "d", "succeeded"},
 		},
 		{
@@ -143,7 +161,7 @@ func TestFollow(t *testing.T) {
 func TestFollowEndsWithItsReader(t *testing.T) {
 	t.Parallel()
 	gone := errors.New("gone")
-	s := &script{rows: []store.Execution{{ID: 7, Status: store.StatusRunning, Attempt: 1}}, runs: [][]string{{"a", "b"}}}
+	s := &script{rows: []store.Execution{{ID: 7, Status: store.StatusRunning, Attempt: 1}}, runs: []run{{1, []string{"a", "b"}}}}
 	f := &follower{look: s.look, workers: s, write: func(any, bool) error { return gone }}
 	first, err := s.look(t.Context(), 7)
 	if err != nil {

@@ -40,7 +40,7 @@ type Sensors interface {
 
 // Workers tells of the running actions; worker.Pool is it.
 type Workers interface {
-	Follow(ctx context.Context, executionID int64) (chunks <-chan worker.Chunk, ok bool)
+	Follow(ctx context.Context, executionID int64) (chunks <-chan worker.Chunk, attempt int)
 	Stats() worker.Stats
 }
 

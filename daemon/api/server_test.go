@@ -61,8 +61,8 @@ func (f *fakes) Restart(ref string) bool {
 	return ref == "core.timer"
 }
 
-func (f *fakes) Follow(context.Context, int64) (<-chan worker.Chunk, bool) { return nil, false }
-func (f *fakes) Stats() worker.Stats                                       { return worker.Stats{Workers: 4} }
+func (f *fakes) Follow(context.Context, int64) (<-chan worker.Chunk, int) { return nil, 0 }
+func (f *fakes) Stats() worker.Stats                                      { return worker.Stats{Workers: 4} }
 
 func (f *fakes) Plan(context.Context) (*reconcile.Plan, error) { return &reconcile.Plan{}, nil }
 func (f *fakes) Status() reconcile.Status                      { return reconcile.Status{Mode: "apply"} }

@@ -14,14 +14,14 @@ type Chunk struct {
 	Text   string `json:"text"`
 }
 
-// Follow gives the output of an execution that runs in this pool, from its beginning; ok is false
-// when it does not run here. The channel is closed when the attempt ends, or ctx does.
-func (p *Pool) Follow(ctx context.Context, executionID int64) (chunks <-chan Chunk, ok bool) {
+// Follow gives the output of the attempt of an execution that runs in this pool, from its beginning, and
+// which attempt that is; 0: none runs here. The channel is closed when the attempt ends, or ctx does.
+func (p *Pool) Follow(ctx context.Context, executionID int64) (chunks <-chan Chunk, attempt int) {
 	p.mu.Lock()
 	a := p.followed[executionID]
 	p.mu.Unlock()
 	if a == nil {
-		return nil, false
+		return nil, 0
 	}
 	out := make(chan Chunk)
 	go func() {
@@ -39,7 +39,7 @@ func (p *Pool) Follow(ctx context.Context, executionID int64) (chunks <-chan Chu
 		}
 		streams.Wait()
 	}()
-	return out, true
+	return out, a.claim.Attempt
 }
 
 func follow(ctx context.Context, name string, capture *child.Capture, out chan<- Chunk) {

@@ -649,14 +649,15 @@ func TestFollow(t *testing.T) {
 	m := newMachine(t)
 	m.action("talks", `printf 'one ü\n'; until [ -e `+m.file("go")+` ]; do sleep 0.01; done; printf 'two\n'; printf 'three \xc3' >&2; sleep 0.05; printf '\xbc\n' >&2`)
 	p := m.run()
-	if _, ok := p.Follow(t.Context(), 12345); ok {
+	if _, attempt := p.Follow(t.Context(), 12345); attempt != 0 {
 		t.Error("follows what does not run")
 	}
 	id := m.enqueue(store.NewExecution{Action: "p.talks"})[0]
 	var chunks <-chan Chunk
-	eventually(t, "it can be followed", func() (ok bool) {
-		chunks, ok = p.Follow(t.Context(), id)
-		return ok
+	eventually(t, "it can be followed", func() bool {
+		var attempt int
+		chunks, attempt = p.Follow(t.Context(), id)
+		return attempt == 1
 	})
 	got := map[string]string{}
 	released := false
@@ -677,8 +678,8 @@ func TestFollow(t *testing.T) {
 	id = m.enqueue(store.NewExecution{Action: "p.talks"})[0]
 	_ = m.await(id)
 	eventually(t, "it cannot be followed any more", func() bool {
-		_, ok := p.Follow(ctx, id)
-		return !ok
+		_, attempt := p.Follow(ctx, id)
+		return attempt == 0
 	})
 	cancel()
 }
