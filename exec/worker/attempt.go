@@ -168,6 +168,12 @@ func (a *attempt) stopped() (stopReason, time.Duration) {
 
 // run gives the outcome to write; nil: there is none, for nothing began.
 func (a *attempt) run() *store.Outcome {
+	if action := a.action(); a.claim.Expired && action != nil {
+		return &store.Outcome{
+			Status: store.StatusCancelled,
+			Error:  fmt.Sprintf("expired: it did not start within %v of when it was due", time.Duration(action.Expires)),
+		}
+	}
 	plan, err := a.prepare()
 	if plan != nil {
 		defer func() { plan.clear(&a.pool.temps, a.outlived) }()

@@ -781,3 +781,30 @@ func (m *machine) sql(statement string) {
 	m.t.Helper()
 	storetest.Exec(m.t, m.url, statement)
 }
+
+// What did not start in time is cancelled, and says so; what began once is past expiring.
+func TestExpires(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.action("brief", "echo ran\n", func(a *manifest.Action) { a.Expires = manifest.Duration(time.Minute) })
+	late, fresh, again := time.Now().Add(-time.Hour), time.Now(), time.Now().Add(-time.Hour)
+	ids := m.enqueue(
+		store.NewExecution{Action: "p.brief", DueAt: &late},
+		store.NewExecution{Action: "p.brief", DueAt: &fresh},
+		store.NewExecution{Action: "p.brief", DueAt: &again},
+	)
+	storetest.Exec(t, m.url, "UPDATE attune.queue SET attempt = 1 WHERE execution_id = $1", ids[2])
+	m.run()
+	for _, id := range ids {
+		m.await(id)
+	}
+	for i, want := range []store.Status{store.StatusCancelled, store.StatusSucceeded, store.StatusSucceeded} {
+		e, _, err := m.store.Execution(t.Context(), ids[i])
+		if err != nil || e.Status != want {
+			t.Errorf("%d: %+v %v", i, e, err)
+		}
+		if i == 0 && (e.Error == nil || *e.Error != "expired: it did not start within 1m0s of when it was due" || e.Stdout != "") {
+			t.Errorf("it says %v and printed %q", e.Error, e.Stdout)
+		}
+	}
+}

@@ -7,7 +7,6 @@ import "slices"
 var idleKeys = map[Kind][]string{
 	KindAction: {
 		"concurrency",
-		"expires",
 	},
 	KindTrigger: {
 		"verify",

@@ -58,6 +58,8 @@ type Claimed struct {
 	QueuedAt   time.Time       // requested, or due
 	// Begun says that it is recorded as begun already: it is started at once, or released.
 	Begun bool
+	// Expired says that its action's expires is over, and nothing of it ever began: it is not to be.
+	Expired bool
 	// Action's row at the claim, or that of an older revision where a rerun asked for it: nil when the
 	// action no longer exists or is disabled.
 	Record *Record
@@ -236,6 +238,7 @@ type claimRow struct {
 	TimeoutSeconds   *float64
 	DueAt            time.Time
 	Begun            bool
+	Expired          bool
 	RevisionID       *int64
 	Revision         *string
 	ActionID         *int64
@@ -263,6 +266,7 @@ func (s *Store) claimedOf(row *claimRow, seen actions) Claimed {
 		Attempt:     row.Attempt,
 		Tries:       row.Attempt - row.Spared,
 		Begun:       row.Begun,
+		Expired:     row.Expired,
 		Action:      row.ActionRef,
 		Rule:        deref(row.RuleRef),
 		Trigger:     deref(row.TriggerRef),

@@ -225,6 +225,11 @@ claimed AS (
             WHEN chosen.former_revision_id IS NULL
                 AND action.enabled
                 AND action.revision_id = ANY (@ready_revisions::bigint[])
+                AND COALESCE(
+                    queue.attempt > 0
+                    OR now() <= queue.due_at + make_interval(secs => (action.manifest ->> 'expires')::double precision),
+                    TRUE
+                )
             THEN now()
         END,
         revision_id = revision.id,
@@ -268,6 +273,13 @@ SELECT
     EXTRACT(EPOCH FROM claimed.timeout)::double precision AS timeout_seconds,
     claimed.due_at,
     claimed.started_at IS NOT NULL AS begun,
+    -- One that has begun before is past expiring.
+    COALESCE(
+        claimed.attempt = 1
+        AND now() > claimed.due_at
+            + make_interval(secs => (COALESCE(claimed.former_manifest, claimed.manifest) ->> 'expires')::double precision),
+        FALSE
+    ) AS expired,
     claimed.revision_id,
     claimed.revision,
     claimed.action_id,
