@@ -2,9 +2,11 @@ package worker
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -97,7 +99,7 @@ func pristine(dir string, uid int) bool {
 	}
 	var names [512]byte
 	n, err := unix.Flistxattr(fd, names[:])
-	if err != nil && err != unix.ENOTSUP { //nolint:errorlint // a system call's own number
+	if err != nil && !errors.Is(err, unix.ENOTSUP) {
 		return false
 	}
 	for name := range bytes.SplitSeq(names[:max(n, 0)], []byte{0}) {
@@ -165,10 +167,8 @@ const maxReady = 64
 func (r *ready) add(revision int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, known := range r.list {
-		if known == revision {
-			return
-		}
+	if slices.Contains(r.list, revision) {
+		return
 	}
 	// A new list: who was given the old one may still read it.
 	list := append([]int64{revision}, r.list...)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"syscall"
 	"time"
@@ -197,9 +198,7 @@ func openHotPool(ctx context.Context, config *pgxpool.Config, pooler string) (*p
 	}
 	hot := config.Copy()
 	hot.MaxConns = hotConns
-	for name, value := range hotSettings() {
-		hot.ConnConfig.RuntimeParams[name] = value
-	}
+	maps.Copy(hot.ConnConfig.RuntimeParams, hotSettings())
 	return pgxpool.NewWithConfig(ctx, hot)
 }
 

@@ -1,0 +1,118 @@
+package faults
+
+import (
+	"testing"
+	"time"
+
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+// batch is how many executions these tests queue at once.
+func batch() int {
+	if long {
+		return 1000
+	}
+	return 100
+}
+
+// F66 and F67: sessions end by somebody's hand, all of them, again and again.
+func TestSessionsTerminated(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	n := y.node().start()
+	l := y.ledger()
+	rounds := 5
+	if long {
+		rounds = 100
+	}
+	for range rounds {
+		l.enqueue("book", batch()/rounds+1)
+		y.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'attune' AND backend_start < now() - INTERVAL '10 milliseconds'")
+		pause(200 * time.Millisecond)
+	}
+	l.settle()
+	y.until("the reconnects are counted", func() bool { return n.metric("attune_db_reconnects_total") > 0 })
+}
+
+// F68: only the connection for notifications is gone. What is queued meanwhile is found by polling.
+func TestListenerTerminated(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	y.node().start()
+	l := y.ledger()
+	for range 3 {
+		y.until("it listens", func() bool {
+			return y.query("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%' AND state = 'idle'")[0] != "0"
+		})
+		l.enqueue("book", 1)
+		l.settle()
+	}
+}
+
+// F72 and F88 in small: the network between the node and the database breaks at any moment, in the middle
+// of commits too.
+func TestConnectionsCut(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	p, through := newProxy(t, y.url)
+	n := y.node()
+	n.env = append(n.env, "ATTUNE_DATABASE_URL="+through)
+	n.start()
+	l := y.ledger()
+	rounds := 10
+	if long {
+		rounds = 200
+	}
+	for range rounds {
+		l.enqueue("book", batch()/rounds+1)
+		pause(50 * time.Millisecond)
+		p.cut()
+	}
+	l.settle()
+}
+
+// F78: somebody locks the queue. Statements time out, nobody deadlocks, and the work goes on.
+func TestQueueLocked(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	y.node().start()
+	l := y.ledger()
+	l.enqueue("book", batch())
+	conn := storetest.Connect(y, y.url)
+	tx, err := conn.Begin(t.Context())
+	y.check(err)
+	_, err = tx.Exec(t.Context(), "LOCK TABLE attune.queue")
+	y.check(err)
+	held := 2 * time.Second
+	if long {
+		held = 30 * time.Second
+	}
+	pause(held)
+	y.check(tx.Commit(t.Context()))
+	l.settle()
+}
+
+// F73: the server turns read-only, and back.
+func TestServerTurnsReadOnly(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	y.node().start()
+	l := y.ledger()
+	l.enqueue("book", 1)
+	l.settle()
+	setReadOnly := func(on string) {
+		y.exec("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = " + on + "', current_database()); END $$")
+	}
+	setReadOnly("on")
+	y.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = 'attune'")
+	pause(time.Second)
+	conn := storetest.Connect(y, y.url)
+	_, err := conn.Exec(t.Context(), "SET default_transaction_read_only = off")
+	y.check(err)
+	_, err = conn.Exec(t.Context(), "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$")
+	y.check(err)
+	l.store.Close()
+	l.store = storetest.Open(y, y.ledgerURL())
+	l.enqueue("book", 5)
+	l.settle()
+}
