@@ -222,9 +222,27 @@ func freePort(t *testing.T) int {
 	return listener.Addr().(*net.TCPAddr).Port
 }
 
-// TestUnitFile lets systemd judge the shipped unit: no warning, and an exposure of at most 2.0.
+// TestUnitFile lets systemd judge the shipped unit: no warning, and an exposure of at most 2.0, or of 3.0
+// with the rights to run children as others.
 func TestUnitFile(t *testing.T) {
 	t.Parallel()
+	runAs, err := os.ReadFile("../../contrib/systemd/run-as.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		more      []byte
+		threshold string
+	}{"as shipped": {nil, "20"}, "with run-as.conf": {runAs, "30"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			judgeUnit(t, test.more, test.threshold)
+		})
+	}
+}
+
+func judgeUnit(t *testing.T, more []byte, threshold string) {
+	t.Helper()
 	binary, err := exec.LookPath("attune")
 	if err != nil {
 		t.Fatal(err)
@@ -234,13 +252,14 @@ func TestUnitFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	unit := filepath.Join(t.TempDir(), "attune.service")
-	if err := os.WriteFile(unit, bytes.ReplaceAll(text, []byte("/usr/bin/attune"), []byte(binary)), 0o600); err != nil {
+	text = append(bytes.ReplaceAll(text, []byte("/usr/bin/attune"), []byte(binary)), more...)
+	if err := os.WriteFile(unit, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("systemd-analyze", "verify", "--man=no", unit).CombinedOutput(); err != nil || len(out) > 0 {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
-	if out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--threshold=20", unit).CombinedOutput(); err != nil {
+	if out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--threshold="+threshold, unit).CombinedOutput(); err != nil {
 		t.Errorf("systemd-analyze security: %v\n%s", err, out)
 	}
 }
