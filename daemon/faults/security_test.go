@@ -445,3 +445,59 @@ echo x >"$ATTUNE_PACK_DIR/actions/more.sh"
 		t.Errorf("it was told %d times, want 2:\n%s", told, n.log)
 	}
 }
+
+// Keys are rotated without losing what the old one has encrypted.
+func TestKeysAreRotated(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, `
+-- safe/pack.yaml --
+ref: safe
+version: 1.0.0
+-- safe/actions/length.yaml --
+name: length
+entry_point: length.sh
+parameters: {token: {type: string, secret: true}}
+-- safe/actions/length.sh --
+wc -c
+`)
+	keys := filepath.Join(y.dir, "keys")
+	first, second := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("a"), 32)), base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("b"), 32))
+	put := func(lines ...string) {
+		y.check(os.WriteFile(keys+".new", []byte(strings.Join(lines, "\n")+"\n"), 0o600))
+		y.check(os.Rename(keys+".new", keys))
+	}
+	sealed := func() string {
+		return strings.Join(y.query(`SELECT DISTINCT split_part(secrets->>'/token', ':', 2) FROM execution ORDER BY 1`), " ")
+	}
+	put(first)
+	n := y.node(fmt.Sprintf("secrets.key_file = %q", keys)).start()
+	if out := n.must("run", "safe.length", "token=0123456789"); out != "23\n" {
+		t.Errorf("it printed %s", out)
+	}
+	old := sealed()
+	n.stop()
+	put(second, first)
+	n.start()
+	const done = "nothing is encrypted with older keys any more, they may be removed from the key file"
+	n.until("everything is encrypted anew", func() bool { return n.log.count(done) == 1 })
+	if now := sealed(); now == old || now == "" {
+		t.Errorf("it is encrypted with key %q, before with %q", now, old)
+	}
+	n.stop()
+	put(second)
+	n.start()
+	if _, errs, code := n.run("execution", "rerun", "1"); code != 0 {
+		t.Fatalf("rerun: exit %d, %s", code, errs)
+	}
+	n.until("it has run again", func() bool {
+		e, err := n.client.Execution(t.Context(), 2)
+		return err == nil && e.Status == "succeeded" && e.Stdout == "23\n"
+	})
+	// Without any key it does not start: what is queued could not run.
+	n.stop()
+	y.check(os.Remove(keys))
+	n.launch()
+	if code := n.ended(); code == 0 || !strings.Contains(n.log.String(), "cannot read the key file") {
+		t.Errorf("without its key file it ended with %d:\n%s", code, n.log)
+	}
+}
