@@ -26,6 +26,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
@@ -1069,5 +1070,43 @@ func TestRevisionsOfRunningSensorsAreKept(t *testing.T) {
 	keep, err := r.revisionsInUse(t.Context())
 	if err != nil || !keep[old.Digest] || !keep[edited.Digest] || old.Digest == edited.Digest {
 		t.Errorf("kept %v, %v; want %s and %s", keep, err, old.Digest, edited.Digest)
+	}
+}
+
+// TestQueuedExecutionsOfADisabledActionFail disables an action while one of its executions waits for its
+// time: it is not started, and says why; what comes after an enable runs.
+func TestQueuedExecutionsOfADisabledActionFail(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	ctx := t.Context()
+	soon := time.Now().Add(3 * time.Second)
+	waiting, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.greet", Parameters: map[string]any{"name": "ada"}, DueAt: &soon})
+	if err != nil {
+		t.Fatal(err)
+	}
+	action := api.NewSwitch{Kind: manifest.KindAction, Refs: []string{"demo.greet"}, Reason: "it floods"}
+	if _, err := r.client.Switch(ctx, action, false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		e, err := r.client.Execution(ctx, waiting.ID)
+		if err == nil && e.Status != store.StatusFailed {
+			err = fmt.Errorf("it is %s", e.Status)
+		}
+		return err
+	})
+	e, err := r.client.Execution(ctx, waiting.ID)
+	if err != nil || e.Error == nil || !strings.Contains(*e.Error, "is disabled") || e.Stdout != "" {
+		t.Errorf("found %+v, %v", e, err)
+	}
+	if _, err := r.client.Switch(ctx, action, true); err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.greet", Parameters: map[string]any{"name": "ada"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := r.client.Output(ctx, again.ID, true, func(*api.OutputLine) error { return nil }); err != nil || e.Status != store.StatusSucceeded {
+		t.Errorf("found %+v, %v", e, err)
 	}
 }
