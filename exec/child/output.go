@@ -132,9 +132,6 @@ func (l *LineReader) fill() {
 	l.err = io.ErrNoProgress
 }
 
-// followQueue is how many chunks a follower may be behind before it loses some.
-const followQueue = 64
-
 // Capture keeps the head and the tail of a stream and counts the middle. It is an io.Writer that
 // never blocks and never fails; followers may read along.
 type Capture struct {
@@ -187,7 +184,8 @@ func (c *Capture) Close() error {
 	}
 	c.closed = true
 	for f := range c.followers {
-		c.unfollow(f)
+		delete(c.followers, f)
+		f.end()
 	}
 	return nil
 }
@@ -248,58 +246,6 @@ func (c *Capture) Raw() ([]byte, bool) {
 		return nil, false
 	}
 	return append(bytes.Clone(head), tail...), true
-}
-
-// Follow gives what was kept so far and then what comes, until the stream is closed or the returned
-// func is called. A follower that is too slow loses chunks, never blocks the child; a line in the next
-// chunk says how many bytes it lost. Chunks are masked but not sanitized: a character may be split
-// between two.
-func (c *Capture) Follow() (<-chan []byte, func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f := &follower{c: make(chan []byte, followQueue)}
-	if head, tail, omitted := c.kept(); len(head)+len(tail) > 0 {
-		first := bytes.Clone(head)
-		if omitted > 0 {
-			first = append(first, omission(head, omitted)...)
-		}
-		f.send(append(first, tail...))
-	}
-	c.followers[f] = struct{}{}
-	if c.closed {
-		c.unfollow(f)
-	}
-	return f.c, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.unfollow(f)
-	}
-}
-
-func (c *Capture) unfollow(f *follower) {
-	if _, ok := c.followers[f]; ok {
-		delete(c.followers, f)
-		close(f.c)
-	}
-}
-
-type follower struct {
-	c    chan []byte
-	lost int64
-}
-
-// send copies, as the writer uses its buffer again.
-func (f *follower) send(p []byte) {
-	chunk := bytes.Clone(p)
-	if f.lost > 0 {
-		chunk = append([]byte(omission([]byte{'x'}, f.lost)), p...)
-	}
-	select {
-	case f.c <- chunk:
-		f.lost = 0
-	default:
-		f.lost += int64(len(p))
-	}
 }
 
 // omission is a line of its own, whatever stands before it.

@@ -236,12 +236,9 @@ func TestFollow(t *testing.T) {
 	c.Close()
 	c.Close()
 	io.WriteString(c, "after the end")
-	var got []string
-	for chunk := range ch {
-		got = append(got, string(chunk))
-	}
+	got := drained(ch)
 	stop()
-	if d := cmp.Diff([]string{"abcd\n[… 2 bytes left out …]\nghij", "next"}, got); d != "" {
+	if d := cmp.Diff("abcd\n[… 2 bytes left out …]\nghijnext", got); d != "" {
 		t.Error(d)
 	}
 	for range other { // closed
@@ -256,20 +253,79 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// drained is all that a follower is given.
+func drained(ch <-chan []byte) string {
+	var all strings.Builder
+	for chunk := range ch {
+		all.Write(chunk)
+	}
+	return all.String()
+}
+
+// TestSlowFollower holds that a reader far behind gets everything in the end, and that neither the child
+// nor another reader waits for it.
 func TestSlowFollower(t *testing.T) {
 	t.Parallel()
 	c := NewCapture(100, nil)
-	ch, stop := c.Follow()
+	slow, stop := c.Follow()
 	defer stop()
-	for range followQueue + 3 {
-		io.WriteString(c, "x")
+	var want strings.Builder
+	write := func(n int) {
+		for range n {
+			line := fmt.Sprintf("line %d\n", want.Len())
+			want.WriteString(line)
+			io.WriteString(c, line)
+		}
 	}
-	for range followQueue {
-		<-ch
+	write(3 * followMemory / 8)
+	var got strings.Builder
+	for got.Len() < 2*followMemory { // back from the file into memory, and out again
+		got.Write(<-slow)
 	}
-	io.WriteString(c, "y")
-	if got, want := string(<-ch), "\n[… 3 bytes left out …]\ny"; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	write(3 * followMemory / 8)
+	c.Close()
+	got.WriteString(drained(slow))
+	if got.String() != want.String() {
+		t.Errorf("got %d bytes, want %d, or in another order", got.Len(), want.Len())
+	}
+}
+
+// TestFollowerLosesWhatNoFileHolds holds that what is beyond the file is told, in its place.
+func TestFollowerLosesWhatNoFileHolds(t *testing.T) {
+	t.Parallel()
+	f := &follower{c: make(chan []byte, 1), wake: make(chan struct{}, 1), stopped: make(chan struct{}), disk: 10}
+	memory := strings.Repeat("m", followMemory)
+	for _, text := range []string{memory, "12345", "67890", "lost", "1"} {
+		f.send([]byte(text))
+	}
+	go f.run()
+	var got strings.Builder
+	for !strings.HasSuffix(got.String(), "…]\n") {
+		got.Write(<-f.c)
+	}
+	f.send([]byte("again"))
+	f.end()
+	got.WriteString(drained(f.c))
+	if d := cmp.Diff(memory+"1234567890\n[… 5 bytes left out …]\nagain", got.String()); d != "" {
+		t.Error(d)
+	}
+}
+
+// TestFollowerThatLeaves holds that nothing is kept for who has gone.
+func TestFollowerThatLeaves(t *testing.T) {
+	t.Parallel()
+	c := NewCapture(100, nil)
+	ch, stop := c.Follow()
+	big := bytes.Repeat([]byte("x"), 2*followMemory)
+	c.Write(big)
+	c.Write(big)
+	stop()
+	drained(ch)
+	c.Write(big)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.followers) != 0 {
+		t.Error("it is still written to")
 	}
 }
 
