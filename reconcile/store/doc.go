@@ -19,6 +19,8 @@
 //   - only who holds the token can start, release or end the attempt; who comes late changes nothing,
 //     and what it has to say is kept beside the attempt as evidence;
 //   - the start is committed before the process is, so no process ran without an attempt's row;
+//   - the claim itself is the start where its node says that it starts at once; what it does not start
+//     after all, it releases, whatever was recorded;
 //   - a claim that lapses before its start goes back to the queue and uses no attempt;
 //   - an attempt that is given back because its node stops ([Outcome].Spare) does not count either, and
 //     its execution keeps its place;
@@ -27,6 +29,11 @@
 //
 // Nothing is open or locked while a process runs. Times are the database's: nodes may have any clock.
 // Packs take turns; within a pack the higher priority goes first, then who was due first.
+//
+// # Leases
+//
+// What one node at a time may do, to apply packs or to run a sensor, is a row in attune.lease with a
+// token, held like an attempt. [Store.ApplyAs] writes only while the leader's token counts.
 //
 // # Statuses
 //
@@ -42,7 +49,7 @@
 //	running   -> succeeded   Finish
 //	running   -> failed      Finish
 //	running   -> timed_out   Finish
-//	running   -> cancelled   Finish; Cancel, before the start
+//	running   -> cancelled   Finish; Cancel, before the start; Release, where somebody asked for it
 //	running   -> lost        Reap, LoseNode
 //
 // # Errors

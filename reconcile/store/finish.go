@@ -119,6 +119,7 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool)
 	if err != nil {
 		return err
 	}
+	s.finished.Add(int64(len(part)))
 	var late []sentOutcome
 	for _, o := range part {
 		if !accepted[o.place] {

@@ -197,3 +197,24 @@ func TestMaintainForgetsDeadNodes(t *testing.T) {
 		t.Errorf("left: %s", got)
 	}
 }
+
+// What went through the queue is vacuumed away by its own nodes, long before autovacuum looks.
+func TestQueueIsVacuumed(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", action("a", "x")))
+	for range 5 {
+		enqueue(t, s, times(1000, store.NewExecution{Action: "a.x"})...)
+		var outcomes []store.Outcome
+		for _, c := range claim(t, s, "n", 1000) {
+			outcomes = append(outcomes, store.Outcome{Token: c.Token, Status: store.StatusSucceeded})
+		}
+		finish(t, s, outcomes...)
+	}
+	if _, _, err := s.Reap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool {
+		return one[int](t, s, "SELECT vacuum_count::integer FROM pg_stat_user_tables WHERE schemaname = 'attune' AND relname = 'queue'") > 0
+	})
+}

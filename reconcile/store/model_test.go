@@ -18,11 +18,17 @@ type model struct {
 	random     *rand.Rand
 	executions map[int64]*modelled
 	log        []string
+	// ready is the revision whose files a node may have in place.
+	ready int64
 }
+
+// nodes are those that claim, stall and die.
+var nodes = []string{"n1", "n2", "n3"}
 
 type modelled struct {
 	status   store.Status
 	token    string
+	node     string
 	started  bool
 	lapsed   bool
 	cancel   bool
@@ -37,8 +43,9 @@ func TestQueueAgainstModel(t *testing.T) {
 	apply(t, s, change("a", action("a", "once"), action("a", "again", onLostRetry)))
 	for seed := range uint64(8) {
 		sql(t, s, "DELETE FROM attune.queue")
-		m := &model{t: t, s: s, random: rand.New(rand.NewPCG(seed, 0)), executions: map[int64]*modelled{}}
-		steps := []func(){m.enqueue, m.claim, m.claim, m.start, m.start, m.finish, m.retry, m.late, m.release, m.lapse, m.lapse, m.reap, m.reap, m.renew, m.cancel}
+		ready := one[int64](t, s, "SELECT max(id) FROM attune.revision")
+		m := &model{t: t, s: s, ready: ready, random: rand.New(rand.NewPCG(seed, 0)), executions: map[int64]*modelled{}}
+		steps := []func(){m.enqueue, m.claim, m.claim, m.start, m.start, m.finish, m.retry, m.late, m.release, m.lapse, m.lapse, m.reap, m.reap, m.renew, m.cancel, m.stall, m.die}
 		for range 5 {
 			m.enqueue()
 		}
@@ -104,19 +111,30 @@ func (m *model) claim() {
 			waiting++
 		}
 	}
-	claimed := claim(m.t, m.s, "n", limit)
+	node := m.node()
+	var ready []int64
+	if m.random.IntN(2) == 0 {
+		ready = []int64{m.ready}
+	}
+	claimed, err := m.s.Claim(m.t.Context(), node, limit, ready...)
+	if err != nil {
+		m.t.Error(err)
+	}
 	if len(claimed) != min(limit, waiting) {
 		m.t.Errorf("claimed %d of %d, asked for %d", len(claimed), waiting, limit)
 	}
 	for _, c := range claimed {
 		e := m.executions[c.ExecutionID]
 		m.move(e, store.StatusRunning)
-		e.token = c.Token
+		e.token, e.node, e.started = c.Token, node, c.Begun
+		if c.Begun != (ready != nil) {
+			m.t.Errorf("begun with its claim: %v, although ready are %v", c.Begun, ready)
+		}
 		e.attempts++
 		if c.Attempt != e.attempts {
 			m.t.Errorf("attempt %d, expected %d", c.Attempt, e.attempts)
 		}
-		m.note("claim %d", c.ExecutionID)
+		m.note("claim %d by %s, begun: %v", c.ExecutionID, node, c.Begun)
 	}
 }
 
@@ -211,14 +229,15 @@ func (m *model) lapse() {
 }
 
 func (m *model) renew() {
-	renewal, err := m.s.Renew(m.t.Context(), "n")
+	node := m.node()
+	renewal, err := m.s.Renew(m.t.Context(), node)
 	if err != nil {
 		m.t.Error(err)
 		return
 	}
 	var held, cancel []string
 	for _, e := range m.executions {
-		if e.token != "" && !e.lapsed {
+		if e.token != "" && !e.lapsed && e.node == node {
 			held = append(held, e.token)
 			if e.cancel {
 				cancel = append(cancel, e.token)
@@ -233,12 +252,41 @@ func (m *model) renew() {
 	}
 }
 
+func (m *model) node() string { return nodes[m.random.IntN(len(nodes))] }
+
+// stall freezes a node for so long that all its leases lapse; it may wake up before anybody looks.
+func (m *model) stall() {
+	node := m.node()
+	sql(m.t, m.s, "UPDATE attune.queue SET lease_until = now() - INTERVAL '1 second' WHERE node = $1", node)
+	for _, e := range m.executions {
+		if e.token != "" && e.node == node {
+			e.lapsed = true
+		}
+	}
+	m.note("stall %s", node)
+}
+
+// die is a node that was killed and is back: what it held ends at once.
+func (m *model) die() {
+	node := m.node()
+	if _, _, err := m.s.LoseNode(m.t.Context(), node); err != nil {
+		m.t.Error(err)
+	}
+	m.note("die %s", node)
+	m.lose(func(e *modelled) bool { return e.token != "" && e.node == node })
+}
+
 func (m *model) reap() {
 	if _, _, err := m.s.Reap(m.t.Context()); err != nil {
 		m.t.Error(err)
 	}
+	m.lose(func(e *modelled) bool { return e.lapsed })
+}
+
+// lose is what becomes of attempts whose node is given up.
+func (m *model) lose(given func(*modelled) bool) {
 	for id, e := range m.executions {
-		if !e.lapsed {
+		if !given(e) {
 			continue
 		}
 		switch {
@@ -250,7 +298,7 @@ func (m *model) reap() {
 		default:
 			m.move(e, store.StatusLost)
 		}
-		m.note("reap %d: %s", id, e.status)
+		m.note("lost %d: %s", id, e.status)
 	}
 }
 

@@ -33,6 +33,10 @@ const (
 	finishRows  = 1000
 	finishBytes = 16 << 20
 
+	// vacuumAfter is how many attempts end on this node before it vacuums the queue: that many dead entries
+	// take as long to pass over as a claim.
+	vacuumAfter = 5000
+
 	// reapRounds bounds one Reap; each takes up to 1000 attempts.
 	reapRounds = 100
 )
@@ -511,8 +515,25 @@ func (s *Store) Renew(ctx context.Context, node string) (*Renewal, error) {
 // Reap ends the attempts whose lease has lapsed: not started ones go back to the queue, started ones
 // end as lost and are queued again where the action says on_lost: retry. An id can be in both
 // answers: its attempt was lost and there will be another.
+//
+// It also vacuums the queue once enough has gone through it: autovacuum looks once a minute, and till then
+// every look at the queue has to pass over what was claimed.
 func (s *Store) Reap(ctx context.Context) (requeued, lost []int64, err error) {
-	return s.endLapsed(ctx, "")
+	requeued, lost, err = s.endLapsed(ctx, "")
+	if err == nil && s.finished.Load() >= vacuumAfter {
+		s.finished.Store(0)
+		s.vacuumQueue(ctx)
+	}
+	return requeued, lost, err
+}
+
+// vacuumQueue leaves it alone where somebody else is at it, and where the role may not.
+func (s *Store) vacuumQueue(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, s.queries.get("VacuumQueue")); err != nil {
+		s.log.Debug("cannot vacuum the queue", "component", "store", "err", err)
+	}
 }
 
 // LoseNode ends, at once, the attempts of a node that is known to be dead (same host, a former run

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -86,6 +87,8 @@ type Store struct {
 	log     *slog.Logger
 	metrics *metrics
 	queries queries
+	// finished counts outcomes since this store last vacuumed the queue.
+	finished atomic.Int64
 	// statements are the queries with numbered arguments.
 	statements map[string]statement
 	packer     *zstd.Encoder

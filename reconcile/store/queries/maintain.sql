@@ -136,3 +136,6 @@ UPDATE attune.queue
 SET secrets = input.secrets::jsonb
 FROM unnest(@ids::bigint[], @secrets::text[]) AS input (id, secrets)
 WHERE queue.execution_id = input.id;
+
+-- name: VacuumQueue
+VACUUM (SKIP_LOCKED) attune.queue;
