@@ -149,6 +149,9 @@ func TestIncrementalIsAsFromNothing(t *testing.T) {
 			b.options = func(o *Options) { o.Memory = memory }
 			for _, ref := range []string{"a", "b", "c"} {
 				b.complete(ref)
+				for _, file := range []string{"sensors/sense.yaml", "rules/rule.yaml", "rules/other.yaml", "lib/x"} {
+					b.write(ref+"/"+file, edit{pack: ref, file: file}.content())
+				}
 			}
 			b.start()
 			for _, e := range edits.Example(seed) {

@@ -83,6 +83,9 @@ func (v *vandal) act() {
 func TestFuzzedTree(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, demo)
+	for _, ref := range []string{"p1", "p2", "p3"} {
+		y.unpack(strings.ReplaceAll(demo, "demo", ref))
+	}
 	n := y.node().start()
 	before := n.rss(n.pid())
 	duration := 3 * time.Second
