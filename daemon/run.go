@@ -286,6 +286,7 @@ func (d *Daemon) announce(ctx context.Context) error {
 		}
 	}
 	info := d.ready(ctx)
+	boundGarbage(os.Getenv)
 	d.log.Info("ready", "packs", len(info.Packs), "actions", info.Components.Actions, "sensors", info.Components.Sensors,
 		"rules", info.Components.Rules, "socket", info.Socket, "url", info.URL, "state", info.State, "node", d.node, "duration", info.Took)
 	d.notify.ready(fmt.Sprintf("%d packs, %d rules", len(info.Packs), info.Components.Rules))

@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -113,20 +112,10 @@ func diff(wanted *Snapshot, scope map[string]bool, actual *store.Catalog, record
 
 // recordsOf gives the components of the packs, each pack's in the order of ComponentKinds and by ref.
 func recordsOf(c *store.Catalog, packs map[string]bool) map[string][]*store.Record {
-	records := map[string][]*store.Record{}
-	for _, kind := range manifest.ComponentKinds() {
-		from := map[string]int{}
-		for _, r := range c.Records(kind) {
-			if !packs[r.Pack] {
-				continue
-			}
-			if _, ok := from[r.Pack]; !ok {
-				from[r.Pack] = len(records[r.Pack])
-			}
-			records[r.Pack] = append(records[r.Pack], r)
-		}
-		for pack, start := range from {
-			slices.SortFunc(records[pack][start:], func(a, b *store.Record) int { return cmp.Compare(a.Ref, b.Ref) })
+	records := make(map[string][]*store.Record, len(packs))
+	for pack := range packs {
+		if members := c.Members(pack); len(members) > 0 {
+			records[pack] = members
 		}
 	}
 	return records

@@ -47,6 +47,9 @@ func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, 
 		return nil, "", err
 	}
 	r.drift(now)
+	if j.silent {
+		return nil, outcome, nil
+	}
 	return r.report(plan), outcome, nil
 }
 
@@ -58,6 +61,9 @@ func (r *Reconciler) refresh(ctx context.Context) error {
 		return err
 	}
 	before := r.catalog
+	if next == before {
+		return nil
+	}
 	r.catalog = next
 	changed := map[string]bool{}
 	for ref, row := range next.Packs {
@@ -358,7 +364,10 @@ func (r *Reconciler) count() {
 				errs++
 			}
 		}
-		r.metrics.packErrors.WithLabelValues(ref).Set(float64(errs))
+		if p.told != errs+1 { // to look up ten thousand gauges takes longer than an edit
+			p.told = errs + 1
+			r.metrics.packErrors.WithLabelValues(ref).Set(float64(errs))
+		}
 		switch {
 		case errs > 0:
 			states[packBroken]++

@@ -154,6 +154,8 @@ type pack struct {
 	needs []string
 	offer string
 	row   *store.PackRow
+	// told is one more than the errors that Prometheus knows of; 0: it knows nothing of the pack.
+	told int
 	// rest is what the last plan would have done, or what it keeps; nil: nothing.
 	rest    *PackPlan
 	enabled bool
@@ -410,7 +412,9 @@ type job struct {
 	// now says to look also at what is not quiet yet, because somebody asked.
 	now bool
 	// plan says to apply nothing.
-	plan    bool
+	plan bool
+	// silent says that nobody asks for a report, which costs more than an edit where there are many packs.
+	silent  bool
 	since   map[string]time.Time // first changes, by key
 	waiters []*waiter
 	// command runs instead of a pass; it has one waiter.
@@ -536,6 +540,7 @@ func (r *Reconciler) serve(ctx context.Context, j *job) {
 	if j.now && !j.plan {
 		maps.Copy(j.since, r.watcher.take())
 	}
+	j.silent = len(j.waiters) == 0
 	report, outcome, err := r.pass(ctx, j, started)
 	if j.all && !j.plan {
 		r.watcher.also(r.remote(), r.opts.Poll)

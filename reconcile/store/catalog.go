@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -80,6 +81,32 @@ type Catalog struct {
 	Triggers   map[string]*Record
 	Sensors    map[string]*Record
 	Rules      map[string]*Record
+	// members are the components by pack; nil in a catalog that was not loaded.
+	members map[string][]*Record
+}
+
+// Members gives the components of a pack, in the order of ComponentKinds and by ref.
+func (c *Catalog) Members(pack string) []*Record {
+	if c.members != nil {
+		return c.members[pack]
+	}
+	var members []*Record
+	for _, kind := range manifest.ComponentKinds() {
+		for _, record := range c.Records(kind) {
+			if record.Pack == pack {
+				members = append(members, record)
+			}
+		}
+	}
+	sortMembers(members)
+	return members
+}
+
+func sortMembers(members []*Record) {
+	kinds := manifest.ComponentKinds()
+	slices.SortFunc(members, func(a, b *Record) int {
+		return cmp.Or(cmp.Compare(slices.Index(kinds, a.Kind), slices.Index(kinds, b.Kind)), cmp.Compare(a.Ref, b.Ref))
+	})
 }
 
 // Records gives the map of one component kind.
@@ -155,7 +182,7 @@ func (s *Store) Catalog(ctx context.Context, previous *Catalog) (*Catalog, error
 func emptyCatalog() *Catalog {
 	return &Catalog{
 		Generation: -1, Packs: map[string]*PackRow{}, Actions: map[string]*Record{}, Triggers: map[string]*Record{},
-		Sensors: map[string]*Record{}, Rules: map[string]*Record{},
+		Sensors: map[string]*Record{}, Rules: map[string]*Record{}, members: map[string][]*Record{},
 	}
 }
 
@@ -179,6 +206,7 @@ func (s *Store) loadCatalog(ctx context.Context, tx pgx.Tx, base *Catalog) (*Cat
 	c := &Catalog{
 		Generation: numbers[0], Packs: maps.Clone(base.Packs), Actions: maps.Clone(base.Actions),
 		Triggers: maps.Clone(base.Triggers), Sensors: maps.Clone(base.Sensors), Rules: maps.Clone(base.Rules),
+		members: maps.Clone(base.members),
 	}
 	if after >= 0 {
 		// A few packs out of many: without a word the planner expects a third of all.
@@ -193,6 +221,7 @@ func (s *Store) loadCatalog(ctx context.Context, tx pgx.Tx, base *Catalog) (*Cat
 	}
 	for _, pack := range packs {
 		c.Packs[pack.Ref] = pack
+		c.members[pack.Ref] = nil // all that it has is loaded below
 	}
 	for _, kind := range manifest.ComponentKinds() {
 		rows, err := collect(ctx, s, tx, ofKind("LoadKIND", kind), args, pgx.RowToStructByName[recordRow])
@@ -206,7 +235,11 @@ func (s *Store) loadCatalog(ctx context.Context, tx pgx.Tx, base *Catalog) (*Cat
 		into := c.Records(kind)
 		for _, record := range records {
 			into[record.Ref] = record
+			c.members[record.Pack] = append(c.members[record.Pack], record)
 		}
+	}
+	for _, pack := range packs {
+		sortMembers(c.members[pack.Ref])
 	}
 	return c, nil
 }

@@ -1,0 +1,32 @@
+package daemon
+
+import (
+	"runtime"
+	"runtime/debug"
+)
+
+const (
+	// garbageRoom is how much garbage may gather before it is collected, in bytes, where much is in use:
+	// enough that it comes seldom, and not as much again as everything that is in use.
+	garbageRoom = 64 << 20
+	// leastPercent bounds what the collector is made to work.
+	leastPercent = 25
+)
+
+// boundGarbage gives back what loading the packs took, and keeps the collector from letting the memory
+// double: with ten thousand packs a hundred megabytes are in use for good. GOGC, where set, is obeyed.
+func boundGarbage(getenv func(string) string) {
+	if getenv("GOGC") != "" {
+		return
+	}
+	debug.FreeOSMemory()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	debug.SetGCPercent(garbagePercent(stats.HeapAlloc))
+}
+
+// garbagePercent is what GOGC has to be with so much in use; 100 is Go's own.
+func garbagePercent(inUse uint64) int {
+	const own = 100
+	return int(min(max(garbageRoom*own/max(inUse, 1), leastPercent), own))
+}
