@@ -8,7 +8,7 @@ import (
 const (
 	// garbageRoom is how much garbage may gather before it is collected, in bytes, where much is in use:
 	// enough that it comes seldom, and not as much again as everything that is in use.
-	garbageRoom = 64 << 20
+	garbageRoom = 40 << 20
 	// leastPercent bounds what the collector is made to work.
 	leastPercent = 25
 )
