@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// fewPacks and manyPacks are what an edit is compared between.
+	fewPacks, manyPacks = 10, 10_000
+	// renameQuiet is the window that a file renamed into place is waited for.
+	renameQuiet = 25 * time.Millisecond
+	// editsARound is over how many edits a round's median is taken.
+	editsARound = 20
+)
+
+func packBenchmarks() []Benchmark {
+	return []Benchmark{
+		{
+			Name: "edit", Unit: "ms", Goal: 1, AtMost: true,
+			What:    "a script renamed into place until its pack is in force, less the quiet window, p50, against 15 ms",
+			Prepare: editAgainst(15),
+		},
+		{
+			Name: "edit-scale", Unit: "ms", Goal: 1.5, AtMost: true,
+			What: "the same among 10,000 packs, against among 10",
+			Prepare: func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
+				many, err := lab.Daemon(ctx, packsOf(manyPacks), "")
+				if err != nil {
+					return nil, nil, err
+				}
+				few, err := lab.Daemon(ctx, packsOf(fewPacks), "")
+				if err != nil {
+					return nil, nil, err
+				}
+				return many.edits, few.edits, nil
+			},
+		},
+		{
+			Name: "rescan", Unit: "s", Goal: 0.03, AtMost: true,
+			What: "processor time of a scan of 10,000 unchanged packs, against the 30 seconds between two",
+			Prepare: func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
+				many, err := lab.Daemon(ctx, packsOf(manyPacks), "[reconcile]\nresync = \"1h\"\n")
+				if err != nil {
+					return nil, nil, err
+				}
+				return many.rescan, constant(30), nil
+			},
+		},
+		{
+			Name: "rss", Unit: "MiB", Goal: 1, AtMost: true,
+			What: "resident memory with 10,000 packs, against 250 MiB",
+			Prepare: func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
+				many, err := lab.Daemon(ctx, packsOf(manyPacks), "")
+				if err != nil {
+					return nil, nil, err
+				}
+				return many.resident, constant(250), nil
+			},
+		},
+		{
+			Name: "scan", Unit: "s", Goal: 3, AtMost: true,
+			What: "a whole scan of 10,000 unchanged packs by a command, against walk and lstat of them",
+			Prepare: func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
+				many, err := lab.Daemon(ctx, packsOf(manyPacks), "[reconcile]\nresync = \"1h\"\n")
+				if err != nil {
+					return nil, nil, err
+				}
+				return many.scan, many.walk, nil
+			},
+		},
+	}
+}
+
+// constant is a baseline that a goal names.
+func constant(figure float64) Side {
+	return func(context.Context) (float64, error) { return figure, nil }
+}
+
+func editAgainst(milliseconds float64) func(context.Context, *Lab) (ours, baseline Side, err error) {
+	return func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
+		few, err := lab.Daemon(ctx, packsOf(fewPacks), "")
+		if err != nil {
+			return nil, nil, err
+		}
+		return few.edits, constant(milliseconds), nil
+	}
+}
+
+// packsOf are packs of ten files, five of them manifests.
+func packsOf(n int) map[string]string {
+	files := map[string]string{}
+	for i := range n {
+		ref := fmt.Sprintf("p%05d", i)
+		files[ref+"/pack.yaml"] = "ref: " + ref + "\nlabel: Pack\nversion: 1.0.0\n"
+		files[ref+"/README.md"] = "# " + ref + "\n"
+		files[ref+"/lib/common.sh"] = "common() { echo common; }\n"
+		files[ref+"/lib/more.sh"] = "more() { echo more; }\n"
+		for _, name := range []string{"first", "second"} {
+			files[ref+"/actions/"+name+".yaml"] = "name: " + name + "\nentry_point: " + name + ".sh\nparameters:\n" +
+				"  message: {type: string, required: true}\n  times: {type: integer, default: 1, minimum: 1}\n"
+			files[ref+"/actions/"+name+".sh"] = "echo \"$ATTUNE_ACTION_MESSAGE\"\n" + strings.Repeat("# as scripts have comments\n", 10)
+		}
+		files[ref+"/triggers/called.yaml"] = "name: called\npayload_schema:\n  who: {type: string}\n  n: {type: integer}\n"
+		files[ref+"/rules/reply.yaml"] = "name: reply\ntrigger: " + ref + ".called\nwhen: event.payload.n > 3\n" +
+			"action: {ref: " + ref + ".first, parameters: {message: \"{{ event.payload.who }}\"}}\n"
+	}
+	return files
+}
+
+// edits gives the median of some edits of one script.
+func (d *Daemon) edits(ctx context.Context) (float64, error) {
+	const ref = "p00005"
+	script := filepath.Join(d.Dir, "packs", ref, "actions", "first.sh")
+	var took []float64
+	for range editsARound {
+		before, err := d.Client.Pack(ctx, ref)
+		if err != nil {
+			return 0, err
+		}
+		text := fmt.Sprintf("echo %d\n", time.Now().UnixNano())
+		if err := os.WriteFile(script+".tmp", []byte(text), 0o644); err != nil {
+			return 0, err
+		}
+		began := time.Now()
+		if err := os.Rename(script+".tmp", script); err != nil {
+			return 0, err
+		}
+		// When it was in force is the daemon's to say: who looks every few milliseconds is no more exact
+		// than what is measured.
+		err = Until(ctx, "the edit is in force", func(ctx context.Context) (bool, error) {
+			now, err := d.Client.Pack(ctx, ref)
+			return err == nil && now.Revision > before.Revision, err
+		})
+		if err != nil {
+			return 0, err
+		}
+		status, err := d.Client.Status(ctx)
+		if err != nil {
+			return 0, err
+		}
+		if status.Reconcile.LastApply == nil {
+			return 0, fmt.Errorf("the daemon does not say when it applied the edit of %s", ref)
+		}
+		took = append(took, milliseconds(status.Reconcile.LastApply.Sub(began)-renameQuiet))
+	}
+	slices.Sort(took)
+	return took[len(took)/2], nil
+}
+
+// scan is the time of a reload, which looks at everything.
+func (d *Daemon) scan(ctx context.Context) (float64, error) {
+	began := time.Now()
+	_, err := d.Client.Reload(ctx, "")
+	return time.Since(began).Seconds(), err
+}
+
+// rescan is the processor time of a reload.
+func (d *Daemon) rescan(ctx context.Context) (float64, error) {
+	before, err := d.cpu()
+	if err != nil {
+		return 0, err
+	}
+	if _, err := d.Client.Reload(ctx, ""); err != nil {
+		return 0, err
+	}
+	after, err := d.cpu()
+	return (after - before).Seconds(), err
+}
+
+// walk is the least that a look at everything can cost.
+func (d *Daemon) walk(context.Context) (float64, error) {
+	began := time.Now()
+	err := filepath.WalkDir(filepath.Join(d.Dir, "packs"), func(path string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			_, err = os.Lstat(path)
+		}
+		return err
+	})
+	return time.Since(began).Seconds(), err
+}
+
+// cpu is the processor time that the daemon has used.
+func (d *Daemon) cpu() (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.PID))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	ticks := 0
+	for _, field := range fields[11:13] { // utime and stime
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	const hertz = 100 // USER_HZ
+	return time.Duration(ticks) * time.Second / hertz, nil
+}
+
+// resident is the daemon's memory.
+func (d *Daemon) resident(context.Context) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", d.PID))
+	if err != nil {
+		return 0, err
+	}
+	pages, err := strconv.Atoi(strings.Fields(string(text))[1])
+	return float64(pages*os.Getpagesize()) / (1 << 20), err
+}
