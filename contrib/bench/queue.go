@@ -132,6 +132,8 @@ func (q *noopQueue) side(ctx context.Context) (float64, error) {
 // as have come together. tell is told how many are done.
 func (q *noopQueue) work(ctx context.Context, count int, tell func(done int)) error {
 	group, ctx := errgroup.WithContext(ctx)
+	reaping, stop := context.WithCancel(ctx)
+	group.Go(func() error { return q.reap(reaping) })
 	free := make(chan struct{}, noopWorkers)
 	for range noopWorkers {
 		free <- struct{}{}
@@ -162,6 +164,7 @@ func (q *noopQueue) work(ctx context.Context, count int, tell func(done int)) er
 		return nil
 	})
 	group.Go(func() error {
+		defer stop()
 		done, zero := 0, 0
 		for tokens := range batches(started) {
 			outcomes := make([]store.Outcome, len(tokens))
@@ -182,6 +185,23 @@ func (q *noopQueue) work(ctx context.Context, count int, tell func(done int)) er
 		return nil
 	})
 	return group.Wait()
+}
+
+// reap does what every node does beside its work: it looks for the dead, and vacuums the queue.
+func (q *noopQueue) reap(ctx context.Context) error {
+	const period = 5 * time.Second
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if _, _, err := q.store.Reap(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
 }
 
 // take waits for one slot and takes what else is free.
