@@ -437,6 +437,7 @@ func (p *Pool) settle(e *ended, accepted bool) {
 	if e.attempt != nil {
 		p.forget(e.attempt)
 	}
+	p.poke() // claims wait while too many outcomes are unwritten
 	o := &e.Outcome
 	log := p.log.With("action", e.Action, "execution_id", e.ExecutionID, "attempt", e.Attempt)
 	switch {
