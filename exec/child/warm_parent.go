@@ -37,6 +37,7 @@ type parent struct {
 	state   parentState
 	breed   breed
 	gone    chan struct{} // closed when the process of now has ended
+	started chan struct{} // closed when its start is over, however it went
 	used    time.Time
 	want    int // spare children
 	pending int // asked for and not there
@@ -109,6 +110,7 @@ func (p *parent) ask(spec *Spec) (*parent, string) {
 func (p *parent) begin() {
 	p.state = parentStarting
 	p.gone = make(chan struct{})
+	p.started = make(chan struct{})
 	p.pending = 0
 	var b breed
 	switch p.kind {
@@ -124,11 +126,13 @@ func (p *parent) begin() {
 	for script := range p.scripts {
 		p.fresh = append(p.fresh, script)
 	}
-	gone := p.gone
+	gone, started := p.gone, p.started
 	p.w.running.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), warmUp)
 		defer cancel()
-		if err := b.start(ctx); err != nil {
+		err := b.start(ctx)
+		close(started)
+		if err != nil {
 			p.fail(gone, err)
 			return
 		}
@@ -151,10 +155,11 @@ func (p *parent) fail(gone chan struct{}, why error) {
 	p.state = parentFailed
 	p.backoff = min(max(warmRetry, 2*p.backoff), warmRetryMost)
 	p.retryAt = time.Now().Add(p.backoff)
-	b := p.breed
+	b, started := p.breed, p.started
 	close(p.gone)
 	p.mu.Unlock()
 	p.log.Warn("warm parent failed, starts are cold until there is another", "err", why, "retry_after", p.backoff)
+	<-started // it gives up when gone is closed; what it started is closed, not missed
 	b.close()
 	p.empty()
 }
@@ -176,13 +181,14 @@ func (p *parent) end(why string) {
 	}
 	alive := p.state == parentUp || p.state == parentStarting
 	p.state = parentEnded
-	b := p.breed
+	b, started := p.breed, p.started
 	if alive {
 		close(p.gone)
 	}
 	p.mu.Unlock()
 	if alive {
 		p.log.Debug("warm parent ends", "reason", why)
+		<-started
 		b.close()
 	}
 	p.empty()
