@@ -494,6 +494,11 @@ func TestPlanAppliesNothing(t *testing.T) {
 		t.Error("the plan was applied")
 	}
 	b.await("the edit after its window", func(c *store.Catalog) bool { return c.Generation > generation })
+	history, err := b.store.Revisions(t.Context(), "one", 1)
+	b.do(err)
+	if history[0].Cause != "edit" { // not the command that only looked
+		t.Errorf("revision by %q", history[0].Cause)
+	}
 	plan, err = b.Plan(t.Context())
 	b.do(err)
 	if !plan.Empty() {

@@ -177,7 +177,8 @@ func (r *Reconciler) markStale(known *pack, p place, j *job, first time.Time, no
 	}
 	if known.cause == "" {
 		known.cause = j.cause
-		if noticed && !strings.HasPrefix(j.cause, causeCommand) {
+		// Who only asks for a plan applies nothing: what comes of the edit is the edit's doing.
+		if j.plan || noticed && !strings.HasPrefix(j.cause, causeCommand) {
 			known.cause = causeEdit
 		}
 	}
