@@ -3,6 +3,8 @@ package faults
 import (
 	"context"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,8 +30,8 @@ type lasting struct {
 func (l *lasting) Helper()                   {}
 func (l *lasting) Cleanup(f func())          { l.cleanups = append(l.cleanups, f) }
 func (l *lasting) Context() context.Context  { return context.Background() }
-func (l *lasting) Log(args ...any)           { fmt.Println(args...) }
-func (l *lasting) Logf(f string, a ...any)   { fmt.Printf(f+"\n", a...) }
+func (l *lasting) Log(args ...any)           { fmt.Fprintln(os.Stderr, args...) }
+func (l *lasting) Logf(f string, a ...any)   { fmt.Fprintf(os.Stderr, f+"\n", a...) }
 func (l *lasting) Error(args ...any)         { panic(fmt.Sprint(args...)) }
 func (l *lasting) Errorf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
 func (l *lasting) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
@@ -60,8 +62,8 @@ func (s *sharing) end() {
 	if s.owner == nil {
 		return
 	}
-	for i := len(s.owner.cleanups) - 1; i >= 0; i-- {
-		s.owner.cleanups[i]()
+	for _, clean := range slices.Backward(s.owner.cleanups) {
+		clean()
 	}
 }
 
@@ -104,9 +106,9 @@ func (n *node) changes(ref string, after int) []string {
 	history, err := n.client.History(n.Context(), ref, 0)
 	n.check(err)
 	var lines []string
-	for i := len(history) - 1; i >= 0; i-- {
-		if history[i].Number > after {
-			lines = append(lines, history[i].Changes...)
+	for _, one := range slices.Backward(history) {
+		if one.Number > after {
+			lines = append(lines, one.Changes...)
 		}
 	}
 	return lines

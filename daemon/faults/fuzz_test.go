@@ -12,14 +12,11 @@ import (
 	"time"
 )
 
-// vandal does to a folder whatever a file system lets it.
+// vandal does to a folder whatever a file system lets it, and to nothing else: it makes links that lead
+// anywhere, and a test may run as root, so it never follows one out of the folder.
 type vandal struct {
 	random *rand.Rand
-	dir    string
-	// outside is a file beside the folder that links may lead to. Whoever writes to a link, or changes its
-	// mode, does so to its target, so it must be nobody's: a test that runs as root would else destroy the
-	// machine's own files.
-	outside string
+	root   *os.Root
 }
 
 // names are such as people, editors and attackers give; some are manifests'.
@@ -36,7 +33,7 @@ var contents = []string{
 
 // place is a path in the folder, at most three deep.
 func (v *vandal) place() string {
-	parts := []string{v.dir, fmt.Sprintf("p%d", 1+v.random.IntN(3))}
+	parts := []string{fmt.Sprintf("p%d", 1+v.random.IntN(3))}
 	for range v.random.IntN(3) {
 		parts = append(parts, names[v.random.IntN(len(names))])
 	}
@@ -48,32 +45,38 @@ func (v *vandal) act() {
 	at := v.place()
 	switch v.random.IntN(14) {
 	case 0, 1, 2, 3:
-		_ = os.MkdirAll(filepath.Dir(at), 0o755)
-		_ = os.WriteFile(at, []byte(contents[v.random.IntN(len(contents))]), 0o644)
+		_ = v.root.MkdirAll(filepath.Dir(at), 0o755)
+		_ = v.root.WriteFile(at, []byte(contents[v.random.IntN(len(contents))]), 0o644)
 	case 4:
-		_ = os.MkdirAll(at, 0o755)
+		_ = v.root.MkdirAll(at, 0o755)
 	case 5:
-		_ = os.Rename(at, v.place())
+		_ = v.root.Rename(at, v.place())
 	case 6:
-		_ = os.RemoveAll(at)
+		_ = v.root.RemoveAll(at)
 	case 7:
-		_ = os.Symlink([]string{"a.sh", "..", v.outside, "../../outside", "x/y", at, v.place(), "."}[v.random.IntN(8)], at)
+		targets := []string{"a.sh", "..", "/etc/passwd", "/dev/zero", "../../../outside", "x/y", filepath.Base(at), "../" + v.place(), "."}
+		_ = v.root.Symlink(targets[v.random.IntN(len(targets))], at)
 	case 8:
-		_ = os.Chmod(at, fs.FileMode(v.random.IntN(0o1000))&^0o002)
+		_ = v.root.Chmod(at, fs.FileMode(v.random.IntN(0o1000))&^0o002)
 	case 9:
-		_ = os.Link(at, v.place())
+		_ = v.root.Link(at, v.place())
 	case 10:
-		_ = os.Truncate(at, int64(v.random.IntN(3_000_000)))
+		v.open(at, func(f *os.File) { _ = f.Truncate(int64(v.random.IntN(3_000_000))) })
 	case 11:
-		_ = os.Chtimes(at, time.Unix(int64(v.random.IntN(1<<31)), 0), time.Unix(int64(v.random.IntN(1<<31)), 0))
+		_ = v.root.Chtimes(at, time.Unix(int64(v.random.IntN(1<<31)), 0), time.Unix(int64(v.random.IntN(1<<31)), 0))
 	case 12:
-		_ = os.Mkdir(at, 0o755)
-		_ = os.WriteFile(filepath.Join(at, ".git"), nil, 0o644)
+		_ = v.root.Mkdir(at, 0o755)
+		_ = v.root.WriteFile(filepath.Join(at, ".git"), nil, 0o644)
 	case 13:
-		if f, err := os.OpenFile(at, os.O_APPEND|os.O_WRONLY, 0); err == nil {
-			_, _ = f.WriteString(contents[v.random.IntN(len(contents))])
-			f.Close()
-		}
+		v.open(at, func(f *os.File) { _, _ = f.WriteString(contents[v.random.IntN(len(contents))]) })
+	}
+}
+
+// open opens a file to change it in place, if it is one.
+func (v *vandal) open(at string, change func(*os.File)) {
+	if f, err := v.root.OpenFile(at, os.O_APPEND|os.O_WRONLY, 0); err == nil {
+		change(f)
+		f.Close()
 	}
 }
 
@@ -93,11 +96,12 @@ func TestFuzzedTree(t *testing.T) {
 		duration = time.Minute
 	}
 	const seed = 4711
-	outside := filepath.Join(y.dir, "outside")
-	y.check(os.WriteFile(outside, []byte("no pack's\n"), 0o644))
+	root, err := os.OpenRoot(y.packs)
+	y.check(err)
+	defer root.Close()
 	var all sync.WaitGroup
 	for i := range 3 {
-		v := &vandal{random: rand.New(rand.NewPCG(seed, uint64(i))), dir: y.packs, outside: outside}
+		v := &vandal{random: rand.New(rand.NewPCG(seed, uint64(i))), root: root}
 		all.Go(func() {
 			for end := time.Now().Add(duration); time.Now().Before(end); pause(time.Millisecond) {
 				v.act()

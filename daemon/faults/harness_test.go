@@ -56,14 +56,6 @@ func newYard(t testing.TB, archives ...string) *yard {
 	return y
 }
 
-// ship copies packs of the repository into the packs folder.
-func (y *yard) ship(packs ...string) {
-	y.Helper()
-	for _, pack := range packs {
-		y.check(os.CopyFS(y.path(pack), os.DirFS(filepath.Join("..", "..", "packs", pack))))
-	}
-}
-
 func (y *yard) check(err error) {
 	y.Helper()
 	if err != nil {
@@ -299,9 +291,9 @@ func (n *node) configure(lines ...string) {
 }
 
 // start runs the daemon and waits until it is ready.
-func (n *node) start(args ...string) *node {
+func (n *node) start() *node {
 	n.Helper()
-	n.launch(args...)
+	n.launch()
 	n.until("it is ready", n.ready)
 	return n
 }
@@ -312,9 +304,9 @@ func (n *node) ready() bool {
 }
 
 // launch runs the daemon. The log goes on where it was.
-func (n *node) launch(args ...string) {
+func (n *node) launch() {
 	n.Helper()
-	words := slices.Concat(n.wrap, []string{binary, "daemon"}, args)
+	words := slices.Concat(n.wrap, []string{binary, "daemon"})
 	n.cmd = exec.Command(words[0], words[1:]...)
 	n.cmd.Dir, n.cmd.Env, n.cmd.Stdout, n.cmd.Stderr = n.home, n.env, n.log, n.log
 	if n.uid != 0 {

@@ -94,8 +94,8 @@ func TestF02HalfWrittenFile(t *testing.T) {
 	file, rule := n.labelledPack("f02")
 	before := n.revision("f02")
 	content := strings.Replace(n.read(file), "label: one", `label: "two"`, 1)
-	half := strings.Index(content, `wo"`)
-	n.write(file, content[:half])
+	half, _, _ := strings.Cut(content, `wo"`)
+	n.write(file, half)
 	n.until("the half is refused", func() bool { return strings.Contains(n.errorsOf("f02"), file) })
 	if have := n.label(rule); have != "one" {
 		t.Errorf("half a file gave the label %q", have)

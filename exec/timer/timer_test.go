@@ -565,7 +565,7 @@ func TestBadInstances(t *testing.T) {
 		err := b.Set(list)
 		want := []string{
 			"cannot fire zero: interval: found 0, expected a whole number of seconds, 1 or more",
-			`cannot fire minute: expression: found "61 * * * *", whose minutes "61" is wrong: end of range (61) above maximum (59): "61"`,
+			`cannot fire minute: expression: found "61 * * * *", whose minutes "61" is wrong: found 61, expected at most 59`,
 			"cannot fire other: trigger core.webhook is none of core.intervaltimer, core.crontimer and core.datetimetimer",
 			`cannot fire policy: misfire: found "maybe", expected latest, all or none`,
 		}
