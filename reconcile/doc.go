@@ -47,9 +47,11 @@
 //
 // A folder whose files are those of an older revision when this process first looks at it is a stale
 // checkout more often than a wish: it is drift too, until its files become others or an operator applies
-// it by force. While the process runs, older files are an edit like any other.
+// it by force. While the process runs, older files are an edit like any other. The same goes for a node
+// that comes to lead; a pack that its folders lack then is not removed either.
 //
-// A reconciler that only plans applies nothing at all; then every difference is drift.
+// A reconciler that only plans, or whose node follows another, applies nothing at all; then every
+// difference is drift.
 //
 // Operators' switches are not of this package: the database keeps them, and what is put into force here
 // leaves them as they are.

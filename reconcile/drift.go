@@ -3,11 +3,20 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
-// driftPlanned is why a daemon that only plans leaves a difference as it is.
-const driftPlanned = "the daemon only plans"
+// Why all differences are left as they are.
+const (
+	driftPlanned = "the daemon only plans"
+	driftFollows = "another node leads and applies the packs"
+)
+
+// mismatchAfter is how long the folders of a node that follows may differ from what is in force before it is
+// told: less is two nodes that are being deployed to one after the other.
+const mismatchAfter = time.Minute
 
 // checkout is a pack's folder whose files were of an older revision when this process first looked.
 type checkout struct {
@@ -23,6 +32,9 @@ func (r *Reconciler) frozen(ref string) string {
 	}
 	if old, ok := r.checkouts[ref]; ok && row != nil {
 		return fmt.Sprintf("its files are those of revision %d, and revision %d is in force", old.number, row.Revision)
+	}
+	if r.absent[ref] && row != nil {
+		return fmt.Sprintf("the packs folders of this node did not have it when it came to lead, and revision %d is in force", row.Revision)
 	}
 	return ""
 }
@@ -93,9 +105,9 @@ func (r *Reconciler) drift(now time.Time) {
 			r.driftOf(ref, p, why, now)
 		}
 	}
-	for ref := range r.pinned {
+	for _, ref := range slices.Concat(slices.Collect(maps.Keys(r.pinned)), slices.Collect(maps.Keys(r.absent))) {
 		row := r.catalog.Packs[ref]
-		if r.packs[ref] != nil || r.listing == nil || r.hasFolder(ref) || r.listing.unavailable(row.Directory) {
+		if row == nil || r.packs[ref] != nil || r.listing == nil || r.hasFolder(ref) || r.listing.unavailable(row.Directory) {
 			continue
 		}
 		d := &differ{wanted: &Snapshot{}, scope: map[string]bool{ref: true}, actual: r.catalog, records: r.records}
@@ -157,6 +169,32 @@ func (r *Reconciler) notePin(ref string, pinned bool) {
 	}
 }
 
+// tellMismatches tells of packs that this node has had otherwise for long than what the leader applied.
+func (r *Reconciler) tellMismatches(now time.Time) {
+	follows := r.planOnly && !r.opts.PlanOnly
+	for ref := range r.differs {
+		if r.drifts[ref] == nil || !follows {
+			delete(r.differs, ref)
+			r.metrics.mismatch.DeleteLabelValues(ref)
+		}
+	}
+	if !follows {
+		return
+	}
+	for ref := range r.drifts {
+		since, known := r.differs[ref]
+		switch {
+		case !known:
+			r.differs[ref] = now
+			r.metrics.mismatch.WithLabelValues(ref).Set(0)
+		case !since.IsZero() && now.Sub(since) >= mismatchAfter:
+			r.differs[ref] = time.Time{} // told
+			r.metrics.mismatch.WithLabelValues(ref).Set(1)
+			r.logger.Warn("packs folder is not what the leader applied, bring it up to date", "pack", ref, "duration", mismatchAfter)
+		}
+	}
+}
+
 // tellDrift puts the drift into the status.
 func (r *Reconciler) tellDrift() {
 	r.mu.Lock()
@@ -170,7 +208,10 @@ func (r *Reconciler) tellDrift() {
 		one := r.drifts[ref]
 		why := one.Held
 		if why == "" {
-			why = driftPlanned
+			why = driftFollows
+			if r.opts.PlanOnly {
+				why = driftPlanned
+			}
 		}
 		r.status.Drift = append(r.status.Drift, Drift{Pack: ref, Why: why, Steps: changesOf(one)})
 	}

@@ -36,6 +36,7 @@ type metrics struct {
 	resyncFound prometheus.Counter
 	pinned      *prometheus.GaugeVec
 	drift       *prometheus.GaugeVec
+	mismatch    *prometheus.GaugeVec
 }
 
 // newMetrics registers them; with nil they count for nobody.
@@ -83,6 +84,9 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	m.drift = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "attune_pack_drift_steps", Help: "Steps between a pack's folder and what is in force, where they are not applied: it is pinned, a stale checkout, or the daemon only plans.",
 	}, []string{"pack"})
+	m.mismatch = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "attune_pack_hash_mismatch", Help: "1 for a pack of which this node, which does not lead, has had other files than those in force for a minute.",
+	}, []string{"pack"})
 	for _, outcome := range []string{outcomeApplied, outcomeUnchanged, outcomePlanned, outcomeFailed} {
 		m.total.WithLabelValues(outcome)
 	}
@@ -92,7 +96,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	m.watchMode(watchInotify)
 	if registerer != nil {
 		registerer.MustRegister(m.packs, m.packErrors, m.duration, m.total, m.lag, m.lastSuccess, m.watch,
-			m.overflows, m.unavailable, m.held, m.resyncFound, m.pinned, m.drift)
+			m.overflows, m.unavailable, m.held, m.resyncFound, m.pinned, m.drift, m.mismatch)
 	}
 	return m
 }

@@ -113,6 +113,7 @@ func (r *Reconciler) unpin(ctx context.Context, ref, by string, now time.Time) (
 		return nil, ErrNotPinned
 	}
 	delete(r.checkouts, ref) // whatever was held of it: its folder is to rule
+	delete(r.absent, ref)
 	plan := &Plan{Packs: []PackPlan{{
 		Ref: ref, Steps: []Step{}, writes: true,
 		change: store.PackChange{Ref: ref, Directory: row.Directory, Errors: row.Errors, Pin: &store.Pin{Unpin: true}},

@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -268,6 +270,69 @@ func TestPlanOnlyTellsDriftAndRollsNothingBack(t *testing.T) {
 	}, b.log.String)
 	if n := b.catalog().Packs["one"].Revision; n != 2 || !b.catalog().Packs["one"].Enabled {
 		t.Errorf("something was applied: revision %d", n)
+	}
+}
+
+// TestNewLeaderTakesNobodyBack has a node that followed, with files of an older revision and without
+// a pack that is in force, come to lead.
+func TestNewLeaderTakesNobodyBack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("two")
+	b.edited()
+	b.stop()
+	var leads atomic.Bool
+	b.options = func(o *Options) { o.Leads = func() (string, bool) { return "", leads.Load() } }
+	b.start()
+	b.write("one/actions/act.sh", "#!/bin/bash\necho one\n")
+	b.remove("two")
+	follows := []Drift{{Pack: "one", Why: driftFollows, Steps: 1}, {Pack: "two", Why: driftFollows, Steps: 5}}
+	awaitCondition(t, "the follower's drift", func() bool { return cmp.Equal(b.Status().Drift, follows) }, b.log.String)
+
+	leads.Store(true)
+	b.Dirty("leads")
+	held := []Drift{
+		{Pack: "one", Why: "its files are those of revision 1, and revision 2 is in force", Steps: 1},
+		{Pack: "two", Why: "the packs folders of this node did not have it when it came to lead, and revision 1 is in force", Steps: 5},
+	}
+	awaitCondition(t, "what is held", func() bool { return cmp.Equal(b.Status().Drift, held) }, b.log.String)
+	c := b.catalog()
+	if c.Packs["one"].Revision != 2 || !c.Packs["two"].Enabled {
+		t.Errorf("in force: %+v, %+v", c.Packs["one"], c.Packs["two"])
+	}
+	_, err := b.ReloadForced(t.Context(), "alice", "two")
+	b.do(err)
+	if b.catalog().Packs["two"].Enabled {
+		t.Error("an order to remove it did not")
+	}
+	b.pack("two")
+	b.await("a pack that comes back", func(c *store.Catalog) bool { return c.Packs["two"].Enabled })
+	b.remove("two")
+	b.await("its removal by whoever leads", func(c *store.Catalog) bool { return !c.Packs["two"].Enabled })
+}
+
+// TestMismatchIsToldAfterAWhile looks at the time alone.
+func TestMismatchIsToldAfterAWhile(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	r, err := New(Options{Directories: []string{b.dir}, Store: b.store, Revisions: b.revisions, Logger: quietLogger()})
+	b.do(err)
+	r.planOnly = true // and so follows
+	now := time.Now()
+	r.drifts["one"] = &PackPlan{}
+	for _, step := range []struct {
+		after time.Duration
+		want  float64
+	}{{0, 0}, {mismatchAfter - time.Second, 0}, {mismatchAfter, 1}, {2 * mismatchAfter, 1}} {
+		r.tellMismatches(now.Add(step.after))
+		if have := testutil.ToFloat64(r.metrics.mismatch.WithLabelValues("one")); have != step.want {
+			t.Errorf("after %v: %v, want %v", step.after, have, step.want)
+		}
+	}
+	delete(r.drifts, "one")
+	r.tellMismatches(now.Add(3 * mismatchAfter))
+	if n := testutil.CollectAndCount(r.metrics.mismatch); n != 0 {
+		t.Errorf("%d series are left", n)
 	}
 }
 

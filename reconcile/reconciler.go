@@ -113,6 +113,10 @@ type Reconciler struct {
 	unsure []string
 	// checkouts are packs whose files were of an older revision when they were first looked at.
 	checkouts map[string]checkout
+	// absent are packs in force that this node's folders did not have when it came to lead.
+	absent map[string]bool
+	// differs is since when packs of this node's folders are not those in force, while it follows.
+	differs map[string]time.Time
 	// pinned are the packs with a pin, and drifts what is not applied, by pack.
 	pinned map[string]bool
 	drifts map[string]*PackPlan
@@ -229,7 +233,8 @@ func New(opts Options) (*Reconciler, error) {
 		opts: opts, logger: opts.Logger.With("component", "reconcile"), metrics: newMetrics(opts.Registerer),
 		wake: make(chan struct{}, 1), ready: make(chan struct{}),
 		packs: map[string]*pack{}, known: map[string]identity{}, noticed: map[string]bool{}, warned: map[string]bool{}, afar: map[string]string{},
-		seen: map[string]bool{}, checkouts: map[string]checkout{}, pinned: map[string]bool{}, drifts: map[string]*PackPlan{},
+		seen: map[string]bool{}, checkouts: map[string]checkout{}, absent: map[string]bool{}, differs: map[string]time.Time{},
+		pinned: map[string]bool{}, drifts: map[string]*PackPlan{},
 		asked: request{cause: causeStart},
 	}
 	r.environment = r.opts.environmentOf()
@@ -547,6 +552,7 @@ func (r *Reconciler) serve(ctx context.Context, j *job) {
 		r.resyncAt = started.Add(r.resyncInterval())
 	}
 	r.tellDrift()
+	r.tellMismatches(started)
 	if err != nil {
 		outcome = outcomeFailed
 		r.failed(ctx, j, err)

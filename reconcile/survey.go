@@ -202,6 +202,12 @@ func (r *Reconciler) notice(f *folder) {
 
 // vanished gives the packs in force whose files are gone, and holds them where they are too many.
 func (r *Reconciler) vanished(j *job, now time.Time) []string {
+	for _, w := range j.waiters {
+		if r.absent[w.force] {
+			r.logger.Info("pack without a folder removed by order", "pack", w.force, "by", w.by)
+			delete(r.absent, w.force)
+		}
+	}
 	var absent, quiet, past []string // past: only their findings are left
 	present := 0
 	for ref, row := range r.catalog.Packs {
@@ -212,6 +218,10 @@ func (r *Reconciler) vanished(j *job, now time.Time) []string {
 			present++
 		}
 		if r.hasFolder(ref) || r.listing.unavailable(row.Directory) {
+			delete(r.absent, ref)
+			continue
+		}
+		if r.absent[ref] {
 			continue
 		}
 		switch {

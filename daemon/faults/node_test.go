@@ -271,3 +271,46 @@ func TestFrozenNode(t *testing.T) {
 	l.settle()
 	y.until("the first is back, and one leads", func() bool { return len(y.leaders()) == 1 && y.spread(2) })
 }
+
+// F32: two nodes with different trees. What the leader has is in force, nothing flaps, and the other node
+// says that it differs; when it comes to lead, it takes nobody back.
+func TestF32DifferentTrees(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	behind := filepath.Join(y.dir, "behind")
+	y.check(os.CopyFS(behind, os.DirFS(y.packs)))
+	first := y.node().start()
+	second := y.node(fmt.Sprintf("packs.directory = %q", behind)).start()
+	y.write("load/actions/new.yaml", "name: new\nentry_point: new.sh\n")
+	y.write("load/actions/new.sh", "echo new\n")
+	y.until("the edit is in force", func() bool {
+		_, _, code := first.run("action", "show", "load.new")
+		return code == 0
+	})
+	drift := func(n *node) string {
+		if s := n.status(); s != nil && len(s.Reconcile.Drift) == 1 {
+			return s.Reconcile.Drift[0].Why
+		}
+		return ""
+	}
+	y.until("the second node says that it differs", func() bool { return strings.Contains(drift(second), "another node leads") })
+	if long {
+		y.comes(2*time.Minute, func() bool { return second.metric("attune_pack_hash_mismatch") == 1 })
+		if second.metric("attune_pack_hash_mismatch") != 1 || first.metric("attune_pack_hash_mismatch") != 0 {
+			t.Error("the metric does not tell which node differs")
+		}
+	}
+	if code := first.stop(); code != 0 {
+		t.Errorf("the first node ended with %d", code)
+	}
+	y.until("the second node leads, and holds its older files", func() bool {
+		return len(y.leaders()) == 1 && strings.Contains(drift(second), "those of revision 1")
+	})
+	if n := y.query("SELECT count(*) FROM attune.revision")[0]; n != "2" {
+		t.Errorf("%s revisions came of two versions", n)
+	}
+	second.must("pack", "reload", "load", "--force")
+	if s := second.must("action", "list", "-o", "name"); strings.Contains(s, "load.new") {
+		t.Errorf("by force, the older files do not rule: %s", s)
+	}
+}
