@@ -183,12 +183,29 @@ type Daemon struct {
 	Store  *store.Store // of its database, for what a test does behind its back
 	env    []string
 	binary string
+	out    io.Writer
 	log    bytes.Buffer
+	cmd    *exec.Cmd
+	ended  chan struct{}
 }
 
 // Daemon starts a daemon on a folder of packs. The files are named from packs/ on ("p/pack.yaml");
 // config is what attune.toml has beside what the lab says. It returns when the daemon is ready.
 func (l *Lab) Daemon(ctx context.Context, files map[string]string, config string) (*Daemon, error) {
+	d, err := l.daemonOn(ctx, files, config)
+	if err != nil {
+		return nil, err
+	}
+	l.Defer(d.end)
+	if err := d.begin(ctx); err != nil {
+		return nil, err
+	}
+	d.Store, err = l.Store(ctx, d.URL)
+	return d, err
+}
+
+// daemonOn prepares a daemon and does not start it.
+func (l *Lab) daemonOn(ctx context.Context, files map[string]string, config string) (*Daemon, error) {
 	dir, err := l.Folder()
 	if err != nil {
 		return nil, err
@@ -197,7 +214,7 @@ func (l *Lab) Daemon(ctx context.Context, files map[string]string, config string
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{Dir: dir, URL: database, binary: l.Binary}
+	d := &Daemon{Dir: dir, URL: database, binary: l.Binary, out: l.log}
 	if err := os.Mkdir(filepath.Join(dir, "packs"), 0o755); err != nil {
 		return nil, err
 	}
@@ -226,34 +243,41 @@ func (l *Lab) Daemon(ctx context.Context, files map[string]string, config string
 			d.env = append(d.env, name+"="+value)
 		}
 	}
-	cmd := exec.Command(l.Binary, "daemon")
-	cmd.Dir, cmd.Env = dir, d.env
-	cmd.Stdout = io.MultiWriter(&d.log, l.log)
-	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	d.PID = cmd.Process.Pid
-	ended := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(ended) }()
-	l.Defer(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(patience):
-			_ = cmd.Process.Kill()
-			<-ended
-		}
-	})
 	if d.Client, err = api.NewSocketClient([]string{socket}); err != nil {
 		return nil, err
 	}
 	l.Defer(d.Client.Close)
-	if err := d.awaitReady(ctx, ended); err != nil {
-		return nil, err
+	return d, nil
+}
+
+// begin runs the daemon's process until it is ready.
+func (d *Daemon) begin(ctx context.Context) error {
+	cmd := exec.Command(d.binary, "daemon")
+	cmd.Dir, cmd.Env = d.Dir, d.env
+	cmd.Stdout = io.MultiWriter(&d.log, d.out)
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return err
 	}
-	d.Store, err = l.Store(ctx, database)
-	return d, err
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	d.cmd, d.ended, d.PID = cmd, ended, cmd.Process.Pid
+	return d.awaitReady(ctx, ended)
+}
+
+// end stops the daemon's process, if there is one.
+func (d *Daemon) end() {
+	if d.cmd == nil {
+		return
+	}
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.ended:
+	case <-time.After(patience):
+		_ = d.cmd.Process.Kill()
+		<-d.ended
+	}
+	d.cmd = nil
 }
 
 func (d *Daemon) awaitReady(ctx context.Context, ended <-chan struct{}) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 const (
@@ -46,6 +49,16 @@ func packBenchmarks() []Benchmark {
 			},
 		},
 		{
+			Name: "start", Unit: "s", Goal: 3, AtMost: true,
+			What:    "a start with 10,000 unchanged packs, less one with 10, against walk and lstat of them",
+			Prepare: startBenchmark(func(context.Context, *Lab, *Daemon) error { return nil }, (*Daemon).walk),
+		},
+		{
+			Name: "start-first", Unit: "s", Goal: 3, AtMost: true,
+			What:    "a start with 10,000 packs on an empty database, less one with 10, against walk, hash and parse of them on one core",
+			Prepare: startBenchmark(forget, (*Daemon).parse),
+		},
+		{
 			Name: "rescan", Unit: "s", Goal: 0.03, AtMost: true,
 			What: "processor time of a scan of 10,000 unchanged packs, against the 30 seconds between two",
 			Prepare: func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
@@ -79,6 +92,50 @@ func packBenchmarks() []Benchmark {
 			},
 		},
 	}
+}
+
+// startBenchmark measures starts of a daemon of many packs, less those of one of few: what is left is what
+// the packs cost. before is done while the daemons are down.
+func startBenchmark(before func(context.Context, *Lab, *Daemon) error, least func(*Daemon, context.Context) (float64, error)) func(context.Context, *Lab) (ours, baseline Side, err error) {
+	return func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
+		many, err := lab.Daemon(ctx, packsOf(manyPacks), "")
+		if err != nil {
+			return nil, nil, err
+		}
+		few, err := lab.Daemon(ctx, packsOf(fewPacks), "")
+		if err != nil {
+			return nil, nil, err
+		}
+		restart := func(ctx context.Context, d *Daemon) (float64, error) {
+			d.end()
+			if err := before(ctx, lab, d); err != nil {
+				return 0, err
+			}
+			began := time.Now()
+			err := d.begin(ctx)
+			return time.Since(began).Seconds(), err
+		}
+		ours = func(ctx context.Context) (float64, error) {
+			whole, err := restart(ctx, many)
+			if err != nil {
+				return 0, err
+			}
+			fixed, err := restart(ctx, few)
+			return whole - fixed, err
+		}
+		return ours, func(ctx context.Context) (float64, error) { return least(many, ctx) }, nil
+	}
+}
+
+// forget takes all that a daemon knows: its database and its state.
+func forget(ctx context.Context, lab *Lab, d *Daemon) error {
+	url, err := lab.Database(ctx)
+	if err != nil {
+		return err
+	}
+	d.env = slices.DeleteFunc(d.env, func(v string) bool { return strings.HasPrefix(v, "ATTUNE_DATABASE_URL=") })
+	d.env, d.URL = append(d.env, "ATTUNE_DATABASE_URL="+url), url
+	return os.RemoveAll(filepath.Join(d.Dir, "state"))
 }
 
 // constant is a baseline that a goal names.
@@ -198,6 +255,46 @@ func (d *Daemon) walk(context.Context) (float64, error) {
 		return err
 	})
 	return time.Since(began).Seconds(), err
+}
+
+// parse is the least that a first look at everything can cost: each file is read and hashed, each manifest
+// parsed, one after the other.
+func (d *Daemon) parse(ctx context.Context) (float64, error) {
+	began := time.Now()
+	packs := filepath.Join(d.Dir, "packs")
+	refs, err := os.ReadDir(packs)
+	if err != nil {
+		return 0, err
+	}
+	for _, ref := range refs {
+		files := map[string]manifest.File{}
+		root := filepath.Join(packs, ref.Name())
+		err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			if _, err := os.Lstat(path); err != nil {
+				return err
+			}
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			sum := sha256.Sum256(content)
+			name, err := filepath.Rel(root, path)
+			if len(sum) > 0 && manifest.IsManifest(filepath.ToSlash(name)) {
+				files[filepath.ToSlash(name)] = manifest.File{Content: content}
+			}
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		if b := manifest.Parse(ref.Name(), files); b.Pack == nil {
+			return 0, fmt.Errorf("pack %s does not parse: %v", ref.Name(), b.Errors)
+		}
+	}
+	return time.Since(began).Seconds(), ctx.Err()
 }
 
 // cpu is the processor time that the daemon has used.

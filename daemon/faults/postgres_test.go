@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"bytes"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,8 +51,67 @@ func TestListenerTerminated(t *testing.T) {
 	}
 }
 
-// F72 and F88 in small: the network between the node and the database breaks at any moment, in the middle
-// of commits too.
+// F72: the connection breaks just before or just after the server gets a statement that commits, again and
+// again. Nobody knows then whether it is done; no attempt begins twice, and no result is lost.
+func TestF72CutAtCommit(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	p, through := newProxy(t, y.url)
+	n := y.node()
+	n.env = append(n.env, "ATTUNE_DATABASE_URL="+through)
+	n.start()
+	l := y.ledger()
+	var sent, cuts atomic.Int64
+	most := int64(6)
+	if long {
+		most = 200
+	}
+	// Statements commit by themselves where they end with a Sync; every eleventh meets its fate, so that it is
+	// a claim's, a start's and an outcome's in turn.
+	p.watch(func(message []byte) verdict {
+		if !bytes.HasSuffix(message, []byte{'S', 0, 0, 0, 4}) || sent.Add(1)%11 != 0 || cuts.Load() >= most {
+			return passOn
+		}
+		if cuts.Add(1)%2 == 0 {
+			return cutBefore
+		}
+		return cutAfter
+	})
+	y.until("enough commits have been cut", func() bool {
+		l.enqueue("book", 5)
+		pause(50 * time.Millisecond)
+		return cuts.Load() >= most
+	})
+	l.settle()
+}
+
+// F71 and F88: the network swallows everything and ends nothing. The node notices, kills what it can no
+// longer answer for before its leases end, and goes on when the network is back.
+func TestF88NodeCutOff(t *testing.T) {
+	if !long {
+		t.Skip("takes a minute: make faults")
+	}
+	t.Parallel()
+	y := newYard(t, load)
+	p, through := newProxy(t, y.url)
+	n := y.node()
+	n.env = append(n.env, "ATTUNE_DATABASE_URL="+through)
+	n.start()
+	l := y.ledger()
+	l.enqueue("hold", 1)
+	y.until("it runs", func() bool { return len(l.starts()) == 1 })
+	p.blackhole(true)
+	y.within(20*time.Second, "the node says that it is not ready", func() bool { return !n.ready() })
+	y.within(30*time.Second, "what it can no longer answer for is dead", func() bool { return len(n.children()) == 0 })
+	if n.metric("attune_self_fence_total") == 0 {
+		t.Error("it is not counted")
+	}
+	p.blackhole(false)
+	l.enqueue("book", 5)
+	l.settle()
+}
+
+// The network between the node and the database breaks at any moment.
 func TestConnectionsCut(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, load)

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 // proxy stands between a node and the database, over TCP, and lets a test do what networks do. It is
@@ -24,12 +23,20 @@ type proxy struct {
 	// moved is told of each change of what follows; it is closed and made anew.
 	moved chan struct{}
 	hole  bool
-	late  time.Duration
 	shut  bool
 	pairs map[*pair]struct{}
-	// seen, where set, is handed what a client sends before it is passed on; true cuts the connection.
-	seen func(sent []byte) (cut bool)
+	// seen, where set, is handed what a client sends before it is passed on.
+	seen func(sent []byte) verdict
 }
+
+// verdict is what a test does with what a client sent.
+type verdict int
+
+const (
+	passOn    verdict = iota
+	cutBefore         // the server never gets it
+	cutAfter          // the server gets it, and the client never hears
+)
 
 // pair is one connection and its other half.
 type pair struct{ client, server net.Conn }
@@ -81,7 +88,7 @@ func (p *proxy) accept() {
 }
 
 func (p *proxy) serve(client net.Conn) {
-	if !p.wait(0) { // in a black hole even the handshake hangs
+	if !p.wait() { // in a black hole even the handshake hangs
 		client.Close()
 		return
 	}
@@ -116,25 +123,26 @@ func (p *proxy) pass(one *pair, to, from net.Conn, sent bool) {
 			return
 		}
 		p.mu.Lock()
-		late, seen := p.late, p.seen
+		seen := p.seen
 		p.mu.Unlock()
-		if !p.wait(late) {
+		if !p.wait() {
 			return
 		}
-		if sent && seen != nil && seen(buffer[:n]) {
+		what := passOn
+		if sent && seen != nil {
+			what = seen(buffer[:n])
+		}
+		if what == cutBefore {
 			return
 		}
-		if _, err := to.Write(buffer[:n]); err != nil {
+		if _, err := to.Write(buffer[:n]); err != nil || what == cutAfter {
 			return
 		}
 	}
 }
 
-// wait lets pass after a delay and outside of a black hole. It is false at the proxy's end.
-func (p *proxy) wait(late time.Duration) bool {
-	if late > 0 {
-		pause(late)
-	}
+// wait lets pass outside of a black hole. It is false at the proxy's end.
+func (p *proxy) wait() bool {
 	for {
 		p.mu.Lock()
 		hole, shut, moved := p.hole, p.shut, p.moved
@@ -170,12 +178,8 @@ func (p *proxy) cut() {
 // false: then what was sent meanwhile arrives.
 func (p *proxy) blackhole(on bool) { p.change(func() { p.hole = on }) }
 
-// delay makes each message late in both directions.
-func (p *proxy) delay(by time.Duration) { p.change(func() { p.late = by }) }
-
-// watch has a test look at all that clients send. Where it says so, the connection is cut, and what it
-// was shown is not passed on.
-func (p *proxy) watch(seen func(sent []byte) (cut bool)) { p.change(func() { p.seen = seen }) }
+// watch has a test look at all that clients send, and say what becomes of it and of the connection.
+func (p *proxy) watch(seen func(sent []byte) verdict) { p.change(func() { p.seen = seen }) }
 
 func (p *proxy) close() {
 	p.listener.Close()
