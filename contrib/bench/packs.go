@@ -317,8 +317,17 @@ func (d *Daemon) cpu() (time.Duration, error) {
 	return time.Duration(ticks) * time.Second / hertz, nil
 }
 
+// settle is how long a daemon is left alone before its memory is looked at: who waits for it to be ready asks
+// it all the time, and what that took goes back to the system little by little.
+const settle = 10 * time.Second
+
 // resident is the daemon's memory.
-func (d *Daemon) resident(context.Context) (float64, error) {
+func (d *Daemon) resident(ctx context.Context) (float64, error) {
+	select {
+	case <-time.After(settle):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", d.PID))
 	if err != nil {
 		return 0, err
