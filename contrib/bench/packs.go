@@ -60,36 +60,18 @@ func packBenchmarks() []Benchmark {
 		},
 		{
 			Name: "rescan", Unit: "s", Goal: 0.03, AtMost: true,
-			What: "processor time of a scan of 10,000 unchanged packs, against the 30 seconds between two",
-			Prepare: func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
-				many, err := lab.Daemon(ctx, packsOf(manyPacks), "[reconcile]\nresync = \"1h\"\n")
-				if err != nil {
-					return nil, nil, err
-				}
-				return many.rescan, constant(30), nil
-			},
+			What:    "processor time of a scan of 10,000 unchanged packs, against the 30 seconds between two",
+			Prepare: amongMany((*Daemon).rescan, named(30)),
 		},
 		{
 			Name: "rss", Unit: "MiB", Goal: 1, AtMost: true,
-			What: "resident memory with 10,000 packs, against 250 MiB",
-			Prepare: func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
-				many, err := lab.Daemon(ctx, packsOf(manyPacks), "")
-				if err != nil {
-					return nil, nil, err
-				}
-				return many.resident, constant(250), nil
-			},
+			What:    "resident memory with 10,000 packs, against 250 MiB",
+			Prepare: amongMany((*Daemon).resident, named(250)),
 		},
 		{
 			Name: "scan", Unit: "s", Goal: 3, AtMost: true,
-			What: "a whole scan of 10,000 unchanged packs by a command, against walk and lstat of them",
-			Prepare: func(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
-				many, err := lab.Daemon(ctx, packsOf(manyPacks), "[reconcile]\nresync = \"1h\"\n")
-				if err != nil {
-					return nil, nil, err
-				}
-				return many.scan, many.walk, nil
-			},
+			What:    "a whole scan of 10,000 unchanged packs by a command, against walk and lstat of them",
+			Prepare: amongMany((*Daemon).scan, (*Daemon).walk),
 		},
 	}
 }
@@ -136,6 +118,25 @@ func forget(ctx context.Context, lab *Lab, d *Daemon) error {
 	d.env = slices.DeleteFunc(d.env, func(v string) bool { return strings.HasPrefix(v, "ATTUNE_DATABASE_URL=") })
 	d.env, d.URL = append(d.env, "ATTUNE_DATABASE_URL="+url), url
 	return os.RemoveAll(filepath.Join(d.Dir, "state"))
+}
+
+// amongMany measures a daemon of many packs that scans only when it is asked to.
+func amongMany(ours, baseline func(*Daemon, context.Context) (float64, error)) func(context.Context, *Lab) (Side, Side, error) {
+	return func(ctx context.Context, lab *Lab) (Side, Side, error) {
+		many, err := lab.Daemon(ctx, packsOf(manyPacks), "[reconcile]\nresync = \"1h\"\n")
+		if err != nil {
+			return nil, nil, err
+		}
+		side := func(of func(*Daemon, context.Context) (float64, error)) Side {
+			return func(ctx context.Context) (float64, error) { return of(many, ctx) }
+		}
+		return side(ours), side(baseline), nil
+	}
+}
+
+// named is a baseline that a goal names, of whatever daemon.
+func named(figure float64) func(*Daemon, context.Context) (float64, error) {
+	return func(*Daemon, context.Context) (float64, error) { return figure, nil }
 }
 
 // constant is a baseline that a goal names.

@@ -17,6 +17,15 @@ func batch() int {
 	return 100
 }
 
+// behindProxy starts a node whose way to the database is the test's to break.
+func (y *yard) behindProxy() (*node, *proxy) {
+	y.Helper()
+	p, through := newProxy(y, y.url)
+	n := y.node()
+	n.env = append(n.env, "ATTUNE_DATABASE_URL="+through)
+	return n.start(), p
+}
+
 // F66 and F67: sessions end by somebody's hand, all of them, again and again.
 func TestSessionsTerminated(t *testing.T) {
 	t.Parallel()
@@ -56,10 +65,7 @@ func TestListenerTerminated(t *testing.T) {
 func TestF72CutAtCommit(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, load)
-	p, through := newProxy(t, y.url)
-	n := y.node()
-	n.env = append(n.env, "ATTUNE_DATABASE_URL="+through)
-	n.start()
+	_, p := y.behindProxy()
 	l := y.ledger()
 	var sent, cuts atomic.Int64
 	most := int64(6)
@@ -93,10 +99,7 @@ func TestF88NodeCutOff(t *testing.T) {
 	}
 	t.Parallel()
 	y := newYard(t, load)
-	p, through := newProxy(t, y.url)
-	n := y.node()
-	n.env = append(n.env, "ATTUNE_DATABASE_URL="+through)
-	n.start()
+	n, p := y.behindProxy()
 	l := y.ledger()
 	l.enqueue("hold", 1)
 	y.until("it runs", func() bool { return len(l.starts()) == 1 })
@@ -115,10 +118,7 @@ func TestF88NodeCutOff(t *testing.T) {
 func TestConnectionsCut(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, load)
-	p, through := newProxy(t, y.url)
-	n := y.node()
-	n.env = append(n.env, "ATTUNE_DATABASE_URL="+through)
-	n.start()
+	_, p := y.behindProxy()
 	l := y.ledger()
 	rounds := 10
 	if long {
