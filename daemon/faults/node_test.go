@@ -140,7 +140,7 @@ func (l *ledger) settle() {
 
 // F86: a daemon is killed in the middle of its work. Its children die with it, what ran is lost, or tried
 // again where its action says so, and what waited goes on.
-func TestDaemonKilledWhileItWorks(t *testing.T) {
+func TestF86DaemonKilledWhileItWorks(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, load)
 	n := y.node("exec.workers = 2").start()
@@ -244,7 +244,7 @@ func TestNodesShareTheWork(t *testing.T) {
 
 // F87: a node is frozen for longer than its leases last, and goes on. Others have taken over; its
 // children were killed first, and what it has to say changes nothing.
-func TestFrozenNode(t *testing.T) {
+func TestF87FrozenNode(t *testing.T) {
 	if !long {
 		t.Skip("takes a minute: make faults")
 	}

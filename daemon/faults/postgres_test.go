@@ -27,7 +27,7 @@ func (y *yard) behindProxy() (*node, *proxy) {
 }
 
 // F66 and F67: sessions end by somebody's hand, all of them, again and again.
-func TestSessionsTerminated(t *testing.T) {
+func TestF66F67SessionsTerminated(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, load)
 	n := y.node().start()
@@ -46,7 +46,7 @@ func TestSessionsTerminated(t *testing.T) {
 }
 
 // F68: only the connection for notifications is gone. What is queued meanwhile is found by polling.
-func TestListenerTerminated(t *testing.T) {
+func TestF68ListenerTerminated(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, load)
 	y.node().start()
@@ -93,7 +93,7 @@ func TestF72CutAtCommit(t *testing.T) {
 
 // F71 and F88: the network swallows everything and ends nothing. The node notices, kills what it can no
 // longer answer for before its leases end, and goes on when the network is back.
-func TestF88NodeCutOff(t *testing.T) {
+func TestF71F88NodeCutOff(t *testing.T) {
 	if !long {
 		t.Skip("takes a minute: make faults")
 	}
@@ -115,7 +115,7 @@ func TestF88NodeCutOff(t *testing.T) {
 }
 
 // The network between the node and the database breaks at any moment.
-func TestConnectionsCut(t *testing.T) {
+func TestF72ConnectionsCut(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, load)
 	_, p := y.behindProxy()
@@ -133,7 +133,7 @@ func TestConnectionsCut(t *testing.T) {
 }
 
 // F78: somebody locks the queue. Statements time out, nobody deadlocks, and the work goes on.
-func TestQueueLocked(t *testing.T) {
+func TestF78QueueLocked(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, load)
 	y.node().start()
@@ -154,7 +154,7 @@ func TestQueueLocked(t *testing.T) {
 }
 
 // F73: the server turns read-only, and back.
-func TestServerTurnsReadOnly(t *testing.T) {
+func TestF73ServerTurnsReadOnly(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, load)
 	y.node().start()
