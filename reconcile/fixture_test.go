@@ -22,7 +22,7 @@ import (
 )
 
 // patience is how long a test waits for what must come; it only matters when it does not.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // TestMain fixes the seed of the property tests, so that a run tells the same twice; -rapid.seed tries
 // others.

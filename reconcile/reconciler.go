@@ -381,6 +381,9 @@ func (r *Reconciler) Plan(ctx context.Context) (*Plan, error) {
 }
 
 func (r *Reconciler) wait(ctx context.Context, w *waiter) (*Report, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	r.mu.Lock()
 	if r.ended {
 		r.mu.Unlock()

@@ -21,7 +21,7 @@ const (
 	// helperVar makes this test binary another program than the tests.
 	helperVar = "CHILD_TEST_HELPER"
 	// patience is how long a test waits for what should come at once: a busy machine is no failure.
-	patience = 20 * time.Second
+	patience = 60 * time.Second
 )
 
 func TestMain(m *testing.M) {

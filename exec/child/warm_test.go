@@ -281,9 +281,10 @@ while not os.path.exists(os.environ['ATTUNE_GO']): time.sleep(0.01)`,
 	} {
 		dir := t.TempDir()
 		file := func(name string) string { return filepath.Join(dir, name) }
+		tree := h.script(kind, "tree"+ending(kind), text) // once: the first child reads it while the second starts
 		start := func(n string) *Process {
-			spec := h.script(kind, "tree"+ending(kind), text)
-			spec.Env = append(spec.Env, "ATTUNE_A="+file(n+"a"), "ATTUNE_B="+file(n+"b"), "ATTUNE_GO="+file(n+"go"))
+			spec := tree
+			spec.Env = append(slices.Clone(spec.Env), "ATTUNE_A="+file(n+"a"), "ATTUNE_B="+file(n+"b"), "ATTUNE_GO="+file(n+"go"))
 			h.heat(spec)
 			p, err := h.Start(t.Context(), spec)
 			if err != nil {

@@ -21,7 +21,7 @@ const (
 	// helperVar makes this test binary a daemon with a private PostgreSQL, which a test can kill.
 	helperVar = "POSTGRES_TEST_HELPER"
 	// patience is how long a test waits for what should come soon.
-	patience = 30 * time.Second
+	patience = 60 * time.Second
 )
 
 func TestMain(m *testing.M) {

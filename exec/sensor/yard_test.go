@@ -21,7 +21,7 @@ import (
 )
 
 // patience bounds what should take milliseconds, on a machine that others load.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // yard is a Supervisor with real processes, and stand-ins for everything else.
 type yard struct {

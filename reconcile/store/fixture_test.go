@@ -14,7 +14,7 @@ import (
 )
 
 // patience is how long a test waits for what should come at once: a busy machine is no failure.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 func digest(data []byte) string {
 	sum := sha256.Sum256(data)
