@@ -242,6 +242,11 @@ func (p *Process) forkOnce(files []uintptr, pidfd *int) (int, error) {
 	}
 	start := func() (int, error) {
 		pid, _, err := syscall.StartProcess(path, argv, attr)
+		if err == syscall.EBADF {
+			// All of files are open. Setting them up takes numbers above the highest of them, and dup3(2)
+			// calls a number beyond the limit a bad descriptor.
+			err = syscall.EMFILE
+		}
 		return pid, err
 	}
 	ownUmask := spec.Umask != 0 && spec.Umask != defaultUmask

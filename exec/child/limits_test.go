@@ -2,12 +2,15 @@ package child
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -152,6 +155,78 @@ func TestShortageOf(t *testing.T) {
 	}
 	if ShortageOf(nil) != NoShortage || ShortageOf(io.EOF) != NoShortage {
 		t.Error("other errors are shortages")
+	}
+}
+
+// descriptorsHelper is a daemon with few descriptors.
+const descriptorsHelper = "descriptors"
+
+// startShort starts children with ever fewer descriptors, and prints what came of each.
+func startShort() int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stdout, "error:", err)
+		return 1
+	}
+	r, err := NewRunner(context.Background(), Options{Logger: slog.New(slog.DiscardHandler), NoKeeper: true})
+	if err != nil {
+		return fail(err)
+	}
+	defer r.Close()
+	const most = 64
+	limit := unix.Rlimit{Cur: most, Max: most}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fail(err)
+	}
+	var taken []int
+	for {
+		fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			break
+		}
+		taken = append(taken, fd)
+	}
+	// What the child gets has the highest of all numbers, as may be where others open and close at once.
+	stdin := os.NewFile(most-1, "stdin")
+	taken = taken[:len(taken)-1]
+	for _, last := range []bool{false, true} {
+		for range 8 {
+			spec := Spec{Name: "child", Path: "/bin/sh", Args: []string{"-c", "echo out"}, Env: NewEnv("", "").List(), Stdin: stdin, Stderr: io.Discard}
+			if last {
+				spec.Stdin = nil
+			}
+			var out bytes.Buffer
+			spec.Stdout = &out
+			p, err := r.Start(context.Background(), spec)
+			switch {
+			case err == nil && p.Wait().Code == 0 && out.String() == "out\n":
+				fmt.Fprintln(os.Stdout, "started")
+				return 0
+			case err == nil:
+				fmt.Fprintf(os.Stdout, "%v: %q\n", p.Wait(), out.String())
+			default:
+				fmt.Fprintf(os.Stdout, "%s: %v\n", ShortageOf(err), err)
+			}
+			unix.Close(taken[len(taken)-1])
+			taken = taken[:len(taken)-1]
+		}
+	}
+	return fail(errors.New("nothing was started"))
+}
+
+// However few descriptors are free, a start that fails for the want of them says so.
+func TestFewDescriptors(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), helperVar+"="+descriptorsHelper)
+	out, err := cmd.CombinedOutput()
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	if err != nil || len(lines) < 5 || lines[len(lines)-1] != "started" {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, line := range lines[:len(lines)-1] {
+		if !strings.HasPrefix(line, string(ShortageFiles)+": ") {
+			t.Errorf("not told as a shortage: %s", line)
+		}
 	}
 }
 

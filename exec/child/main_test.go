@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		os.Exit(RunKeeper())
 	case os.Getenv(helperVar) == capabilitiesHelper:
 		os.Exit(showCapabilities())
+	case os.Getenv(helperVar) == descriptorsHelper:
+		os.Exit(startShort())
 	case os.Getenv(helperVar) != "":
 		os.Exit(helper(os.Getenv(helperVar)))
 	}
