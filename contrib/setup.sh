@@ -50,6 +50,7 @@ if [[ $want == test ]]; then
     have vim || need vim "an editor that saves in three ways"
     have emacs || need emacs-nox "an editor that saves with locks and backups"
     have nano || need nano "an editor that writes in place"
+    have curl || need curl "the README's call of a webhook"
     have rsync || need rsync "a copier that saves by rename"
     have git || need git "checkouts that swap files"
     have prometheus || need prometheus "a Prometheus that scrapes the daemon"

@@ -26,6 +26,7 @@ var ranks = map[string]int{
 	"daemon/cli":                90,  // people face this; it talks to a daemon by the client, or starts one
 	"daemon":                    80,  // builds everything and decides the order of stopping
 	"daemon/api":                70,  // serves what exec and reconcile know
+	"daemon/webhook":            65,  // the one door without a token of the API; the api listens for it
 	"exec/sensor":               60,  // sensors never know of workers, nor workers of sensors
 	"exec/worker":               60,
 	"exec/rule":                 60,

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/daemon/webhook"
 	"github.com/attune-io/attune/exec/child"
 	"github.com/attune-io/attune/exec/environment"
 	"github.com/attune-io/attune/exec/postgres"
@@ -74,6 +75,7 @@ type Daemon struct {
 	revisions    *reconcile.Revisions
 	reconciler   *reconcile.Reconciler
 	intake       *rule.Intake
+	webhooks     *webhook.Receiver
 	sensors      *sensor.Supervisor
 	workers      *worker.Pool
 	server       *api.Server
@@ -234,6 +236,10 @@ func (d *Daemon) build(ctx context.Context) error {
 		return err
 	}
 
+	d.webhooks = webhook.New(webhook.Options{
+		Catalogs: d.catalogs, Events: d.intake, Tokens: d.store, Secret: d.secrets.secret, PackConfig: d.packConfig,
+		Logger: d.opts.Logger, Registerer: d.registry,
+	})
 	d.elector.wanted, d.elector.isEnded, d.elector.changed = d.wantedSensors, d.sensorEnded, d.sensors.Changed
 	d.elector.ledChanged = func() { d.reconciler.Dirty("leader") }
 	d.elector.canLead = func() bool { return d.reconciler.Status().SourceProblem == "" }
@@ -255,8 +261,8 @@ func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options
 			Database: api.DatabaseStatus{Private: d.cluster != nil, URL: redactURL(d.config.Database.URL)},
 		},
 		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.packConfig, Sensors: d.sensors, Workers: d.workers,
-		Environments: d.environments,
-		Reconciler:   d.reconciler, Notices: d.listener, OperatorConfig: d.config.Packs.Config, ConfigPlace: d.config.PackConfigPlace, Unready: d.unready, Degraded: d.degraded,
+		Environments: d.environments, Webhooks: d.webhooks, Keys: d.keys,
+		Reconciler: d.reconciler, Notices: d.listener, OperatorConfig: d.config.Packs.Config, ConfigPlace: d.config.PackConfigPlace, Unready: d.unready, Degraded: d.degraded,
 		Gatherer: d.registry, Logger: d.opts.Logger.With("component", "api"),
 	}
 	if d.cluster != nil {

@@ -7,10 +7,13 @@ import (
 	"net/http"
 	"net/netip"
 	"os/user"
+	"path"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attune-io/attune/daemon/webhook"
 )
 
 // peerKey is the context key of who stands at the other end of the socket.
@@ -61,16 +64,20 @@ func caller(ctx context.Context) string {
 }
 
 // public are the paths that anybody may read.
-func public(path string) bool {
-	switch path {
+func public(asked string) bool {
+	switch asked {
 	case pathMetrics, pathHealthy, pathReady:
 		return true
 	}
 	return false
 }
 
-// gate is the rule for TCP: health and metrics are for everybody on this machine, everything else is
-// for the socket. A page in somebody's browser must not reach even those, whatever name its own
+// ownCheck says whether a path checks its callers itself: a proxy here hands on webhooks for whatever host
+// the internet knows it by, and a browser is refused there for good.
+func ownCheck(asked string) bool { return strings.HasPrefix(path.Clean(asked), webhook.Path) }
+
+// gate is the rule for TCP: health and metrics are for everybody on this machine, webhooks for whoever
+// proves that they may, everything else is for the socket. A page in somebody's browser must not reach even those, whatever name its own
 // server's address has been given in DNS.
 func (s *Server) gate(next http.Handler) http.Handler {
 	inner := http.NewCrossOriginProtection()
@@ -80,11 +87,13 @@ func (s *Server) gate(next http.Handler) http.Handler {
 	open := inner.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
+		case ownCheck(r.URL.Path):
+			next.ServeHTTP(w, r)
 		case !localHost(r.Host):
 			writeError(w, r, newError(CodeForbidden, fmt.Sprintf("cannot serve host %q here", r.Host),
 				"use an address (127.0.0.1) or localhost; a proxy has to send it as Host"))
 		case !public(r.URL.Path):
-			writeError(w, r, newError(CodeForbidden, fmt.Sprintf("cannot serve %s over TCP: only health and metrics are", r.URL.Path),
+			writeError(w, r, newError(CodeForbidden, fmt.Sprintf("cannot serve %s over TCP: only health, metrics and webhooks are", r.URL.Path),
 				"use the unix socket: curl --unix-socket "+s.opts.Socket+" http://attune"+r.URL.Path))
 		default:
 			open.ServeHTTP(w, r)

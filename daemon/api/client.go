@@ -205,6 +205,16 @@ func (c *Client) Fire(ctx context.Context, trigger string, fire Fire) (*Fired, e
 	return post[Fired](ctx, c, "/triggers/"+url.PathEscape(trigger)+"/fire", nil, fire)
 }
 
+// WebhookToken shows a webhook's own token; where it has none, one is made.
+func (c *Client) WebhookToken(ctx context.Context, trigger string) (*WebhookToken, error) {
+	return post[WebhookToken](ctx, c, "/triggers/"+url.PathEscape(trigger)+"/token", nil, nil)
+}
+
+// RotateWebhookToken replaces a webhook's own token; the former one counts for the grace ("1h") beside it.
+func (c *Client) RotateWebhookToken(ctx context.Context, trigger, grace string) (*WebhookToken, error) {
+	return post[WebhookToken](ctx, c, "/triggers/"+url.PathEscape(trigger)+"/rotate-token", nil, rotateBody{Grace: grace})
+}
+
 // Sensors lists sensors by ref.
 func (c *Client) Sensors(ctx context.Context, f ComponentFilter) ([]Sensor, error) {
 	return list[Sensor](ctx, c, "/sensors", f.query())

@@ -9,6 +9,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/attune-io/attune/daemon/webhook"
 	"github.com/attune-io/attune/reconcile/manifest"
 )
 
@@ -31,6 +32,9 @@ func (s *Server) handler() http.Handler {
 		mux.Handle("GET "+pathMetrics, promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{
 			ErrorLog: promLog{s.log}, ErrorHandling: promhttp.ContinueOnError,
 		}))
+	}
+	if s.opts.Webhooks != nil {
+		mux.Handle("POST "+webhook.Path, s.opts.Webhooks)
 	}
 	s.routes(humago.NewWithPrefix(mux, prefix, s.document()))
 	return s.wrap(mux)
@@ -61,6 +65,9 @@ func (s *Server) routes(api huma.API) {
 	route(api, get, "/triggers", "list-triggers", "List triggers", s.listTriggers)
 	route(api, get, "/triggers/{ref}", "show-trigger", "Show a trigger and its instances", s.showTrigger)
 	route(api, post, "/triggers/{ref}/fire", "fire-trigger", "Store an event of a trigger", s.fireTrigger)
+
+	route(api, post, "/triggers/{ref}/token", "webhook-token", "Show a webhook's own token, and make it where there is none", s.webhookToken)
+	route(api, post, "/triggers/{ref}/rotate-token", "rotate-webhook-token", "Replace a webhook's own token", s.rotateWebhookToken)
 
 	route(api, get, "/sensors", "list-sensors", "List sensors and their processes", s.listSensors)
 	route(api, get, "/sensors/{ref}", "show-sensor", "Show a sensor and the last lines of its stderr", s.showSensor)
@@ -101,7 +108,7 @@ func (s *Server) document() huma.Config {
 	schemas.RegisterTypeAlias(reflect.TypeFor[huma.ErrorModel](), reflect.TypeFor[Error]())
 	config.Components.Schemas = schemas
 	config.Servers = []*huma.Server{{URL: prefix}}
-	config.Info.Description = "Over the unix socket; TCP serves health and metrics only."
+	config.Info.Description = "Over the unix socket; TCP serves health, metrics and webhooks only."
 	config.OpenAPIPath = "/openapi"
 	config.DocsPath = ""
 	config.SchemasPath = ""

@@ -89,8 +89,11 @@ type Options struct {
 	Workers    Workers
 	// Environments may be nil: then no pack has any.
 	Environments Environments
-	Reconciler   Reconciler
-	Notices      Notices
+	// Webhooks may be nil: then none are served.
+	Webhooks   Webhooks
+	Keys       Keys
+	Reconciler Reconciler
+	Notices    Notices
 	// OperatorConfig is [packs.config], by pack ref, and ConfigPlace where a key of it stands.
 	OperatorConfig map[string]map[string]any
 	ConfigPlace    func(pack, key string) manifest.Place
@@ -103,7 +106,7 @@ type Options struct {
 	Logger      *slog.Logger
 }
 
-// Server answers requests on the unix socket and, health and metrics only, on TCP.
+// Server answers requests on the unix socket and, health, metrics and webhooks only, on TCP.
 type Server struct {
 	opts Options
 	log  *slog.Logger
@@ -182,6 +185,12 @@ const (
 	// headerTimeout bounds a client that connects and then says nothing, or says it slowly.
 	headerTimeout = 10 * time.Second
 
+	// readTimeout and writeTimeout bound a request over TCP, header, body and answer, whoever sends it and
+	// however slowly; a webhook's body has a shorter time of its own. Over the socket answers stream, and
+	// whoever may open it needs no bounds.
+	readTimeout  = 30 * time.Second
+	writeTimeout = time.Minute
+
 	// idleTimeout is how long a connection is kept between requests: longer than a scrape's interval.
 	idleTimeout = 2 * time.Minute
 
@@ -209,6 +218,7 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Go(func() { failed <- full.Serve(s.socket) })
 	if s.tcp != nil {
 		public := s.server(requests, identify(s.gate(handler)))
+		public.ReadTimeout, public.WriteTimeout = readTimeout, writeTimeout
 		servers = append(servers, public)
 		wg.Go(func() { failed <- public.Serve(s.tcp) })
 	}

@@ -96,6 +96,14 @@ func (f *fakes) Breakers() []store.Breaker {
 
 func (f *fakes) Closed(string) {}
 
+// ServeHTTP stands for the webhooks.
+func (f *fakes) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	w.WriteHeader(http.StatusAccepted)
+	fmt.Fprint(w, "a webhook")
+}
+
+func (f *fakes) TokensChanged() {}
+
 func (f *fakes) Subscribe(string) (<-chan string, func()) { return nil, func() {} }
 
 func record(spec manifest.Component, enabled bool) *store.Record {
@@ -153,7 +161,7 @@ func setup(t *testing.T) *bundle {
 	logged := &syncBuffer{}
 	server, err := New(Options{
 		Socket: filepath.Join(shortDir(t), "a.sock"), Listen: ":0", Info: Info{Version: "test"},
-		Catalogs: f, Rules: f, Sensors: f, Workers: f, Reconciler: f, Notices: f,
+		Catalogs: f, Rules: f, Sensors: f, Workers: f, Reconciler: f, Notices: f, Webhooks: f,
 		Unready: func(context.Context) []string { return f.unready }, Degraded: func() []string { return nil },
 		Gatherer: prometheus.NewRegistry(), Logger: slog.New(slog.NewTextHandler(logged, nil)),
 	})
@@ -241,8 +249,16 @@ func TestTCPServesHealthAndMetricsOnly(t *testing.T) {
 		{"POST", "/-/healthy", map[string]string{"Origin": "http://example.com"}, 403, "from another site"},
 		{"POST", "/-/healthy", nil, 405, "method_not_allowed"},
 		{"GET", "/api/v1/packs", nil, 403, "curl --unix-socket " + b.server.Socket() + " http://attune/api/v1/packs"},
-		{"POST", "/api/v1/reload", nil, 403, "only health and metrics"},
+		{"POST", "/api/v1/reload", nil, 403, "only health, metrics and webhooks are"},
 		{"GET", "/api/v1/openapi.json", nil, 403, "forbidden"},
+		{"POST", "/webhooks/p/t", nil, 202, "a webhook"},
+		{"POST", "/webhooks/p/t", map[string]string{"Host": "hooks.example.com"}, 202, "a webhook"},
+		{"POST", "/webhooks/", nil, 403, "forbidden"},
+		{"POST", "/webhooks/p", nil, 202, "a webhook"},
+		{"GET", "/webhooks/p/t", nil, 405, "method_not_allowed"},
+		{"PUT", "/webhooks/p/t", nil, 405, "method_not_allowed"},
+		{"POST", "/webhooks/../api/v1/reload", nil, 403, "forbidden"},
+		{"POST", "/webhooks", nil, 403, "forbidden"},
 		{"GET", "/", nil, 403, "forbidden"},
 		{"GET", "//metrics", nil, 403, "forbidden"},
 		{"GET", "/-/healthy/../../api/v1/packs", nil, 403, "forbidden"},

@@ -25,7 +25,7 @@ func (s *Server) listTriggers(ctx context.Context, q *componentQuery) ([]Trigger
 	rules := rulesByTrigger(catalog)
 	list := []Trigger{}
 	for _, r := range selected(catalog, manifest.KindTrigger, q) {
-		if t := trigger(catalog, r, rules); q.Type == "" || q.Type == t.Type {
+		if t := s.trigger(catalog, r, rules); q.Type == "" || q.Type == t.Type {
 			list = append(list, t)
 		}
 	}
@@ -37,7 +37,7 @@ func (s *Server) showTrigger(ctx context.Context, in *byRef) (*Trigger, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := trigger(catalog, r, rulesByTrigger(catalog))
+	t := s.trigger(catalog, r, rulesByTrigger(catalog))
 	if t.Manifest, err = normalForm(catalog, r.Spec); err != nil {
 		return nil, err
 	}
@@ -53,10 +53,10 @@ func (s *Server) showTrigger(ctx context.Context, in *byRef) (*Trigger, error) {
 	return &t, nil
 }
 
-func trigger(catalog *store.Catalog, r *store.Record, rules map[string][]string) Trigger {
+func (s *Server) trigger(catalog *store.Catalog, r *store.Record, rules map[string][]string) Trigger {
 	spec := r.Spec.(*manifest.Trigger)
 	return Trigger{
-		Component: component(catalog, r), Type: spec.Type, ParametersSchema: spec.ParametersSchema.Masked(),
+		Component: component(catalog, r), Type: spec.Type, WebhookURL: s.webhookURL(spec), ParametersSchema: spec.ParametersSchema.Masked(),
 		PayloadSchema: spec.PayloadSchema, Rules: orEmpty(rules[r.Ref]),
 	}
 }

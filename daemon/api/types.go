@@ -213,6 +213,10 @@ type Trigger struct {
 	ParametersSchema *manifest.Schema `json:"parameters_schema"`
 	PayloadSchema    *manifest.Schema `json:"payload_schema"`
 	Rules            []string         `json:"rules"` // enabled rules on it
+	// WebhookURL is where a webhook is served on this node; empty: it is none, or TCP is off. WebhookToken
+	// is its own token, only where it was asked for.
+	WebhookURL   string `json:"webhook_url,omitempty"`
+	WebhookToken string `json:"webhook_token,omitempty"`
 	// Instances are what the enabled rules ask for, only where one trigger is shown.
 	Instances []TriggerInstance `json:"instances,omitempty"`
 }

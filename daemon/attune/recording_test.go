@@ -23,6 +23,12 @@ var session = []struct {
 	{command: "attune execution list --rule tour.greet_often --limit 1", until: "succeeded"},
 	{command: "sed -i 's/Hello/Good day/' packs/tour/actions/greet.sh"},
 	{command: "attune run tour.greet name=Ada", until: "Good day"},
+	{
+		command: `curl -sH "X-Attune-Token: $(attune trigger show tour.called --secrets | awk '/^token/ {print $2}')" \` + "\n" +
+			`    -d '{"name": "Grace"}' http://127.0.0.1:9753/webhooks/tour/called`,
+		until: "duplicate",
+	},
+	{command: "attune execution list --rule tour.greet_caller", until: "succeeded"},
 	{command: "sed -i 's/^when:/wehn:/; s/tour.summarize$/tour.sumarize/' packs/tour/rules/summarize_load.yaml"},
 	{command: "attune pack lint packs/tour"},
 	{command: "attune status", until: "errors +[1-9]"},
@@ -41,6 +47,7 @@ var changing = []struct{ pattern, with string }{
 	{`\d+ requested, \d+ scheduled, \d+ running; \d+ of \d+ workers`, "0 requested, 0 scheduled, 0 running; 0 of 4 workers"},
 	{`generation \d+`, "generation 3"},
 	{`(?m)^\d+( +tour\.greet)`, "2$1"},
+	{`"id":\d+`, `"id":7`},
 	{`127\.0\.0\.1:\d+`, "127.0.0.1:9753"},
 	{`(?m)^((?:core|tour)\.\S+ +running +4713 +)\d+.*$`, "${1}2s   0         2       2s"},
 }
@@ -57,7 +64,7 @@ func TestRecording(t *testing.T) {
 	for _, step := range session {
 		var out []byte
 		run := func() bool {
-			cmd := exec.Command("bash", "-c", step.command)
+			cmd := exec.Command("bash", "-c", strings.ReplaceAll(step.command, "http://127.0.0.1:9753", i.status().URL))
 			cmd.Dir, cmd.Env = i.dir, i.env
 			out, _ = cmd.CombinedOutput()
 			return regexp.MustCompile(step.until).Match(out)

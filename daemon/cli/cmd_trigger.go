@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,7 +20,7 @@ func (c *command) triggerCommand() *cobra.Command {
 		Aliases: []string{"triggers"},
 		Short:   "Look at triggers and fire them by hand",
 	}
-	cmd.AddCommand(c.triggerList(), c.triggerShow(), c.triggerFire())
+	cmd.AddCommand(c.triggerList(), c.triggerShow(), c.triggerFire(), c.triggerRotateToken())
 	cmd.AddCommand(c.switchCommands(manifest.KindTrigger, "Events of them are refused, so that no rule on them matches.")...)
 	return cmd
 }
@@ -48,17 +49,53 @@ func (c *command) triggerList() *cobra.Command {
 }
 
 func (c *command) triggerShow() *cobra.Command {
-	return byRef(c, &cobra.Command{
+	var secrets bool
+	cmd := byRef(c, &cobra.Command{
 		Use:     "show REF",
 		Aliases: []string{"get"},
 		Short:   "Show a trigger, its schemas and who waits for it",
-		Example: "  attune trigger show core.crontimer",
-	}, "trigger", (*api.Client).Trigger, c.triggerScreen)
+		Example: "  attune trigger show core.crontimer\n  attune trigger show tour.called --secrets",
+	}, "trigger", func(client *api.Client, ctx context.Context, ref string) (*api.Trigger, error) {
+		t, err := client.Trigger(ctx, ref)
+		if err != nil || !secrets {
+			return t, err
+		}
+		token, err := client.WebhookToken(ctx, t.Ref)
+		if err != nil {
+			return nil, err
+		}
+		t.WebhookToken = token.Token
+		return t, nil
+	}, c.triggerScreen)
+	cmd.Flags().BoolVar(&secrets, "secrets", false, "with the token that a webhook asks for, which is made at the first look")
+	return cmd
+}
+
+func (c *command) triggerRotateToken() *cobra.Command {
+	var grace string
+	cmd := byRef(c, &cobra.Command{
+		Use:   "rotate-token REF",
+		Short: "Give a webhook a new token",
+		Long: "Makes a new token for a webhook that checks no signature, and prints it. The former one stops counting\n" +
+			"at once, on other nodes within seconds, or after --grace.",
+		Example: "  attune trigger rotate-token tour.called --grace 1h",
+	}, "trigger", func(client *api.Client, ctx context.Context, ref string) (*api.WebhookToken, error) {
+		return client.RotateWebhookToken(ctx, ref, grace)
+	}, func(w io.Writer, t *api.WebhookToken) {
+		fmt.Fprintln(w, t.Token)
+		if t.FormerUntil != nil {
+			c.note("the former token counts until " + t.FormerUntil.Local().Format(time.DateTime))
+		}
+	})
+	cmd.Flags().StringVar(&grace, "grace", "", "how long the former token counts beside the new one, such as 1h")
+	return cmd
 }
 
 func (c *command) triggerScreen(w io.Writer, t *api.Trigger) {
 	c.componentFields(w, "trigger", &t.Component, [][2]string{
 		{"type", t.Type},
+		{"url", t.WebhookURL},
+		{"token", t.WebhookToken},
 		{"rules", strings.Join(t.Rules, ", ")},
 	})
 	c.schemaTable(w, "parameters", t.ParametersSchema)

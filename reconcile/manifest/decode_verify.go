@@ -4,6 +4,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // verifiers are the types of verify, and what each may say beside its type.
@@ -20,6 +21,28 @@ var verifiers = map[string]struct{ secret, signature, time bool }{
 
 // secretReference is what stands for a secret in a manifest.
 var secretReference = regexp.MustCompile(`^\s*\{\{\s*(secret|pack\.config)\s*(\.\s*[A-Za-z_][A-Za-z0-9_.]*|\[\s*("[^"]+"|'[^']+')\s*\])\s*\}\}\s*$`)
+
+// Reference tells what Secret stands for: the name of a secret, or else the keys that lead to a value in
+// the pack's configuration.
+func (v *Verify) Reference() (secret string, config []string) {
+	m := secretReference.FindStringSubmatch(v.Secret)
+	if m == nil {
+		return "", nil
+	}
+	path := strings.Trim(m[3], `"'`)
+	dotted := path == ""
+	if dotted {
+		path = strings.TrimSpace(strings.TrimPrefix(m[2], "."))
+	}
+	switch {
+	case m[1] == "secret":
+		return path, nil
+	case dotted:
+		return "", strings.Split(path, ".")
+	default:
+		return "", []string{path}
+	}
+}
 
 // verify reads how a webhook's sender is checked: a mapping, or one word, which is its type.
 func (o *mapping) verify(triggerType string) *Verify {

@@ -417,7 +417,7 @@ func (c *ruleCompiler) key(guard, source string) *CompiledKey {
 }
 
 // webhookFields are what a webhook's payload is made of.
-var webhookFields = []string{"body", "headers", "method", "query", "remote"}
+var webhookFields = []string{"body", "body_encoding", "headers", "method", "query", "remote"}
 
 // payload checks a path into the payload against what is known of it.
 func (c *ruleCompiler) payload(p path) *problem {
@@ -428,6 +428,13 @@ func (c *ruleCompiler) payload(p path) *problem {
 		meant := path{steps: append([]string{"event", "payload", "body"}, p.steps[2:]...)}
 		return &problem{
 			at: p.at, warning: true, message: "a webhook has no " + p.String() + ": its fields are under event.payload.body",
+			hint: "write " + meant.String(),
+		}
+	}
+	if c.trigger.Type == TriggerWebhook && p.steps[2] == "headers" && len(p.steps) == 4 && p.steps[3] != strings.ToLower(p.steps[3]) {
+		meant := path{steps: append(slices.Clone(p.steps[:3]), strings.ToLower(p.steps[3]))}
+		return &problem{
+			at: p.at, warning: true, message: "a webhook has no " + p.String() + ": the names of its headers are in small letters",
 			hint: "write " + meant.String(),
 		}
 	}

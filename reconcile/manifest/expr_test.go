@@ -362,7 +362,8 @@ func TestPayloadPaths(t *testing.T) {
 		{"below a text", open, `event.payload.name.first == "x"`, nil},
 		{"without properties", bare, `event.payload.x == "x"`, nil},
 		{"without a trigger", nil, `event.payload.x == "x"`, nil},
-		{"webhook body", webhook, `event.payload.body.action == "opened" and event.payload.headers["X-A"] == "b"`, nil},
+		{"webhook body", webhook, `event.payload.body.action == "opened" and event.payload.headers["x-a"] == "b"`, nil},
+		{"webhook header", webhook, `event.payload.headers["X-GitHub-Event"] == "push"`, []string{`warning 1:1 cannot be sure of when: a webhook has no event.payload.headers["X-GitHub-Event"]: the names of its headers are in small letters; write event.payload.headers["x-github-event"]`}},
 		{"webhook", webhook, `true and event.payload.action == "opened"`, []string{`warning 1:10 cannot be sure of when: a webhook has no event.payload.action: its fields are under event.payload.body; write event.payload.body.action`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -8,9 +8,6 @@ var idleKeys = map[Kind][]string{
 	KindAction: {
 		"concurrency",
 	},
-	KindTrigger: {
-		"verify",
-	},
 }
 
 // notEnforced are keys of other systems that promise something which is not done.

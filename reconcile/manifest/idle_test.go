@@ -12,7 +12,7 @@ func TestIdleKeysAreTold(t *testing.T) {
 	for kind, keys := range idleKeys {
 		for _, key := range keys {
 			given := map[string]string{
-				"concurrency": "{max: 1}", "expires": "1h", "verify": "token", "watchdog": "1m", "ack": "true",
+				"concurrency": "{max: 1}", "expires": "1h", "watchdog": "1m", "ack": "true",
 				"throttle": "{max: 1, per: 1m}", "debounce": "{window: 1s}", "dedupe": "{window: 1s}", "breaker": "{failures: 1}",
 			}[key]
 			if given == "" {

@@ -101,6 +101,16 @@ func (k *Keys) Hide(action string, schema *manifest.Schema, parameters map[strin
 	return hidden, all, nil
 }
 
+// Seal encrypts a value that is no parameter. Open gives it back, to who names the same owner and place.
+// No action is called what owner says: refs have no spaces.
+func (k *Keys) Seal(owner, place string, value any) (string, error) {
+	sealed, err := k.seal(owner, place, value)
+	if err != nil {
+		return "", fmt.Errorf("cannot encrypt %s of %s: %w", place, owner, err)
+	}
+	return sealed, nil
+}
+
 func (k *Keys) seal(action, pointer string, value any) (string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

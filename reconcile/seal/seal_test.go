@@ -62,6 +62,27 @@ func putKeys(t *testing.T, path string, mode fs.FileMode, lines ...string) {
 	}
 }
 
+// What is no parameter is sealed for its owner and place alone.
+func TestSealForAnOwner(t *testing.T) {
+	t.Parallel()
+	keys := seal.New(seal.Options{Path: keyFile(t, 0o600, keyLine("a"))})
+	sealed, err := keys.Seal("trigger p.t", "webhook_token", "attw_x")
+	if err != nil || !seal.IsSealed(sealed) || strings.Contains(sealed, "attw_x") {
+		t.Fatalf("sealed as %q: %v", sealed, err)
+	}
+	if value, err := keys.Open("trigger p.t", "webhook_token", sealed); err != nil || value != "attw_x" {
+		t.Errorf("opened as %v: %v", value, err)
+	}
+	for _, other := range [][2]string{{"trigger p.u", "webhook_token"}, {"trigger p.t", "other"}, {"p.t", "webhook_token"}} {
+		if value, err := keys.Open(other[0], other[1], sealed); err == nil {
+			t.Errorf("%v opened it: %v", other, value)
+		}
+	}
+	if _, err := seal.New(seal.Options{Path: "/nowhere/keys"}).Seal("trigger p.t", "webhook_token", "x"); err == nil || !strings.Contains(err.Error(), "cannot encrypt webhook_token of trigger p.t") {
+		t.Errorf("without a key: %v", err)
+	}
+}
+
 func TestHideAndOpen(t *testing.T) {
 	t.Parallel()
 	keys := seal.New(seal.Options{Path: keyFile(t, 0o600, "# ours", "", keyLine("a"))})

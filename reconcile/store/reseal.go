@@ -9,8 +9,8 @@ import (
 )
 
 // Reseal gives the secrets of every execution to renew, and stores those that it has changed: after a
-// change of keys nothing is left that needs an old one. It gives their number. What is queued meanwhile
-// has the new key already.
+// change of keys nothing is left that needs an old one. The tokens of webhooks are no exception. It gives
+// their number. What is queued meanwhile has the new key already.
 func (s *Store) Reseal(ctx context.Context, renew func(action string, secrets map[string]string) (renewed map[string]string, changed bool, err error)) (int, error) {
 	type row struct {
 		ID        int64
@@ -18,7 +18,10 @@ func (s *Store) Reseal(ctx context.Context, renew func(action string, secrets ma
 		Action    string
 		Secrets   map[string]string
 	}
-	resealed := 0
+	resealed, err := s.resealTokens(ctx, renew)
+	if err != nil {
+		return resealed, err
+	}
 	for after := int64(0); ; {
 		rows, err := collect(ctx, s, s.pool, "RowsWithSecrets", pgx.StrictNamedArgs{
 			"after": after, "most": pruneBatch,
