@@ -29,7 +29,7 @@ test: ## Install what is missing, and run every test with the race detector
 
 faults: ## Break real daemons in every way of daemon/faults: takes long, wants root
 	@contrib/setup.sh test
-	go test -tags faults -timeout 2h ./daemon/faults
+	go test -tags faults -timeout 2h ./daemon/faults ./reconcile
 
 check: ## Formatting, linters, shell scripts, unit file, a few seconds of each fuzz test
 	@contrib/setup.sh test

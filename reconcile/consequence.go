@@ -157,8 +157,8 @@ func (d *differ) triggerEffects(c *componentChange) []Effect {
 	var effects []Effect
 	for _, ref := range d.rulesOn(c.ref()) {
 		use := d.actual.Rules[ref].Spec.(*manifest.Rule).Trigger
-		before, _ := was.Instance(use.Parameters)
-		after, _ := will.Instance(use.Parameters)
+		before, _ := was.Instance(ref, use.Parameters)
+		after, _ := will.Instance(ref, use.Parameters)
 		if before != after {
 			effects = append(effects, d.restartedFor(before, "the parameters of trigger "+c.ref()+" changed")...)
 		}
@@ -186,7 +186,7 @@ func (d *differ) instance(rule manifest.Component) string {
 	if !ok {
 		return ""
 	}
-	id, _ := trigger.Spec.(*manifest.Trigger).Instance(use.Parameters)
+	id, _ := trigger.Spec.(*manifest.Trigger).Instance(rule.Head().Ref, use.Parameters)
 	return id
 }
 

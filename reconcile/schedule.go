@@ -22,7 +22,8 @@ type Schedule interface {
 // ParseSchedule makes the schedule of a timer trigger of the given type (manifest.TriggerInterval,
 // TriggerCron, TriggerDatetime) from its parameters, as core's triggers declare them: unit and
 // interval; expression and timezone; fire_at and timezone. Intervals count from anchor, or from the
-// beginning of 1970 where it is zero. What ParseMisfire reads is checked as well. The error names the
+// beginning of 1970 where it is zero. An H that manifest.Trigger.Spread left in a cron expression gets the
+// numbers of no rule. What ParseMisfire reads is checked as well. The error names the
 // parameter.
 func ParseSchedule(triggerType string, parameters map[string]any, anchor time.Time) (Schedule, *ScheduleError) {
 	if _, err := ParseMisfire(parameters); err != nil {

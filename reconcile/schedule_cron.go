@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/netresearch/go-cron"
+
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 const (
@@ -109,9 +111,14 @@ func parseExpression(text string) (*cron.SpecSchedule, error) {
 		return nil, fmt.Errorf("which has %d fields, %s", len(fields), cronExpected)
 	}
 	for i, field := range fields {
-		if err := checkField(i, field); err != nil {
+		spread, err := manifest.SpreadField(i, field, "")
+		if err == nil {
+			err = checkField(i, spread)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("whose %s %q is wrong: %w", cronFields[i].name, field, err)
 		}
+		fields[i] = spread
 	}
 	spec, err := parseSpec(strings.Join(fields, " "))
 	if err != nil {
@@ -163,8 +170,6 @@ func checkField(i int, field string) error {
 			return fmt.Errorf("an element of the list is empty")
 		case i == 5 && lastOfWeekday.MatchString(element):
 			return fmt.Errorf("the last of a weekday is written %s#L", strings.TrimSuffix(element, "l"))
-		case strings.HasPrefix(element, "h"):
-			return fmt.Errorf("there is no H: write a number, or use the parameter jitter")
 		case !cronFields[i].element.MatchString(element):
 			return fmt.Errorf("expected *, a number, a range like 1-5 or a step like */10, or a list of these")
 		}

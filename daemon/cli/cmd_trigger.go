@@ -20,7 +20,7 @@ func (c *command) triggerCommand() *cobra.Command {
 		Aliases: []string{"triggers"},
 		Short:   "Look at triggers and fire them by hand",
 	}
-	cmd.AddCommand(c.triggerList(), c.triggerShow(), c.triggerFire(), c.triggerRotateToken())
+	cmd.AddCommand(c.triggerList(), c.triggerShow(), c.triggerFire(), c.triggerNext(), c.triggerRotateToken())
 	cmd.AddCommand(c.switchCommands(manifest.KindTrigger, "Events of them are refused, so that no rule on them matches.")...)
 	return cmd
 }

@@ -74,7 +74,7 @@ func TestExplain(t *testing.T) {
 	ix := NewIndex(c, nil, quiet())
 	config := func(string) map[string]any { return map[string]any{"zone": "south", "token": "hunter2"} }
 	e := event(`{"n": 1, "password": "hunter2", "o": {"pin": "hunter2"}}`)
-	north, _ := c.Triggers["p.t"].Spec.(*manifest.Trigger).Instance(nil)
+	north, _ := c.Triggers["p.t"].Spec.(*manifest.Trigger).Instance("p.r", nil)
 	e.Instance = north
 	for rule, want := range map[string][2]string{
 		"p.and": {

@@ -116,7 +116,7 @@ func BenchmarkMatch10kRules(b *testing.B) {
 		c := manyRules(b, 10_000)
 		ix := NewIndex(c, nil, quiet())
 		e := event(`{"kind":"x","n":3}`)
-		e.Instance, _ = c.Triggers["p.t"].Spec.(*manifest.Trigger).Instance(map[string]any{"zone": "77"})
+		e.Instance, _ = c.Triggers["p.t"].Spec.(*manifest.Trigger).Instance("p.r", map[string]any{"zone": "77"})
 		for b.Loop() {
 			if len(ix.Match(e, noConfig)) != 1 {
 				b.Fatal("no match")

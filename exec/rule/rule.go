@@ -126,7 +126,7 @@ func (ix *Index) entry(record *store.Record, previous *Index) *entry {
 	for i, use := range rule.Actions {
 		e.actions[i] = ix.catalog.Actions[use.Ref]
 	}
-	e.instance, _ = spec.Instance(rule.Trigger.Parameters)
+	e.instance, _ = spec.Instance(record.Ref, rule.Trigger.Parameters)
 	return e
 }
 

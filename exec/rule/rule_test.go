@@ -241,8 +241,8 @@ action: b
 `)
 	ix := NewIndex(c, nil, quiet())
 	trigger := c.Triggers["p.t"].Spec.(*manifest.Trigger)
-	north, _ := trigger.Instance(nil)
-	south, _ := trigger.Instance(map[string]any{"zone": "south"})
+	north, _ := trigger.Instance("p.r", nil)
+	south, _ := trigger.Instance("p.r", map[string]any{"zone": "south"})
 	for instance, want := range map[string][]string{
 		"":         {"p.default", "p.north", "p.south"},
 		north:      {"p.default", "p.north"},

@@ -130,8 +130,11 @@ func (in *ingest) submit(ctx context.Context, m *message) bool {
 	for _, event := range m.events {
 		in.open.add()
 		in.stats.submitting(time.Now())
-		err := in.sink.SubmitAsync(ctx, event, func(_ store.StoredEvent, err error) {
+		err := in.sink.SubmitAsync(ctx, event, func(stored store.StoredEvent, err error) {
 			in.settled(err)
+			if err == nil && event.Due != nil && !stored.Duplicate {
+				in.metrics.timerDelay.Observe(max(0, time.Since(*event.Due)-m.jitter).Seconds())
+			}
 			if acknowledge != nil {
 				acknowledge(err)
 			}

@@ -41,6 +41,7 @@ type message struct {
 	events  []store.NewEvent
 	cursor  json.RawMessage // of a control line
 	ack     string          // what to acknowledge once all events are stored; empty: nothing
+	jitter  time.Duration   // how much later than due it was meant to be
 }
 
 // wireLine is a line as sensors write it. Payload and cursor stay the bytes they are.
@@ -56,6 +57,7 @@ type wireLine struct {
 	Events            []json.RawMessage `json:"events"`
 	Cursor            json.RawMessage   `json:"cursor"`
 	Due               *string           `json:"due"`
+	JitterMS          int64             `json:"jitter_ms"`
 }
 
 // parseLine reads one line. It is pure, and keeps nothing of data.
@@ -162,7 +164,9 @@ func (w *wireLine) eventLine(src *source) (*message, error) {
 		}
 		due = &t
 	}
-	m := &message{events: make([]store.NewEvent, len(payloads)), ack: eventID}
+	m := &message{
+		events: make([]store.NewEvent, len(payloads)), ack: eventID, jitter: time.Duration(w.JitterMS) * time.Millisecond,
+	}
 	for i, payload := range payloads {
 		m.events[i] = store.NewEvent{
 			Trigger: trigger, Instance: instance, Source: src.ref, EventID: eventID, Payload: payload, Due: due,

@@ -27,6 +27,8 @@ const (
 type metrics struct {
 	restarts *prometheus.CounterVec
 	lines    *prometheus.CounterVec
+
+	timerDelay prometheus.Histogram
 }
 
 // newMetrics registers the metrics; a nil Registerer leaves them unregistered. What can be told from
@@ -39,9 +41,14 @@ func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
 		lines: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "attune_sensor_lines_total", Help: "Lines that sensors printed, by what became of them.",
 		}, []string{"sensor", "outcome"}),
+		timerDelay: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "attune_timer_delay_seconds",
+			Help:    "From when a timer's firing was due, and its jitter was over, to when its event was stored.",
+			Buckets: []float64{.001, .0025, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 600, 3600},
+		}),
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.restarts, m.lines, &collector{
+		registerer.MustRegister(m.restarts, m.lines, m.timerDelay, &collector{
 			list:    list,
 			sensors: prometheus.NewDesc("attune_sensors", "Sensors, by state.", []string{"state"}, nil),
 			blocked: prometheus.NewDesc("attune_sensor_blocked_seconds_total", "Time that a sensor's events waited because nobody took them.", []string{"sensor"}, nil),

@@ -734,6 +734,34 @@ attune_sensors{state="waiting"} 0
 	}
 }
 
+// TestTimerDelay has a firing that is an hour late, of which an hour is its jitter, and one without.
+func TestTimerDelay(t *testing.T) {
+	t.Parallel()
+	registry := prometheus.NewRegistry()
+	y := newYard(t, func(y *yard) { y.opts.Registerer = registry })
+	y.put("s", "1", `due=$(date -u -d "-1 hour" +%Y-%m-%dT%H:%M:%SZ)
+echo '{"payload":{},"due":"'"$due"'","jitter_ms":3600000}'
+echo '{"payload":{},"due":"'"$due"'"}'
+echo '{"payload":{}}'
+sleep 999`)
+	y.sink.payloads(t, 3)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "attune_timer_delay_seconds" {
+			continue
+		}
+		h := f.GetMetric()[0].GetHistogram()
+		if h.GetSampleCount() != 2 || h.GetSampleSum() < 3600 || h.GetSampleSum() > 2*3600-600 {
+			t.Errorf("%d firings, %v seconds in all, want 2 that are an hour late together", h.GetSampleCount(), h.GetSampleSum())
+		}
+		return
+	}
+	t.Error("there is no attune_timer_delay_seconds")
+}
+
 func TestOptionsAreChecked(t *testing.T) {
 	t.Parallel()
 	if _, err := New(Options{}); err == nil || !strings.Contains(err.Error(), "Options.") {

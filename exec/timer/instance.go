@@ -185,6 +185,12 @@ func (t *timer) appendLine(buf []byte, now time.Time) []byte {
 	buf = append(buf, when...)
 	buf = append(buf, `","due":"`...)
 	buf = append(buf, when...)
+	buf = append(buf, '"')
+	if jitter := t.fireAt.Sub(due); jitter > 0 {
+		// What was waited on purpose is no delay.
+		buf = append(buf, `,"jitter_ms":`...)
+		buf = strconv.AppendInt(buf, jitter.Milliseconds(), 10)
+	}
 	buf = append(buf, t.line.kind...)
 	buf = now.Truncate(time.Microsecond).AppendFormat(buf, time.RFC3339Nano)
 	buf = append(buf, `","scheduled_at":"`...)
@@ -213,14 +219,14 @@ func (t *timer) appendLine(buf []byte, now time.Time) []byte {
 // milliseconds.
 type lineParts struct {
 	head []byte // up to the time in event_id
-	kind []byte // from the end of due up to fired_at
+	kind []byte // from payload up to fired_at
 	tail []byte // what follows execution_count
 }
 
 func newLineParts(in Instance, kind, sensor string) (p lineParts, err error) {
 	instance := text(in.Instance)
 	p.head = fmt.Appendf(nil, `{"trigger":%s,"instance":%s,"event_id":%s@`, text(in.Trigger), instance, instance[:len(instance)-1])
-	p.kind = fmt.Appendf(nil, `","payload":{"type":%s,"fired_at":"`, text(kind))
+	p.kind = fmt.Appendf(nil, `,"payload":{"type":%s,"fired_at":"`, text(kind))
 	p.tail = fmt.Appendf(nil, `,"sensor_ref":%s`, text(sensor))
 	zone, _ := in.Parameters["timezone"].(string)
 	if zone == "" {

@@ -46,6 +46,7 @@ type event struct {
 	Instance string         `json:"instance"`
 	EventID  string         `json:"event_id"`
 	Due      time.Time      `json:"due"`
+	JitterMS int64          `json:"jitter_ms"`
 	Payload  map[string]any `json:"payload"`
 
 	printed time.Time
@@ -530,6 +531,9 @@ func TestJitter(t *testing.T) {
 		run(t, func(b *bench, start time.Time) {
 			for _, e := range b.pass(time.Hour) {
 				delays = append(delays, e.printed.Sub(e.Due).Seconds())
+				if late := e.printed.Sub(e.Due).Milliseconds(); e.JitterMS != late {
+					t.Errorf("jitter_ms is %d, want %d", e.JitterMS, late)
+				}
 				if e.Payload["delay_ms"] != float64(e.printed.Sub(e.Due).Milliseconds()) {
 					t.Errorf("delay_ms is %v, want %v", e.Payload["delay_ms"], e.printed.Sub(e.Due))
 				}

@@ -3,6 +3,7 @@ package manifest
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"slices"
 	"strconv"
 )
@@ -15,8 +16,10 @@ const instanceDigits = 16
 // filled in, those marked x-identity: false left out) and the id of the trigger instance made from
 // them, "core.intervaltimer#" and 16 hex digits of the SHA-256 of the canonical JSON. Parameters that
 // mean the same give the same id: 1 and 1.0, a default spelled out and one left out, null and absence.
-func (t *Trigger) Instance(params map[string]any) (id string, canonical map[string]any) {
-	canonical = t.ParametersSchema.ApplyDefaults(params)
+// rule is the ref of the rule that asks, which SpreadCron draws by: rules whose H comes out differently
+// have different instances.
+func (t *Trigger) Instance(rule string, params map[string]any) (id string, canonical map[string]any) {
+	canonical = t.ParametersSchema.ApplyDefaults(t.Spread(rule, params))
 	if t.ParametersSchema != nil {
 		for _, p := range annotated(t.ParametersSchema.raw(), "x-identity", false) {
 			remove(canonical, p)
@@ -29,6 +32,22 @@ func (t *Trigger) Instance(params map[string]any) (id string, canonical map[stri
 	text, _ := compactJSON(canonical)
 	sum := sha256.Sum256(text)
 	return t.Ref + "#" + hex.EncodeToString(sum[:])[:instanceDigits], canonical
+}
+
+// Spread gives the parameters of a rule as they are in force: those of a cron trigger with numbers for
+// each H. What it is given stays as it is.
+func (t *Trigger) Spread(rule string, params map[string]any) map[string]any {
+	expression, ok := params["expression"].(string)
+	if !ok || t.Type != TriggerCron {
+		return params
+	}
+	spread := SpreadCron(expression, rule)
+	if spread == expression {
+		return params
+	}
+	params = maps.Clone(params)
+	params["expression"] = spread
+	return params
 }
 
 // remove deletes the properties that a pattern names.

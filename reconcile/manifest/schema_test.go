@@ -465,7 +465,7 @@ func TestInstance(t *testing.T) {
 		`{"interval":1}`, `{"interval":1.0}`, `{"interval":1e0,"unit":"seconds"}`,
 		`{"interval":1,"jitter":5}`, `{"interval":1,"text":null}`, `{"interval":1,"unit":null}`,
 	}
-	id, canonical := trigger.Instance(params(t, same[0]))
+	id, canonical := trigger.Instance("a.r", params(t, same[0]))
 	// The id names rows of the database: a change of this text orphans every timer there is.
 	if want := "core.intervaltimer#cd8e1e9fa5074a5b"; id != want {
 		t.Errorf("found %s, expected %s", id, want)
@@ -474,25 +474,25 @@ func TestInstance(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, p := range same[1:] {
-		if other, _ := trigger.Instance(params(t, p)); other != id {
+		if other, _ := trigger.Instance("a.r", params(t, p)); other != id {
 			t.Errorf("%s: found %s, expected %s", p, other, id)
 		}
 	}
 	for _, p := range []string{`{"interval":2}`, `{"interval":1,"unit":"hours"}`, `{"interval":1,"text":"<&>"}`} {
-		if other, _ := trigger.Instance(params(t, p)); other == id {
+		if other, _ := trigger.Instance("a.r", params(t, p)); other == id {
 			t.Errorf("%s has the id of %s", p, same[0])
 		}
 	}
-	if a, c := trigger.Instance(params(t, `{"interval":1,"more":{"note":"x","n":1}}`)); a == id || object(c["more"])["note"] != nil {
+	if a, c := trigger.Instance("a.r", params(t, `{"interval":1,"more":{"note":"x","n":1}}`)); a == id || object(c["more"])["note"] != nil {
 		t.Errorf("found %s %v", a, c)
 	}
-	float, _ := trigger.Instance(map[string]any{"interval": 1.0})
-	number, _ := trigger.Instance(map[string]any{"interval": json.Number("1")})
+	float, _ := trigger.Instance("a.r", map[string]any{"interval": 1.0})
+	number, _ := trigger.Instance("a.r", map[string]any{"interval": json.Number("1")})
 	if float != id || number != id {
 		t.Errorf("found %s and %s, expected %s", float, number, id)
 	}
 	bare := &Trigger{Header: Header{Ref: "a.b"}}
-	if a, c := bare.Instance(nil); c == nil || !strings.HasPrefix(a, "a.b#") || len(a) != len("a.b#")+instanceDigits {
+	if a, c := bare.Instance("a.r", nil); c == nil || !strings.HasPrefix(a, "a.b#") || len(a) != len("a.b#")+instanceDigits {
 		t.Errorf("found %s %v", a, c)
 	}
 }
@@ -553,7 +553,7 @@ func FuzzSchema(f *testing.F) {
 			s.Secrets()
 			if p, ok := v.(map[string]any); ok {
 				s.ApplyDefaults(p)
-				(&Trigger{ParametersSchema: s}).Instance(p)
+				(&Trigger{ParametersSchema: s}).Instance("a.r", p)
 			}
 		}
 	})

@@ -329,6 +329,7 @@ func (a *apply) pinPacks(ctx context.Context, rows *changeRows) error {
 
 type ruleToPlace struct {
 	ID         int64
+	Ref        string
 	TriggerRef string
 	Parameters map[string]any
 	InstanceID string
@@ -408,14 +409,14 @@ func (p *placedRules) add(rule ruleToPlace, trigger *manifest.Trigger) error {
 		p.instances, p.parameters = append(p.instances, ""), append(p.parameters, "")
 		return nil
 	}
-	id, canonical := trigger.Instance(rule.Parameters)
+	id, canonical := trigger.Instance(rule.Ref, rule.Parameters)
 	identity, err := json.Marshal(canonical)
 	if err != nil {
 		return fmt.Errorf("cannot encode the parameters of %s: %w", id, err)
 	}
-	given := rule.Parameters
+	given := trigger.Spread(rule.Ref, rule.Parameters)
 	if trigger.ParametersSchema != nil {
-		given = trigger.ParametersSchema.ApplyDefaults(rule.Parameters)
+		given = trigger.ParametersSchema.ApplyDefaults(given)
 	}
 	whole, err := encodeObject(given)
 	if err != nil {

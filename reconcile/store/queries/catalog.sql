@@ -206,6 +206,7 @@ RETURNING pack_id AS id, ref;
 -- Rules that this apply changed, and rules of any pack whose trigger it changed.
 SELECT
     rule.id,
+    rule.ref,
     rule.trigger_ref,
     rule.manifest #> '{trigger,parameters}' AS parameters,
     COALESCE(rule.instance_id, '') AS instance_id
