@@ -43,9 +43,7 @@ func TestHarness(t *testing.T) {
 	if !slices.Contains(n.children(), pid) {
 		t.Errorf("sensor %d is not among the children %v", pid, n.children())
 	}
-	if have := n.metric("attune_packs", `state="loaded"`); have != 1 {
-		t.Errorf("attune_packs{state=loaded} is %v", have)
-	}
+	n.until("the metrics tell of the pack", func() bool { return n.metric("attune_packs", `state="loaded"`) == 1 })
 	if have := y.query("SELECT ref, enabled FROM pack"); !slices.Equal(have, []string{"demo true"}) {
 		t.Errorf("the database has %q", have)
 	}

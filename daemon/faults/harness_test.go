@@ -40,6 +40,17 @@ type yard struct {
 // newYard makes a yard whose packs folder holds the files of a txtar archive.
 func newYard(t testing.TB, archives ...string) *yard {
 	t.Helper()
+	y := emptyYard(t)
+	y.url = storetest.NewURL(t)
+	for _, archive := range archives {
+		y.unpack(archive)
+	}
+	return y
+}
+
+// emptyYard has no database yet.
+func emptyYard(t testing.TB) *yard {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "attune-yard-")
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
@@ -48,11 +59,8 @@ func newYard(t testing.TB, archives ...string) *yard {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	y := &yard{TB: t, dir: dir, packs: filepath.Join(dir, "packs"), url: storetest.NewURL(t)}
+	y := &yard{TB: t, dir: dir, packs: filepath.Join(dir, "packs")}
 	y.mkdir("")
-	for _, archive := range archives {
-		y.unpack(archive)
-	}
 	return y
 }
 

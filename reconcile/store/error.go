@@ -10,7 +10,49 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-const codeReadOnly = "25006"
+const (
+	codeReadOnly       = "25006"
+	codeUndefinedTable = "42P01"
+	codeSerialization  = "40001"
+	codeDeadlock       = "40P01"
+)
+
+// The reasons of attune_db_failures_total.
+const (
+	failureConnection    = "connection"
+	failureDeadlock      = "deadlock"
+	failureReadOnly      = "read_only"
+	failureResources     = "resources" // disk, memory, connections
+	failureSerialization = "serialization"
+	failureTimeout       = "timeout"
+)
+
+func failureReasons() []string {
+	return []string{failureConnection, failureDeadlock, failureReadOnly, failureResources, failureSerialization, failureTimeout}
+}
+
+// failureReason says why a statement failed that may succeed later.
+func failureReason(err error) string {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case !ok && errors.Is(err, context.DeadlineExceeded):
+		return failureTimeout
+	case !ok:
+		return failureConnection
+	case pg.Code == codeDeadlock:
+		return failureDeadlock
+	case pg.Code == codeSerialization:
+		return failureSerialization
+	case pg.Code == codeReadOnly:
+		return failureReadOnly
+	case pg.Code[:2] == "53", pg.Code == "58030":
+		return failureResources
+	case pg.Code == "55P03", pg.Code == "57014", pg.Code == "25P03":
+		return failureTimeout
+	default:
+		return failureConnection
+	}
+}
 
 // IsTransient says whether a later try of the same statement may succeed: a lost or refused
 // connection, a server that is starting or stopping, a deadlock, a time-out.
@@ -44,15 +86,15 @@ func isTransientCode(code string) bool {
 	case
 		"25P03",      // idle_in_transaction_session_timeout
 		codeReadOnly, // read_only_sql_transaction: a failover is under way
-		"40001",      // serialization_failure
-		"40P01",      // deadlock_detected
-		"55P03",      // lock_not_available
-		"57014",      // query_canceled: our own time-out
-		"57P01",      // admin_shutdown
-		"57P02",      // crash_shutdown: kill -9 of any one backend ends every session
-		"57P03",      // cannot_connect_now
-		"57P05",      // idle_session_timeout
-		"58030":      // io_error
+		codeSerialization,
+		codeDeadlock,
+		"55P03", // lock_not_available
+		"57014", // query_canceled: our own time-out
+		"57P01", // admin_shutdown
+		"57P02", // crash_shutdown: kill -9 of any one backend ends every session
+		"57P03", // cannot_connect_now
+		"57P05", // idle_session_timeout
+		"58030": // io_error
 		return true
 	}
 	switch code[:min(2, len(code))] {
@@ -86,6 +128,9 @@ func isData(err error) bool {
 func (s *Store) failed(doing string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if IsTransient(err) {
+		s.metrics.failures.WithLabelValues(failureReason(err)).Inc()
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == codeReadOnly {

@@ -66,6 +66,7 @@ func (s *Store) Enqueue(ctx context.Context, executions []NewExecution) ([]int64
 	if err := s.pool.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, s.failed("queue executions", err)
 	}
+	s.highest.note(ids...)
 	return ids, nil
 }
 

@@ -8,6 +8,8 @@ import (
 
 type metrics struct {
 	reconnects prometheus.Counter
+	failures   *prometheus.CounterVec
+	older      prometheus.Counter
 }
 
 // newMetrics registers the metrics, or takes those that a former Store registered: opening is tried
@@ -18,15 +20,31 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Name: "attune_db_reconnects_total",
 			Help: "Times that a lost connection to the database was made anew.",
 		}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_db_failures_total",
+			Help: "Statements that failed and are tried again, by why.",
+		}, []string{"reason"}),
+		older: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "attune_db_older_total",
+			Help: "Times that the database was found older than it had been, so that something is lost.",
+		}),
+	}
+	for _, reason := range failureReasons() {
+		m.failures.WithLabelValues(reason)
 	}
 	if registerer == nil {
 		return m, nil
 	}
-	err := registerer.Register(m.reconnects)
+	return m, errors.Join(take(registerer, &m.reconnects), take(registerer, &m.failures), take(registerer, &m.older))
+}
+
+// take registers a collector, or puts the one in its place that is registered already.
+func take[C prometheus.Collector](registerer prometheus.Registerer, c *C) error {
+	err := registerer.Register(*c)
 	if twice, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		if former, ok := twice.ExistingCollector.(prometheus.Counter); ok {
-			m.reconnects, err = former, nil
+		if former, ok := twice.ExistingCollector.(C); ok {
+			*c, err = former, nil
 		}
 	}
-	return m, err
+	return err
 }

@@ -163,7 +163,7 @@ func TestListenerComesBack(t *testing.T) {
 		t.Error(err)
 	}
 	want := "# HELP attune_db_reconnects_total Times that a lost connection to the database was made anew.\n# TYPE attune_db_reconnects_total counter\nattune_db_reconnects_total 3\n"
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "attune_db_reconnects_total"); err != nil {
 		t.Error(err)
 	}
 }

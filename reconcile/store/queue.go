@@ -196,6 +196,7 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 	seen := actions{}
 	maps.Copy(seen, known)
 	for _, row := range rows {
+		s.highest.note(row.ExecutionID)
 		claimed = append(claimed, s.claimedOf(&row, seen))
 	}
 	if len(offered) == 0 {
@@ -628,6 +629,13 @@ func (s *Store) QueueStats(ctx context.Context) (*QueueStats, error) {
 		err := row.Scan(&waiting, &xact)
 		stats.OldestWaiting = time.Duration(waiting * float64(time.Second))
 		stats.OldestXact = time.Duration(xact * float64(time.Second))
+		return err
+	})
+	// So that also a node that has nothing to do knows how far the numbers have come.
+	batch.Queue(s.queries.get("LastNumber")).QueryRow(func(row pgx.Row) error {
+		var last int64
+		err := row.Scan(&last)
+		s.highest.note(last)
 		return err
 	})
 	if err := s.pool.SendBatch(ctx, &batch).Close(); err != nil {

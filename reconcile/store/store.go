@@ -73,7 +73,8 @@ type Options struct {
 	// queues it: it gives the parameters without, and secrets with the encrypted values by JSON
 	// pointer. nil: parameters are stored as they are.
 	Seal func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
-	// Registerer takes attune_db_reconnects_total; nil: nobody counts.
+	// Registerer takes attune_db_reconnects_total, attune_db_failures_total and attune_db_older_total;
+	// nil: nobody counts.
 	Registerer prometheus.Registerer
 }
 
@@ -96,6 +97,7 @@ type Store struct {
 	turn       turn
 	actions    actionCache
 	newest     newest
+	highest    *highest
 	seal       func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
 }
 
@@ -126,6 +128,9 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot register metrics: %w", err)
 	}
+	log := cmp.Or(opts.Logger, slog.New(slog.DiscardHandler))
+	highest := &highest{queries: queries, log: log, found: metrics.older}
+	config.AfterConnect = highest.look
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the database: %w", err)
@@ -138,7 +143,8 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 	s := &Store{
 		pool: pool, hotPool: hotPool,
 		pooler:     cmp.Or(opts.Pooler, PoolerNone),
-		log:        cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)),
+		log:        log,
+		highest:    highest,
 		metrics:    metrics,
 		queries:    queries,
 		statements: statements,

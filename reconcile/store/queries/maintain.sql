@@ -139,3 +139,11 @@ WHERE queue.execution_id = input.id;
 
 -- name: VacuumQueue
 VACUUM (SKIP_LOCKED) attune.queue;
+
+-- name: LastNumber
+SELECT last_value
+FROM attune.execution_id;
+
+-- name: PutNumbersForward
+-- Whoever waited for the lock finds that another was first.
+SELECT setval('attune.execution_id', @number::bigint);

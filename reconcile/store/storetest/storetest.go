@@ -139,6 +139,9 @@ func Exec(t testing.TB, url, sql string, args ...any) {
 	}
 }
 
+// TryConnect is Connect where no answer is an answer; who asks closes the connection.
+func TryConnect(ctx context.Context, url string) (*pgx.Conn, error) { return pgx.Connect(ctx, url) }
+
 // Connect opens a connection that is closed with the test.
 func Connect(t testing.TB, url string) *pgx.Conn {
 	t.Helper()
