@@ -180,11 +180,11 @@ func (r *Revisions) ensure(ctx context.Context, digest string, source func() ([]
 
 func (r *Revisions) make(ctx context.Context, dir, digest string, source func() ([]store.TreeEntry, contentFunc, error)) ([]store.TreeEntry, error) {
 	r.watch(dir, digest) // before it is looked at
-	there, err := readTree(dir)
-	if err == nil && treeDigest(there) == digest {
-		return there, nil
+	there, changed, err := verify(dir, digest)
+	if err != nil || there != nil {
+		return there, err
 	}
-	if err == nil {
+	if changed {
 		r.logger.Warn("revision's files were changed and are made anew; a child that runs as root, or as their owner, did that", "path", dir)
 		remove := r.discard
 		if r.wasGiven(digest) {
@@ -218,6 +218,21 @@ func (r *Revisions) make(ctx context.Context, dir, digest string, source func() 
 	}
 	r.watch(dir, digest)
 	return tree, nil
+}
+
+// verify reads back a revision's folder. It gives its tree where that is what the digest says, or else
+// whether anything stands there. Whatever makes the folder unreadable was done to it, unless this process
+// is short of something: then nothing is known of the folder, and it stays.
+func verify(dir, digest string) (there []store.TreeEntry, changed bool, err error) {
+	there, err = readTree(dir)
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) {
+		return nil, false, plainPath(err)
+	}
+	if err == nil && treeDigest(there) == digest {
+		return there, false, nil
+	}
+	_, err = os.Lstat(dir)
+	return nil, !errors.Is(err, fs.ErrNotExist), nil
 }
 
 // noticeChanges has those looked through at their next need that were changed. It needs r.mu.
@@ -260,6 +275,11 @@ func (r *Revisions) wasGiven(digest string) bool {
 	return r.given[digest]
 }
 
+// aside is where a folder is moved to that is to be removed: never where something is left of another.
+func (r *Revisions) aside(digest string, now time.Time) string {
+	return fmt.Sprintf("%s-%d", filepath.Join(r.dir, unfinished+digest), now.UnixNano())
+}
+
 // retire moves a changed folder away. Children may still run in it, so it is removed only when all of
 // them should have ended.
 func (r *Revisions) retire(dir string) error {
@@ -267,7 +287,7 @@ func (r *Revisions) retire(dir string) error {
 	defer r.mu.Unlock()
 	r.abandon(dir)
 	now := time.Now()
-	away := fmt.Sprintf("%s-%d", filepath.Join(r.dir, unfinished+filepath.Base(dir)), now.UnixNano())
+	away := r.aside(filepath.Base(dir), now)
 	if err := os.Rename(dir, away); err != nil {
 		return plainPath(err)
 	}
@@ -359,7 +379,8 @@ func (r *Revisions) reflink(f *os.File, digest string) (cloned bool, err error) 
 	if !ok {
 		return false, nil
 	}
-	source, err := os.Open(from)
+	// It may no longer be the file that was written there: a pipe is not waited for.
+	source, err := os.OpenFile(from, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return false, nil // the content is asked for instead
 	}
@@ -380,7 +401,11 @@ func (r *Revisions) reflink(f *os.File, digest string) (cloned bool, err error) 
 	return false, f.Truncate(0)
 }
 
-// readTree reads back what stands in a revision's folder, sorted by path.
+// errNoRevision says that what stands in a revision's folder was never put there by us.
+var errNoRevision = errors.New("it is no revision")
+
+// readTree reads back what stands in a revision's folder, sorted by path. It reads no more than a revision
+// can hold, and opens nothing but files.
 func readTree(dir string) ([]store.TreeEntry, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -388,14 +413,25 @@ func readTree(dir string) ([]store.TreeEntry, error) {
 	}
 	defer root.Close()
 	var tree []store.TreeEntry
+	left := int64(maxPackBytes)
 	err = fs.WalkDir(root.FS(), ".", func(at string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
+		}
+		if len(tree) >= maxPackFiles {
+			return errNoRevision
 		}
 		if entry.Type()&fs.ModeSymlink != 0 {
 			target, err := root.Readlink(at)
 			tree = append(tree, store.TreeEntry{Path: at, Link: target})
 			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if left -= info.Size(); left < 0 || !info.Mode().IsRegular() {
+			return errNoRevision
 		}
 		read, err := readFile(root, at, false, maxPackBytes)
 		if err != nil {
@@ -444,7 +480,7 @@ func (r *Revisions) prune(digest string) (bool, error) {
 	delete(r.made, digest)
 	dir := filepath.Join(r.dir, digest)
 	r.abandon(dir)
-	away := filepath.Join(r.dir, unfinished+digest)
+	away := r.aside(digest, time.Now())
 	err := os.Rename(dir, away)
 	r.mu.Unlock()
 	if err != nil {
@@ -458,11 +494,15 @@ func (r *Revisions) discard(dir string) error {
 	r.mu.Lock()
 	r.abandon(dir)
 	r.mu.Unlock()
-	away := filepath.Join(r.dir, unfinished+filepath.Base(dir))
+	away := r.aside(filepath.Base(dir), time.Now())
 	if err := os.Rename(dir, away); err != nil {
 		return plainPath(err)
 	}
-	return removeTree(away)
+	// It is out of the way: what of it cannot be removed does not keep its place from being taken.
+	if err := removeTree(away); err != nil {
+		r.logger.Warn("cannot remove a changed revision", "err", err)
+	}
+	return nil
 }
 
 // removeTree removes a folder whose subfolders are read-only.

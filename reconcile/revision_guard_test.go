@@ -2,11 +2,45 @@ package reconcile
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
+
+// added makes something beside the scripts of a revision.
+func added(make func(at string) error) func(dir string) error {
+	return func(dir string) error {
+		return errors.Join(os.Chmod(filepath.Join(dir, "actions"), 0o755), make(filepath.Join(dir, "actions", "evil")))
+	}
+}
+
+// replaced makes something in the place of a script.
+func replaced(make func(at string) error) func(dir string) error {
+	return func(dir string) error {
+		script := filepath.Join(dir, "actions", "act.sh")
+		return errors.Join(os.Chmod(filepath.Join(dir, "actions"), 0o755), os.Remove(script), make(script))
+	}
+}
+
+// listenAt leaves a socket. Its path is too long for the kernel, so it is bound by a short one.
+func listenAt(at string) error {
+	fd, err := unix.Open(filepath.Dir(at), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(socket)
+	return unix.Bind(socket, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", fd, filepath.Base(at))})
+}
 
 // A child that gets around the mode, as root does, changes nothing for the next one, and takes nothing
 // away from those that run.
@@ -50,6 +84,13 @@ func TestRevisionIsMadeAnewWhenAChildChangesIt(t *testing.T) {
 			}
 			return os.Rename(filepath.Join(dir, "actions/.new"), filepath.Join(dir, "actions/act.sh"))
 		},
+		"a pipe":              added(func(at string) error { return unix.Mkfifo(at, 0o644) }),
+		"a pipe in its place": replaced(func(at string) error { return unix.Mkfifo(at, 0o644) }),
+		"a socket":            added(listenAt),
+		"a link to itself":    replaced(func(at string) error { return os.Symlink(filepath.Base(at), at) }),
+		"a file larger than a revision": added(func(at string) error {
+			return errors.Join(os.WriteFile(at, nil, 0o644), os.Truncate(at, maxPackBytes+1))
+		}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -86,12 +127,26 @@ func TestRevisionIsMadeAnewWhenAChildChangesIt(t *testing.T) {
 					t.Errorf("round %d: the revision is %v, %v", round, there, err)
 				}
 			}
-			if made == before || strings.Count(log.String(), "made anew") != 2 {
-				t.Errorf("files were asked for %d and %d times; log:\n%s", before, made, &log)
-			}
 			retired, err := filepath.Glob(filepath.Join(r.dir, unfinished+"*"))
 			if err != nil || len(retired) != 2 {
 				t.Errorf("those who run in it have lost it: %v, %v", retired, err)
+			}
+			// The next process makes anew what was changed while none ran.
+			if err := change(dir); err != nil {
+				t.Fatal(err)
+			}
+			next, err := NewRevisions(r.dir, nil, quietLogger())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := next.Put(t.Context(), c.digest(), c.tree, content); err != nil {
+				t.Errorf("after a restart: %v", err)
+			}
+			if there, err := readTree(dir); err != nil || treeDigest(there) != c.digest() {
+				t.Errorf("after a restart the revision is %v, %v", there, err)
+			}
+			if made == before || strings.Count(log.String(), "made anew") != 2 {
+				t.Errorf("files were asked for %d and %d times; log:\n%s", before, made, &log)
 			}
 			if _, err := NewRevisions(r.dir, nil, r.logger); err != nil {
 				t.Fatal(err)
