@@ -117,8 +117,7 @@ func (d *Daemon) refreshInterpreters(ctx context.Context) {
 	if err == nil && changed {
 		d.log.Info("interpreters changed", "found", d.interpreters.All())
 		err = d.recordInterpreters(ctx)
-		// What was refused for want of one may do now, and the other way round.
-		d.reconciler.Dirty("interpreters")
+		d.reconciler.EnvironmentChanged(environmentOf(d.opts.Binary, d.interpreters), "interpreters")
 	}
 	if err != nil && ctx.Err() == nil {
 		d.log.Warn("interpreters not looked for", "err", err)

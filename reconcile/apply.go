@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
@@ -92,8 +95,19 @@ func (r *Reconciler) prepare(ctx context.Context, j *job, p *PackPlan, eager boo
 	for _, entry := range revision.Tree {
 		paths[entry.Digest] = entry.Path
 	}
-	revision.Content = func(digest string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, paths[digest])) }
+	revision.Content = func(digest string) ([]byte, error) { return readKept(filepath.Join(dir, paths[digest])) }
 	return nil
+}
+
+// readKept reads a file of a revision. A pipe that a child put into its place is not waited for; what is
+// not the file's content, the database does not take.
+func readKept(at string) ([]byte, error) {
+	f, err := os.OpenFile(at, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxPackBytes+1))
 }
 
 // commit applies packs in one transaction. If the database refuses what is in it, each is tried alone,

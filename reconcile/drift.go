@@ -96,9 +96,10 @@ func (r *Reconciler) release(ref, digest string) {
 
 // drift compares the folders that do not rule now with what is in force, where either changed, and
 // applies nothing.
-func (r *Reconciler) drift(now time.Time) {
+func (r *Reconciler) drift(j *job, now time.Time) {
+	written := r.written(j)
 	for ref, p := range r.packs {
-		if !p.stale {
+		if !p.stale || written[ref] {
 			continue
 		}
 		if why := r.frozen(ref); why != "" {
@@ -215,6 +216,12 @@ func (r *Reconciler) tellDrift() {
 		}
 		r.status.Drift = append(r.status.Drift, Drift{Pack: ref, Why: why, Steps: changesOf(one)})
 	}
+}
+
+// Applies says whether an apply would change something. What is held, and what keeps its last good
+// version, it leaves as it is.
+func (p *Plan) Applies() bool {
+	return slices.ContainsFunc(p.Packs, func(one PackPlan) bool { return one.Held == "" && changesOf(&one) > 0 })
 }
 
 // changesOf counts the steps that an apply would take.

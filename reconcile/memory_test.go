@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
+
+	"github.com/attune-io/attune/reconcile/store"
 )
 
 // counted are interpreters that count how often they are asked: once for each script of a pack that is
@@ -105,6 +108,58 @@ func TestMemoryCountsOnlyWhereItFits(t *testing.T) {
 				t.Error("the pack was not checked again")
 			}
 		})
+	}
+}
+
+// missing are interpreters that can go.
+type missing struct {
+	counted
+	gone atomic.Bool
+}
+
+func (m *missing) Check(runtime, _, _ string) error {
+	m.n.Add(1)
+	if m.gone.Load() {
+		return fmt.Errorf("there is no %s", runtime)
+	}
+	return nil
+}
+
+// TestEnvironmentChanged: what was accepted is checked again too, and the next start knows by which
+// interpreters.
+func TestEnvironmentChanged(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	found := &missing{}
+	memory := filepath.Join(t.TempDir(), "memory")
+	environment := "with it"
+	b.options = func(o *Options) {
+		o.Interpreters, o.Memory, o.Environment, o.Quiet, o.MaxWait = found, memory, environment, time.Hour, time.Hour
+	}
+	b.pack("one")
+	b.pack("two")
+	b.start()
+	b.write("two/actions/act.sh", "#!/bin/bash\necho half of it\n")
+	script := b.catalog().Actions["two.act"].FilesDigest
+
+	environment = "without it"
+	found.gone.Store(true)
+	b.EnvironmentChanged(environment, "interpreters")
+	b.await("the accepted action is refused", func(c *store.Catalog) bool { return c.Packs["one"].Errors.HasErrors() })
+	if b.catalog().Actions["two.act"].FilesDigest != script {
+		t.Error("what was being written was applied")
+	}
+	environment = "with it again"
+	found.gone.Store(false)
+	b.EnvironmentChanged(environment, "interpreters")
+	b.await("the refused action is accepted", func(c *store.Catalog) bool { return !c.Packs["one"].Errors.HasErrors() })
+	b.reload()
+	b.stop()
+
+	found.take()
+	b.start()
+	if n := found.take(); n != 0 {
+		t.Errorf("%d scripts were checked at a start with the interpreters of the last one", n)
 	}
 }
 

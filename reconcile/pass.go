@@ -16,6 +16,7 @@ import (
 // pass makes the database equal to the files, or only says how it would.
 func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, string, error) {
 	r.lead()
+	r.adopt()
 	if err := r.refresh(ctx); err != nil {
 		return nil, "", err
 	}
@@ -46,7 +47,7 @@ func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, 
 	if err != nil {
 		return nil, "", err
 	}
-	r.drift(now)
+	r.drift(j, now)
 	if j.silent {
 		return nil, outcome, nil
 	}
@@ -112,10 +113,15 @@ func (r *Reconciler) compare(j *job, vanished []string, now time.Time) map[strin
 			seeds[ref] = true
 		}
 	}
+	// Whoever asked for a plan looked at what was not quiet yet, too. That is not applied before it is.
+	written := r.written(j)
+	for ref := range written {
+		delete(seeds, ref)
+	}
 	// Why a pack was refused may lie in another, or in the machine.
 	if len(seeds) > 0 || j.now {
 		for ref, p := range r.packs {
-			if p.errors.HasErrors() {
+			if p.errors.HasErrors() && !written[ref] {
 				seeds[ref] = true
 			}
 		}
@@ -134,7 +140,10 @@ func (r *Reconciler) compare(j *job, vanished []string, now time.Time) map[strin
 	more := r.dependents(changed)
 	missing := false
 	for ref := range more {
-		missing = missing || states[ref] == nil && r.frozen(ref) == ""
+		if written[ref] {
+			delete(more, ref) // it is checked again when it is quiet
+		}
+		missing = missing || more[ref] && states[ref] == nil && r.frozen(ref) == ""
 	}
 	if missing {
 		maps.Copy(more, seeds)
@@ -142,6 +151,21 @@ func (r *Reconciler) compare(j *job, vanished []string, now time.Time) map[strin
 		r.check(states, now)
 	}
 	return states
+}
+
+// written are the packs that are being written: they are stale, and not quiet yet. Who asks for a pass
+// asks for them as they are.
+func (r *Reconciler) written(j *job) map[string]bool {
+	written := map[string]bool{}
+	if j.now {
+		return written
+	}
+	for ref, p := range r.packs {
+		if p.stale && r.watcher.isOpen(p.folder.key) {
+			written[ref] = true
+		}
+	}
+	return written
 }
 
 // dependents are the packs that name components of the given ones, or of packs that do.

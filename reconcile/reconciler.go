@@ -136,8 +136,10 @@ type Reconciler struct {
 	planOnly bool
 	lease    string
 
-	mu      sync.Mutex
-	asked   request
+	mu    sync.Mutex
+	asked request
+	// changed is the environment that the next pass finds; nil: it is what it was.
+	changed *string
 	waiters []*waiter
 	status  Status
 	ended   bool
@@ -170,7 +172,7 @@ type request struct {
 	cause string // empty: nobody asked
 	since map[string]time.Time
 	at    time.Time // not before
-	// again says that nobody asked but a pass that failed: what is not quiet is left alone.
+	// again says that nobody asked but a pass that failed, or the machine: what is not quiet is left alone.
 	again bool
 }
 
@@ -348,6 +350,35 @@ func (r *Reconciler) Dirty(cause string) {
 	}
 	r.mu.Unlock()
 	r.signal()
+}
+
+// EnvironmentChanged says what Options.Environment has become, and has all packs checked again: what was
+// refused may do now, and the other way round. What is being written is left until it is quiet.
+func (r *Reconciler) EnvironmentChanged(environment, cause string) {
+	r.mu.Lock()
+	r.changed = &environment
+	if r.asked.cause == "" {
+		r.asked.cause, r.asked.again = cause, true
+	}
+	r.mu.Unlock()
+	r.signal()
+}
+
+// adopt has each pack compared again where the environment has changed.
+func (r *Reconciler) adopt() {
+	r.mu.Lock()
+	changed := r.changed
+	r.changed = nil
+	r.mu.Unlock()
+	if changed == nil {
+		return
+	}
+	r.opts.Environment = *changed
+	r.environment = r.opts.environmentOf()
+	r.unkept = true
+	for _, p := range r.packs {
+		p.stale = true
+	}
 }
 
 // Reload waits for a scan that began after the call, of all packs, and gives its report. by is who

@@ -506,6 +506,48 @@ func TestPlanAppliesNothing(t *testing.T) {
 	}
 }
 
+// TestPlanLeavesWhatIsWritten: what only a plan has looked at is not applied before it is quiet, whatever
+// else is.
+func TestPlanLeavesWhatIsWritten(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Hour, time.Hour }
+	b.pack("one")
+	b.pack("two")
+	b.pack("three")
+	b.write("three/rules/rule.yaml", "name: rule\ntrigger: {ref: two.tick}\naction: {ref: one.act}\n")
+	b.start()
+	half := b.catalog().Packs["one"].TreeDigest
+	b.write("one/actions/act.yaml", "name: act\nentry_point: another.sh\nparameters:\n  text: {type: string}\n")
+	plan, err := b.Plan(t.Context())
+	b.do(err)
+	if len(plan.Packs) == 0 || plan.Packs[0].Ref != "one" {
+		t.Errorf("what is being written is not in the plan: %v", steps(plan))
+	}
+	// A file that is renamed into place is not waited for an hour.
+	b.replace("two/triggers/tick.yaml", "name: tick\nlabel: Another\n")
+	b.await("the other pack's edit", func(c *store.Catalog) bool { return c.Packs["two"].Revision == 2 })
+	if row := b.catalog().Packs["one"]; row.TreeDigest != half || row.Errors.HasErrors() {
+		t.Errorf("what was being written is in force: revision %d, %v", row.Revision, texts(row.Errors))
+	}
+	b.write("one/actions/another.sh", "#!/bin/bash\necho whole\n")
+	if report := b.reload(); report.Errors.HasErrors() || b.catalog().Packs["one"].Revision != 2 {
+		t.Errorf("the whole edit is not in force: %v", texts(report.Errors))
+	}
+}
+
+func TestPlanApplies(t *testing.T) {
+	t.Parallel()
+	for want, steps := range map[bool][]Step{true: {{Op: StepKeep}, {Op: StepDisable}}, false: {{Op: StepKeep}}} {
+		if have := (&Plan{Packs: []PackPlan{{Steps: steps}}}).Applies(); have != want {
+			t.Errorf("%v: %v, want %v", steps, have, want)
+		}
+		if (&Plan{Packs: []PackPlan{{Held: "pinned", Steps: steps}}}).Applies() {
+			t.Errorf("%v would be applied in spite of a pin", steps)
+		}
+	}
+}
+
 func TestReloadServesMany(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

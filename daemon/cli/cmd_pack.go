@@ -270,8 +270,11 @@ func short(digest string) string {
 func (c *command) packPlan() *cobra.Command {
 	var detailed bool
 	cmd := &cobra.Command{
-		Use:     "plan [REF]",
-		Short:   "Show what applying the packs folder would change now",
+		Use:   "plan [REF]",
+		Short: "Show what applying the packs folder would change now",
+		Long: "Shows what applying the packs folder would change now, with what follows of each change. Nothing is applied.\n\n" +
+			"With --detailed-exitcode it exits 2 where an apply would change something, and 0 where it would not:\n" +
+			"also where all that differs is held (a pin, a stale checkout) or refused, so that the last good version stays.",
 		Example: "  attune pack plan\n  attune pack plan tour --detailed-exitcode",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -280,14 +283,14 @@ func (c *command) packPlan() *cobra.Command {
 				plan, err = client.Plan(ctx, first(args))
 				return plan, err
 			}, c.planScreen)
-			if err == nil && detailed && !plan.Empty() {
+			if err == nil && detailed && plan.Applies() {
 				const changes = 2 // as terraform has it
 				return &exitError{changes}
 			}
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 where there are changes")
+	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit 2 where an apply would change something")
 	return cmd
 }
 
