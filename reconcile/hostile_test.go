@@ -126,3 +126,40 @@ func lintHostile(t *testing.T, folder string) {
 		}
 	}
 }
+
+// Each link to a folder makes a path more to all that is in it.
+func TestHostileLinksAreBounded(t *testing.T) {
+	t.Parallel()
+	const links, each = 60, 1000
+	f := newTree(t)
+	f.pack("one")
+	for i := range each {
+		f.write(fmt.Sprintf("one/lib/data/%d", i), "")
+	}
+	for i := range links {
+		f.do(os.Symlink("data", f.path(fmt.Sprintf("one/lib/link%d", i))))
+	}
+	report, err := Lint([]string{f.dir}, LintOptions{})
+	f.do(err)
+	found := strings.Join(texts(report.Errors), "\n")
+	if !strings.Contains(found, "error: one: cannot load the pack: its links to folders make 61067 paths of 1067 files and links, at most 50000 are followed") {
+		t.Errorf("found %s", found)
+	}
+	for i := range links / 4 {
+		f.remove(fmt.Sprintf("one/lib/link%d", i))
+	}
+	if report, err = Lint([]string{f.dir}, LintOptions{}); err != nil || report.Errors.HasErrors() {
+		t.Errorf("found %v, %v", texts(report.Errors), err)
+	}
+
+	var files []file
+	for i := range 2 * links * each / 100 {
+		files = append(files, file{path: fmt.Sprintf("data/%06d", i), digest: "x"})
+	}
+	for i := range each {
+		files = append(files, file{path: fmt.Sprintf("link%06d", i), link: "data", to: "data"})
+	}
+	if n := len(reachable(files)); n > maxPackPaths {
+		t.Errorf("%d paths are kept", n)
+	}
+}

@@ -96,7 +96,8 @@ func find(files []file, p string) *file {
 }
 
 // reachable maps every path under which a regular file of the pack can be opened to that file: links
-// lead to files, and links to folders give what is in them further paths.
+// lead to files, and links to folders give what is in them further paths. Of a pack that has too many of
+// those, which is refused, it gives some.
 func reachable(files []file) map[string]*file {
 	all := make(map[string]*file, len(files))
 	for i := range files {
@@ -109,15 +110,35 @@ func reachable(files []file) map[string]*file {
 			all[f.path] = target
 			continue
 		}
-		prefix := f.to + "/"
-		from, _ := slices.BinarySearchFunc(files, prefix, func(f file, p string) int { return cmp.Compare(f.path, p) })
-		for j := from; j < len(files) && strings.HasPrefix(files[j].path, prefix); j++ {
+		from, end := below(files, f.to)
+		for j := from; j < end && len(all) < maxPackPaths; j++ {
 			if files[j].link == "" {
-				all[f.path+"/"+files[j].path[len(prefix):]] = &files[j]
+				all[f.path+files[j].path[len(f.to):]] = &files[j]
 			}
 		}
 	}
 	return all
+}
+
+// below gives the range of the files in a folder.
+func below(files []file, folder string) (from, end int) {
+	compare := func(f file, p string) int { return cmp.Compare(f.path, p) }
+	from, _ = slices.BinarySearchFunc(files, folder+"/", compare)
+	end, _ = slices.BinarySearchFunc(files, folder+string('/'+1), compare)
+	return from, end
+}
+
+// countPaths is at least how many paths reachable would give, were it not for its bound. files must be
+// sorted by path.
+func countPaths(files []file) int {
+	n := len(files)
+	for i := range files {
+		if files[i].link != "" {
+			from, end := below(files, files[i].to)
+			n += end - from
+		}
+	}
+	return n
 }
 
 // filesDigests gives, for each action and sensor, the digest of the files whose change concerns it.

@@ -24,6 +24,9 @@ const (
 	maxPackBytes = 64 << 20
 	// maxPackFiles keeps a pack that somebody unpacked a whole system into from becoming a row.
 	maxPackFiles = 20_000
+	// maxPackPaths bounds the ways to the files of a pack: each link to a folder makes one more to all that
+	// is in it, and whoever looks for a path keeps them all.
+	maxPackPaths = 50_000
 	// maxPackDepth ends a walk through folders that were made to have no end.
 	maxPackDepth = 64
 	// maxKept bounds what is kept in memory of an edited pack's scripts, in bytes; the rest is read twice.
@@ -365,6 +368,9 @@ func (w *walk) confirms(p place, old *folder) bool {
 // finish makes the folder of what was found.
 func (w *walk) finish(p place) *folder {
 	slices.SortFunc(w.files, func(a, b file) int { return cmp.Compare(a.path, b.path) })
+	if n := countPaths(w.files); n > maxPackPaths {
+		w.limit(fmt.Sprintf("cannot load the pack: its links to folders make %d paths of %d files and links, at most %d are followed", n, len(w.files), maxPackPaths))
+	}
 	w.findings.Sort()
 	f := &folder{
 		place: p, real: w.base, files: slices.Clip(w.files), problems: w.problems, findings: w.findings,
