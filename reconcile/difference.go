@@ -2,10 +2,10 @@ package reconcile
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,9 +25,6 @@ const (
 	maxDiffFile = 1 << 20
 	// maxDiffBytes bounds all differences of one answer together.
 	maxDiffBytes = 4 << 20
-	// shortestSecret is the shortest secret value that is looked for in files: what is shorter stands
-	// everywhere.
-	shortestSecret = 4
 )
 
 // SideFolder names the pack's folder as it is now, where a revision could be named.
@@ -67,7 +64,8 @@ type Difference struct {
 type FileDiff struct {
 	Path   string `json:"path"`
 	Change string `json:"change"` // added, removed or changed
-	// Diff is a unified diff, with *** in place of what a schema calls secret; empty: see Note.
+	// Diff is a unified diff, with *** in place of what a schema calls secret; empty: see Note. One of a
+	// manifest that cannot be read is not shown: what of it is secret, nobody knows.
 	Diff string `json:"diff,omitempty"`
 	// Note says what a diff cannot: a mode, a link's target, that it is no text.
 	Note string `json:"note,omitempty"`
@@ -114,8 +112,14 @@ func (r *Reconciler) difference(ctx context.Context, pack, from, to string) (*Di
 		return nil, err
 	}
 	will.Directory = was.Directory // where it lies is no difference of its files
+	others, err := r.otherActions(ctx, was, will)
+	if err != nil {
+		return nil, err
+	}
 	d := &Difference{Pack: pack, From: wasSide, To: willSide, Steps: []Step{}, Files: []FileDiff{}}
-	plan := Diff(&Snapshot{Packs: map[string]*PackState{pack: will}}, catalogOf(was))
+	actual := catalogOf(was)
+	maps.Copy(actual.Actions, others)
+	plan := Diff(&Snapshot{Packs: map[string]*PackState{pack: will}}, actual)
 	for _, one := range plan.Packs {
 		for _, s := range one.Steps {
 			s.Consequence, s.Effects = "", nil // nobody applies it
@@ -123,8 +127,37 @@ func (r *Reconciler) difference(ctx context.Context, pack, from, to string) (*Di
 		}
 		d.Errors = one.Errors
 	}
-	d.Files, err = fileDiffs(was, will)
+	d.Files, err = fileDiffs(was, will, newConcealer(was, will, others))
 	return d, err
+}
+
+// otherActions are those in force in other packs that rules of either state name: what of their parameters
+// is secret, only they know.
+func (r *Reconciler) otherActions(ctx context.Context, states ...*PackState) (map[string]*store.Record, error) {
+	named := map[string]bool{}
+	for _, s := range states {
+		for _, rule := range s.Bundle.Rules {
+			for _, use := range rule.Actions {
+				if pack, _ := manifest.SplitRef(use.Ref); pack != s.Folder {
+					named[use.Ref] = true
+				}
+			}
+		}
+	}
+	if len(named) == 0 {
+		return nil, nil //nolint:nilnil // there are none
+	}
+	catalog, err := r.opts.Store.Catalog(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]*store.Record{}
+	for ref := range named {
+		if record := catalog.Actions[ref]; record != nil {
+			found[ref] = record
+		}
+	}
+	return found, nil
 }
 
 // side reads one state.
@@ -201,7 +234,7 @@ func catalogOf(s *PackState) *store.Catalog {
 }
 
 // fileDiffs compares the trees of two states.
-func fileDiffs(was, will *PackState) ([]FileDiff, error) {
+func fileDiffs(was, will *PackState, secrets *concealer) ([]FileDiff, error) {
 	before, after := entriesByPath(was.Tree), entriesByPath(will.Tree)
 	paths := map[string]bool{}
 	for p := range before {
@@ -210,9 +243,6 @@ func fileDiffs(was, will *PackState) ([]FileDiff, error) {
 	for p := range after {
 		paths[p] = true
 	}
-	secrets := slices.Concat(secretsOf(was), secretsOf(will))
-	// The longest first, so that none is left half seen because another is its beginning.
-	slices.SortFunc(secrets, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
 	left := maxDiffBytes
 	files := []FileDiff{}
 	for _, p := range sortedKeys(paths) {
@@ -230,12 +260,9 @@ func fileDiffs(was, will *PackState) ([]FileDiff, error) {
 		}
 		one.Note = noteOf(old, wanted, one.Change)
 		if old.Digest != wanted.Digest {
-			text, why, err := textDiff(p, old, wanted, was, will, left)
+			text, why, err := textDiff(p, old, wanted, was, will, secrets, left)
 			if err != nil {
 				return nil, err
-			}
-			for _, secret := range secrets {
-				text = strings.ReplaceAll(text, secret, manifest.Mask)
 			}
 			left -= len(text)
 			one.Diff = text
@@ -275,7 +302,7 @@ func noteOf(old, wanted store.TreeEntry, change string) string {
 }
 
 // textDiff compares two files by line; where that is not to be, it says why.
-func textDiff(p string, old, wanted store.TreeEntry, was, will *PackState, left int) (text, why string, err error) {
+func textDiff(p string, old, wanted store.TreeEntry, was, will *PackState, secrets *concealer, left int) (text, why string, err error) {
 	if max(old.Size, wanted.Size) > maxDiffFile {
 		return "", fmt.Sprintf("too large to compare by line (%d and %d bytes)", old.Size, wanted.Size), nil
 	}
@@ -297,11 +324,14 @@ func textDiff(p string, old, wanted store.TreeEntry, was, will *PackState, left 
 	if wanted.Digest == "" {
 		to = "/dev/null"
 	}
-	unified := udiff.Diff(from, before, to, after)
-	if len(unified) > left {
+	shown, ok := secrets.conceal(p, before, after, string(udiff.Diff(from, before, to, after)))
+	if !ok {
+		return "", "not shown: what of it is secret cannot be told, because a manifest cannot be read", nil
+	}
+	if len(shown) > left {
 		return "", "left out: the whole difference is too long", nil
 	}
-	return string(unified), "", nil
+	return shown, "", nil
 }
 
 func contentFor(s *PackState, entry store.TreeEntry) ([]byte, error) {
@@ -312,20 +342,3 @@ func contentFor(s *PackState, entry store.TreeEntry) ([]byte, error) {
 }
 
 func isText(content []byte) bool { return utf8.Valid(content) && bytes.IndexByte(content, 0) < 0 }
-
-// secretsOf are the values in a pack's manifests that schemas call secret.
-func secretsOf(s *PackState) []string {
-	schemas := map[string]*manifest.Schema{}
-	for _, a := range s.Bundle.Actions {
-		schemas[a.Ref] = a.Parameters
-	}
-	parameters := func(action string) *manifest.Schema { return schemas[action] }
-	var texts []string
-	if s.Bundle.Pack != nil {
-		texts = append(texts, manifest.HiddenTexts(s.Bundle.Pack, parameters)...)
-	}
-	for _, c := range s.Bundle.Components() {
-		texts = append(texts, manifest.HiddenTexts(c, parameters)...)
-	}
-	return slices.DeleteFunc(texts, func(text string) bool { return len(text) < shortestSecret })
-}

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,66 @@ func TestDifference(t *testing.T) {
 	} {
 		if _, err := b.Difference(t.Context(), refused.pack, refused.from, refused.to); !errors.Is(err, refused.want) {
 			t.Errorf("%+v: %v", refused, err)
+		}
+	}
+}
+
+// Whatever form a secret has in a manifest, no difference shows it.
+func TestDifferenceShowsNoSecrets(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Hour, time.Hour }
+	schema := "conf_schema:\n  key: {type: string, secret: true}\n  pin: {type: string, secret: true}\n  token: {type: string, secret: true}\n"
+	manifestOf := func(version, word string) string {
+		return "ref: one\nversion: " + version + "\n" + schema + "config:\n  key: |\n    BEGIN " + word + "\n    middle " + word + "\n  pin: q" +
+			version[:1] + "\n  token: \"\\x68unter-" + word + "\"\n"
+	}
+	b.pack("one")
+	b.pack("other")
+	b.write("other/actions/act.yaml", "name: act\nentry_point: act.sh\nparameters:\n  password: {type: string, secret: true}\n  text: {type: string}\n")
+	b.write("one/pack.yaml", manifestOf("1.0.0", "first"))
+	rule := func(word string) string {
+		return "name: rule\ntrigger: one.tick\naction:\n  ref: other.act\n  parameters:\n    password: >-\n      " + word + "\n      words\n    text: open " + word[:1] + "\n"
+	}
+	b.write("one/rules/rule.yaml", rule("alpha"))
+	b.start()
+	b.write("one/pack.yaml", manifestOf("2.0.0", "second"))
+	b.write("one/rules/rule.yaml", rule("bravo"))
+	b.write("one/README.md", "Log in with hunter-second, or BEGIN second\n")
+	b.reload()
+	d, err := b.Difference(t.Context(), "one", "", "")
+	b.do(err)
+	whole := ""
+	for _, f := range d.Files {
+		whole += f.Diff + f.Note + "\n"
+	}
+	for _, step := range d.Steps {
+		for _, f := range step.Fields {
+			whole += fmt.Sprintln(f.Field, f.Old, f.New)
+		}
+	}
+	for _, secret := range []string{"first", "second", "BEGIN", "middle", "unter", "q1", "q2", "alpha", "bravo", "words"} {
+		if strings.Contains(whole, secret) {
+			t.Errorf("%q is shown:\n%s", secret, whole)
+		}
+	}
+	for _, seen := range []string{"+version: 2.0.0", "-    text: open a", "+    text: open b", "  pin: ***", "+Log in with ***, or ***"} {
+		if !strings.Contains(whole, seen) {
+			t.Errorf("%q is not shown:\n%s", seen, whole)
+		}
+	}
+
+	// Of what cannot be read nobody knows what is secret.
+	b.write("one/pack.yaml", strings.Replace(manifestOf("3.0.0", "third"), "ref: one", "ref: [one", 1))
+	b.write("one/rules/rule.yaml", rule("charlie")+"]\n")
+	d, err = b.Difference(t.Context(), "one", "", SideFolder)
+	b.do(err)
+	if len(d.Files) != 2 {
+		t.Errorf("found %+v", d.Files)
+	}
+	for _, f := range d.Files {
+		if f.Diff != "" || !strings.Contains(f.Note, "not shown: what of it is secret cannot be told") {
+			t.Errorf("found %+v", f)
 		}
 	}
 }
