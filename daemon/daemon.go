@@ -358,7 +358,7 @@ func (d *Daemon) openDatabase(ctx context.Context) error {
 func (d *Daemon) tryDatabase(ctx context.Context, url string) error {
 	if d.store == nil {
 		opened, err := store.Open(ctx, url, store.Options{
-			Pooler: d.config.Database.Pooler, Seal: d.sealParameters, Logger: d.opts.Logger, Registerer: d.registry,
+			Pooler: d.config.Database.Pooler, Seal: d.sealParameters, Concurrency: d.concurrencyKey, Logger: d.opts.Logger, Registerer: d.registry,
 		})
 		if err != nil {
 			return err

@@ -174,6 +174,9 @@ func (a *attempt) run() *store.Outcome {
 			Error:  fmt.Sprintf("expired: it did not start within %v of when it was due", time.Duration(action.Expires)),
 		}
 	}
+	if a.linedUp() {
+		return nil
+	}
 	plan, err := a.prepare()
 	if plan != nil {
 		defer func() { plan.clear(&a.pool.temps, a.outlived) }()
@@ -218,6 +221,23 @@ func (a *attempt) run() *store.Outcome {
 	}
 	a.pool.started()
 	return a.watch(plan, proc)
+}
+
+// linedUp gives back an attempt that is counted by another key than when it was queued, or was not counted
+// then: the action has been edited since, or its edit was not known to who queued it.
+func (a *attempt) linedUp() bool {
+	if a.claim.Record == nil || a.claim.Record.ID == 0 {
+		return false // of a former revision, which is counted as the one in force
+	}
+	key, counted, err := a.action().ConcurrencyKey(a.claim.Parameters)
+	if !counted || store.SameKey(a.claim.Key, key) {
+		return false
+	}
+	a.log.Debug("attempt is lined up by another key", "key", key, "err", err)
+	if err := a.pool.queue.LineUp(context.Background(), a.claim.Token, key); err != nil {
+		a.log.Warn("cannot line up an attempt", "err", err)
+	}
+	return true
 }
 
 // release gives back an attempt that did not begin.

@@ -95,6 +95,10 @@ func (q *fakeQueue) PutOff(ctx context.Context, token, _ string, _ time.Duration
 	return q.Release(ctx, []string{token})
 }
 
+func (q *fakeQueue) LineUp(ctx context.Context, token, _ string) error {
+	return q.Release(ctx, []string{token})
+}
+
 func (q *fakeQueue) Release(_ context.Context, tokens []string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()

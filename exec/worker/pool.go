@@ -62,6 +62,7 @@ type queue interface {
 	Start(ctx context.Context, tokens []string) (held map[string]bool, err error)
 	Release(ctx context.Context, tokens []string) error
 	PutOff(ctx context.Context, token, reason string, wait time.Duration) error
+	LineUp(ctx context.Context, token, key string) error
 	Renew(ctx context.Context, node string) (*store.Renewal, error)
 	Finish(ctx context.Context, outcomes []store.Outcome) (accepted []bool, err error)
 	Reap(ctx context.Context) (requeued, lost []int64, err error)

@@ -808,3 +808,26 @@ func TestExpires(t *testing.T) {
 		}
 	}
 }
+
+// Who queues these knows nothing of concurrency, as after an edit: their claims set it right, and no two of
+// a key run at once.
+func TestConcurrencyIsSetRightAtTheClaim(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	action := m.action("alone", `mkdir "$ATTUNE_DATA_DIR/$ATTUNE_ACTION_NAME" && sleep 0.05 && rmdir "$ATTUNE_DATA_DIR/$ATTUNE_ACTION_NAME"`, edit(func(a *manifest.Action) {
+		a.Parameters = schema(t, `{"name": {"type": "string"}}`, false)
+		a.Concurrency = &manifest.Concurrency{Max: 1, Key: "parameters.name"}
+	}))
+	m.run(func(o *Options) { o.Workers = 4 })
+	var list []store.NewExecution
+	for i := range 12 {
+		list = append(list, store.NewExecution{Action: action, Parameters: json.RawMessage(fmt.Sprintf(`{"name": "k%d"}`, i%2))})
+	}
+	for _, id := range m.enqueue(list...) {
+		e := m.await(id)
+		m.want(e, store.StatusSucceeded, "")
+		if e.Attempt != 1 {
+			t.Errorf("execution %d took %d attempts", id, e.Attempt)
+		}
+	}
+}

@@ -24,7 +24,6 @@ func (d *decoder) action(v *value, src *source) Component {
 	a.OnLost = o.choice("on_lost")
 	a.Warm = o.flag("warm")
 	a.Detach = o.flag("detach")
-	o.warnIdle(KindAction)
 	o.finish()
 	d.checkVariables(a)
 	d.warnSecrets(o, a)
@@ -113,6 +112,11 @@ func (d *decoder) concurrencyKey(pointer, source string, parameters *Schema) {
 		for _, p := range key.paths() {
 			if bad := undeclared(parameters, p, 1, "the action"); bad != nil {
 				problems = append(problems, *bad)
+			}
+			if parameters.IsSecret(p.pointer(1)) {
+				problems = append(problems, problem{
+					at: p.at, message: p.String() + " is secret, and the key is stored for all to read", hint: "count by something that is no secret",
+				})
 			}
 		}
 	}

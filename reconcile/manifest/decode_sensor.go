@@ -19,7 +19,6 @@ func (d *decoder) sensor(v *value, src *source) Component {
 	s.Watchdog = o.duration("watchdog")
 	s.Ack = o.flag("ack")
 	s.Updates = o.flag("updates")
-	o.warnIdle(KindSensor)
 	o.finish()
 	return s
 }

@@ -15,7 +15,6 @@ func (d *decoder) trigger(v *value, src *source) Component {
 	t.OnInvalid = o.choice("on_invalid")
 	t.Verify = o.verify(t.Type)
 	d.warnWebhookPayload(o, t)
-	o.warnIdle(KindTrigger)
 	o.finish()
 	return t
 }

@@ -118,6 +118,15 @@ func (p path) String() string {
 	return b.String()
 }
 
+// pointer is the JSON pointer of what comes after its first names.
+func (p path) pointer(from int) string {
+	var b strings.Builder
+	for _, step := range p.steps[min(from, len(p.steps)):] {
+		b.WriteString("/" + escapePointer(step))
+	}
+	return b.String()
+}
+
 // names says which names an expression may use beside those that every one may.
 type names struct {
 	item   bool

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 )
@@ -54,6 +55,24 @@ func CompileConcurrencyKey(a *Action) (*CompiledKey, error) {
 		return nil, errorf("cannot compile concurrency.key of %s: %s", a.Ref, problems[0].message)
 	}
 	return key, nil
+}
+
+// ConcurrencyKey gives what an execution with these parameters, without those that are secret, is counted
+// by; false: the action has no concurrency. Where the key cannot be evaluated it is empty, with the error.
+func (a *Action) ConcurrencyKey(parameters json.RawMessage) (key string, counted bool, err error) {
+	if a == nil || a.Concurrency == nil {
+		return "", false, nil
+	}
+	compiled, err := CompileConcurrencyKey(a)
+	if err != nil || compiled == nil {
+		return "", true, err
+	}
+	values, err := DecodePayload(parameters)
+	if err != nil {
+		return "", true, errorf("cannot evaluate concurrency.key of %s: its parameters are no JSON object", a.Ref)
+	}
+	key, err = compiled.Text(&Env{Parameters: values})
+	return key, true, err
 }
 
 // compileKey compiles an expression, or a template where the text has braces. A text that reads nothing

@@ -154,7 +154,7 @@ var retryKeys = []Key{
 var concurrencyKeys = []Key{
 	{Name: "max", Doc: "How many run at once.", Required: true, shape: integerShape{1}},
 	{Name: "key", Doc: "What is counted together: an expression over the parameters, such as parameters.host.", Default: "all of this action", shape: textShape{}},
-	{Name: "policy", Doc: "What becomes of one too many: queue lets it wait, skip ends it, replace cancels the one that runs.", Default: "queue", shape: choiceShape{words("queue", "skip", "replace")}},
+	{Name: "policy", Doc: "What becomes of one too many: queue lets it wait, skip ends it as cancelled, replace cancels the oldest that runs and whatever else waits.", Default: "queue", shape: choiceShape{words("queue", "skip", "replace")}},
 }
 
 var triggerKeys = slices.Concat(headerKeys, []Key{

@@ -42,7 +42,7 @@ func (s *Store) CancelAll(ctx context.Context, ids []int64, by string) (map[int6
 }
 
 func (s *Store) cancel(ctx context.Context, doing string, ids []int64, by string) (map[int64]Status, error) {
-	found := map[int64]Status{}
+	found, freed := map[int64]Status{}, keyedSet{}
 	err := s.hot(ctx, doing, func(batch *pgx.Batch) {
 		batch.Queue(s.queries.get("CancelExecutions"), pgx.StrictNamedArgs{
 			"ids":          ids,
@@ -50,8 +50,11 @@ func (s *Store) cancel(ctx context.Context, doing string, ids []int64, by string
 		}).Query(func(rows pgx.Rows) error {
 			var id, notified int64
 			var status Status
-			_, err := pgx.ForEachRow(rows, []any{&id, &status, &notified}, func() error {
+			var action string
+			var key *string
+			_, err := pgx.ForEachRow(rows, []any{&id, &status, &action, &key, &notified}, func() error {
 				found[id] = status
+				freed.add(&action, key)
 				return nil
 			})
 			return err
@@ -60,6 +63,7 @@ func (s *Store) cancel(ctx context.Context, doing string, ids []int64, by string
 	if err != nil {
 		return nil, err
 	}
+	s.admit(ctx, freed)
 	return found, nil
 }
 

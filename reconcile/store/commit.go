@@ -142,6 +142,7 @@ func (s *Store) commit(ctx context.Context, events []NewEvent, match Matcher) (s
 		}
 		s.log.Warn("a commit lost its answer and was found done", "component", "store", "err", err)
 	}
+	s.admit(ctx, c.counted)
 	return c.stored, nil
 }
 
@@ -176,6 +177,7 @@ type eventCommit struct {
 	xid        string
 	executions int
 	limiter    *limiter // nil: no match has limits
+	counted    keyedSet // the keys of what is queued
 }
 
 func (c *eventCommit) send(ctx context.Context, batch *pgx.Batch) error {
@@ -322,7 +324,7 @@ func (c *eventCommit) queueMatches(batch *pgx.Batch) error {
 	if rows.empty() {
 		return nil
 	}
-	c.executions = len(rows.actions)
+	c.executions, c.counted = len(rows.actions), rows.counted()
 	batch.Queue(c.s.queries.get("QueueExecutions"), rows.args()).Query(func(answer pgx.Rows) error {
 		ids, err := pgx.CollectRows(answer, pgx.RowTo[int64])
 		if err != nil {
@@ -344,7 +346,7 @@ func (c *eventCommit) queueMatches(batch *pgx.Batch) error {
 // queued and the enforcement says why: the event must not wait for a key.
 func (c *eventCommit) sealMatch(m *Match) {
 	for i := range m.Executions {
-		if err := c.s.sealed(&m.Executions[i]); err != nil {
+		if err := c.s.ready(&m.Executions[i]); err != nil {
 			m.Status, m.Error, m.Executions = EnforcementError, err.Error(), nil
 			return
 		}

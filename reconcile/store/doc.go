@@ -30,6 +30,17 @@
 // Nothing is open or locked while a process runs. Times are the database's: nodes may have any clock.
 // Packs take turns; within a pack the higher priority goes first, then who was due first.
 //
+// # Concurrency
+//
+// An execution of an action with concurrency has a key when it is queued, and waits: it is claimed only
+// after it was given one of the places under its key. It holds that place until it has ended or is put off
+// to a later time, through retries at once and over the death of its node. Never more than max of a key
+// hold one. Places are not kept in a counter but counted, in a transaction of its own that has the key's
+// row for itself, right after whatever may have freed one; a sweep with each [Store.Reap] makes up for the
+// times that a node died in between, and applies an edit of the action to what waits. What its policy
+// makes of one too many is decided when it gets in line, which for a later time is then; skip spares what
+// has begun before. An action's other executions pay nothing for this.
+//
 // # Leases
 //
 // What one node at a time may do, to apply packs or to run a sensor, is a row in attune.lease with a
@@ -42,10 +53,10 @@
 //
 //	requested -> running     Claim
 //	requested -> cancelled   Cancel
-//	scheduled -> requested   Claim, when it is due
-//	scheduled -> cancelled   Cancel
+//	scheduled -> requested   Claim, when it is due; whatever frees a place, when it stands in line
+//	scheduled -> cancelled   Cancel; Enqueue and whatever else admits, by its action's concurrency
 //	running   -> requested   Release; Reap and LoseNode, before the start or where it is tried again
-//	running   -> scheduled   Finish and Reap, where it is tried again later
+//	running   -> scheduled   Finish and Reap, where it is tried again later; PutOff and LineUp
 //	running   -> succeeded   Finish
 //	running   -> failed      Finish
 //	running   -> timed_out   Finish
@@ -63,5 +74,6 @@
 // Apply takes the catalog's advisory lock, then the generation for itself, and then writes what it
 // likes. Whoever commits events takes a share of the generation first, then event keys, trigger
 // instances, triggers and sensors. Of each of these, and of the queue, rows are locked in the order of
-// their key.
+// their key. A key of concurrency is locked with nothing else in hand, and who has it waits for no row of
+// the queue.
 package store

@@ -30,8 +30,9 @@ type NewExecution struct {
 	// Former is the action as an older revision has it, to run that; nil: what is in force.
 	Former *Former
 
-	rerunOf int64 // 0: of none
-	stored  bool  // it comes from the database, secrets encrypted
+	key     *string // by which it is counted; nil: its action has no concurrency
+	rerunOf int64   // 0: of none
+	stored  bool    // it comes from the database, secrets encrypted
 }
 
 // Former is an action as a former revision of its pack has it.
@@ -47,14 +48,14 @@ func (s *Store) Enqueue(ctx context.Context, executions []NewExecution) ([]int64
 	}
 	var rows executionRows
 	for _, e := range executions {
-		if err := s.sealed(&e); err != nil {
+		if err := s.ready(&e); err != nil {
 			return nil, fmt.Errorf("cannot queue executions: %w", err)
 		}
 		if err := rows.add(e, 0); err != nil {
 			return nil, fmt.Errorf("cannot queue executions: %w", err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+	sending, cancel := context.WithTimeout(ctx, hotTimeout)
 	defer cancel()
 	var ids []int64
 	var batch pgx.Batch
@@ -63,20 +64,28 @@ func (s *Store) Enqueue(ctx context.Context, executions []NewExecution) ([]int64
 		return err
 	})
 	batch.Queue(s.queries.get("WakeQueue"))
-	if err := s.pool.SendBatch(ctx, &batch).Close(); err != nil {
+	if err := s.pool.SendBatch(sending, &batch).Close(); err != nil {
 		return nil, s.failed("queue executions", err)
 	}
 	s.highest.note(ids...)
+	s.admit(ctx, rows.counted())
 	return ids, nil
 }
 
-// sealed encrypts the secret parameters of an execution that is about to be queued.
-func (s *Store) sealed(e *NewExecution) (err error) {
-	if s.seal == nil || e.stored {
-		return nil
+// ready encrypts the secret parameters of an execution that is about to be queued, and finds out by what
+// it is counted, which what is secret has no part in.
+func (s *Store) ready(e *NewExecution) (err error) {
+	if s.seal != nil && !e.stored {
+		if e.Parameters, e.Secrets, err = s.seal(e.Action, e.Parameters, e.Secrets); err != nil {
+			return err
+		}
 	}
-	e.Parameters, e.Secrets, err = s.seal(e.Action, e.Parameters, e.Secrets)
-	return err
+	if s.keyOf != nil {
+		if key, counted := s.keyOf(e.Action, e.Parameters); counted {
+			e.key = new(cleanKey(key))
+		}
+	}
+	return nil
 }
 
 // executionRows are enforcements and executions as the columns of QueueExecutions.
@@ -91,6 +100,7 @@ type executionRows struct {
 	timeouts                                                   []float64 // seconds
 	retries, formerManifests                                   []string
 	rerunsOf, formerRevisions                                  []int64
+	keys                                                       []*string
 }
 
 func (r *executionRows) empty() bool { return len(r.enforcedRules) == 0 && len(r.actions) == 0 }
@@ -141,6 +151,7 @@ func (r *executionRows) add(e NewExecution, place int) error {
 	if e.Former != nil {
 		former = *e.Former
 	}
+	r.keys = append(r.keys, e.key)
 	r.retries = append(r.retries, retry)
 	r.rerunsOf = append(r.rerunsOf, e.rerunOf)
 	r.formerRevisions = append(r.formerRevisions, former.RevisionID)
@@ -159,6 +170,15 @@ func (r *executionRows) add(e NewExecution, place int) error {
 	r.due = append(r.due, e.DueAt)
 	r.timeouts = append(r.timeouts, e.Timeout.Seconds())
 	return nil
+}
+
+// counted are the keys of those that are due: they stand in line now.
+func (r *executionRows) counted() keyedSet {
+	set := keyedSet{}
+	for i := range r.actions {
+		set.add(&r.actions[i], r.keys[i])
+	}
+	return set
 }
 
 func (r *executionRows) args() pgx.StrictNamedArgs {
@@ -185,6 +205,7 @@ func (r *executionRows) args() pgx.StrictNamedArgs {
 		"reruns_of":           r.rerunsOf,
 		"former_revision_ids": r.formerRevisions,
 		"former_manifests":    r.formerManifests,
+		"concurrency_keys":    r.keys,
 	}
 }
 

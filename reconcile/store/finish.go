@@ -100,15 +100,17 @@ func (s *Store) finishAll(ctx context.Context, part []sentOutcome, accepted []bo
 }
 
 func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool) error {
-	places := make(map[string]int, len(part))
+	places, freed := make(map[string]int, len(part)), keyedSet{}
 	for _, o := range part {
 		places[o.token.String()] = o.place
 	}
 	took := func(rows pgx.Rows) error {
-		var token string
+		var token, action string
+		var key *string
 		var notified int64
-		_, err := pgx.ForEachRow(rows, []any{&token, &notified}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&token, &action, &key, &notified}, func() error {
 			accepted[places[token]] = true
+			freed.add(&action, key)
 			return nil
 		})
 		return err
@@ -120,6 +122,7 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool)
 		return err
 	}
 	s.finished.Add(int64(len(part)))
+	s.admit(ctx, freed)
 	var late []sentOutcome
 	for _, o := range part {
 		if !accepted[o.place] {

@@ -32,7 +32,7 @@ type MaintainReport struct {
 }
 
 // Maintain makes the partitions of the coming days and drops those that retention no longer wants
-// and nothing in the queue refers into; it prunes event_key, rule_state and outdated revisions' files, and
+// and nothing in the queue refers into; it prunes event_key, rule_state, concurrency and outdated revisions' files, and
 // forgets nodes that were not seen for a day. Where another node is at it, it does nothing.
 func (s *Store) Maintain(ctx context.Context, keep Retention) (MaintainReport, error) {
 	var report MaintainReport
@@ -41,6 +41,7 @@ func (s *Store) Maintain(ctx context.Context, keep Retention) (MaintainReport, e
 		s.dropPartitions,
 		s.pruneEventKeys,
 		s.pruneRuleStates,
+		s.pruneConcurrency,
 		s.pruneRevisions,
 		s.forgetNodes,
 	} {
@@ -131,6 +132,21 @@ func (s *Store) pruneRuleStates(ctx context.Context, _ Retention, _ *MaintainRep
 		cancel()
 		if err != nil {
 			return s.failed("prune the states of rules", err)
+		}
+		if tag.RowsAffected() < pruneBatch {
+			break
+		}
+	}
+	return nil
+}
+
+func (s *Store) pruneConcurrency(ctx context.Context, _ Retention, _ *MaintainReport) error {
+	for range pruneRounds {
+		ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+		tag, err := s.pool.Exec(ctx, s.queries.get("PruneConcurrency"), pgx.StrictNamedArgs{"most": pruneBatch})
+		cancel()
+		if err != nil {
+			return s.failed("prune the keys of concurrency", err)
 		}
 		if tag.RowsAffected() < pruneBatch {
 			break

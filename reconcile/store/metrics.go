@@ -7,9 +7,10 @@ import (
 )
 
 type metrics struct {
-	reconnects prometheus.Counter
-	failures   *prometheus.CounterVec
-	older      prometheus.Counter
+	reconnects  prometheus.Counter
+	failures    *prometheus.CounterVec
+	older       prometheus.Counter
+	concurrency *prometheus.CounterVec
 }
 
 // newMetrics registers the metrics, or takes those that a former Store registered: opening is tried
@@ -28,14 +29,21 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Name: "attune_db_older_total",
 			Help: "Times that the database was found older than it had been, so that something is lost.",
 		}),
+		concurrency: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_concurrency_ended_total",
+			Help: "Executions that the concurrency of their action ended: skipped, replaced while they waited, or unwanted and stopped while they ran.",
+		}, []string{"fate"}),
 	}
 	for _, reason := range failureReasons() {
 		m.failures.WithLabelValues(reason)
 	}
+	for _, fate := range []string{fateSkipped, fateReplaced, fateUnwanted} {
+		m.concurrency.WithLabelValues(fate)
+	}
 	if registerer == nil {
 		return m, nil
 	}
-	return m, errors.Join(take(registerer, &m.reconnects), take(registerer, &m.failures), take(registerer, &m.older))
+	return m, errors.Join(take(registerer, &m.reconnects), take(registerer, &m.failures), take(registerer, &m.older), take(registerer, &m.concurrency))
 }
 
 // take registers a collector, or puts the one in its place that is registered already.

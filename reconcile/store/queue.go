@@ -64,6 +64,8 @@ type Claimed struct {
 	Begun bool
 	// Expired says that its action's expires is over, and nothing of it ever began: it is not to be.
 	Expired bool
+	// Key is that by which it is counted, as it is stored; nil: it is not.
+	Key *string
 	// Action's row at the claim, or that of an older revision where a rerun asked for it: nil when the
 	// action no longer exists or is disabled.
 	Record *Record
@@ -181,9 +183,10 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 	known := s.actions.recent()
 	args["known_ids"], args["known_generations"] = known.keys()
 	var rows []claimRow
+	lined := keyedSet{}
 	err = s.hot(ctx, "claim executions", func(batch *pgx.Batch) {
 		if len(offered) == 0 {
-			s.queue(batch, "PromoteScheduled", nil)
+			s.queue(batch, "PromoteScheduled", nil).Query(lined.read)
 		}
 		s.queue(batch, statement, args).Query(func(answer pgx.Rows) (err error) {
 			rows, err = pgx.CollectRows(answer, pgx.RowToStructByPos[claimRow])
@@ -193,6 +196,7 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 	if err != nil {
 		return nil, false, err
 	}
+	s.admit(ctx, lined)
 	seen := actions{}
 	maps.Copy(seen, known)
 	for _, row := range rows {
@@ -210,8 +214,9 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 
 // peek looks at the queue from the turn of the pack after this one on.
 func (s *Store) peek(ctx context.Context, after string, most int) (ids []int64, err error) {
+	lined := keyedSet{}
 	err = s.hot(ctx, "look at the queue", func(batch *pgx.Batch) {
-		s.queue(batch, "PromoteScheduled", nil)
+		s.queue(batch, "PromoteScheduled", nil).Query(lined.read)
 		s.queue(batch, "PeekQueue", pgx.StrictNamedArgs{
 			"after_pack": after,
 			"most":       most,
@@ -220,6 +225,9 @@ func (s *Store) peek(ctx context.Context, after string, most int) (ids []int64, 
 			return err
 		})
 	})
+	if err == nil {
+		s.admit(ctx, lined)
+	}
 	return ids, err
 }
 
@@ -256,6 +264,7 @@ type claimRow struct {
 	FilesDigest      *string
 	ActionCreatedAt  *time.Time
 	ActionUpdatedAt  *time.Time
+	ConcurrencyKey   *string
 }
 
 func (s *Store) claimedOf(row *claimRow, seen actions) Claimed {
@@ -282,6 +291,7 @@ func (s *Store) claimedOf(row *claimRow, seen actions) Claimed {
 		Timeout:     time.Duration(deref(row.TimeoutSeconds) * float64(time.Second)),
 		Retry:       row.Retry,
 		QueuedAt:    row.DueAt,
+		Key:         row.ConcurrencyKey,
 		Record:      record,
 	}
 }
@@ -447,9 +457,14 @@ func (s *Store) Release(ctx context.Context, tokens []string) error {
 		return nil
 	}
 	ids, parsed := parseTokens(tokens)
-	return s.hot(ctx, "release attempts", func(batch *pgx.Batch) {
-		s.queue(batch, "ReleaseAttempts", pgx.StrictNamedArgs{"ids": ids, "tokens": parsed})
+	freed := keyedSet{}
+	err := s.hot(ctx, "release attempts", func(batch *pgx.Batch) {
+		s.queue(batch, "ReleaseAttempts", pgx.StrictNamedArgs{"ids": ids, "tokens": parsed}).Query(freed.readReleased)
 	})
+	if err == nil {
+		s.admit(ctx, freed)
+	}
+	return err
 }
 
 // PutOff gives one claimed attempt of which nothing was begun back to the queue, as Release does, and
@@ -459,23 +474,39 @@ func (s *Store) PutOff(ctx context.Context, token, reason string, wait time.Dura
 	if len(ids) == 0 {
 		return nil
 	}
-	return s.hot(ctx, "put an attempt off", func(batch *pgx.Batch) {
+	freed := keyedSet{}
+	err := s.hot(ctx, "put an attempt off", func(batch *pgx.Batch) {
 		s.queue(batch, "PutOffAttempt", pgx.StrictNamedArgs{
 			"id": ids[0], "token": parsed[0], "reason": reason, "seconds": wait.Seconds(),
 		})
-		s.queue(batch, "ReleaseAttempts", pgx.StrictNamedArgs{"ids": ids, "tokens": parsed})
-		s.queue(batch, "ScheduleReleased", pgx.StrictNamedArgs{"id": ids[0]})
+		s.queue(batch, "ReleaseAttempts", pgx.StrictNamedArgs{"ids": ids, "tokens": parsed}).Query(freed.readReleased)
+		s.queue(batch, "ScheduleReleased", pgx.StrictNamedArgs{"id": ids[0]}).Query(freed.read)
 	})
+	if err == nil {
+		s.admit(ctx, freed)
+	}
+	return err
 }
 
 // Hurry makes the executions of a pack that were put off due at once, and tells how many.
 func (s *Store) Hurry(ctx context.Context, pack string) (hurried int64, err error) {
+	lined := keyedSet{}
 	err = s.hot(ctx, "hurry the executions of pack "+pack, func(batch *pgx.Batch) {
-		s.queue(batch, "HurryPack", pgx.StrictNamedArgs{"pack": pack}).QueryRow(func(row pgx.Row) error {
-			var woken int64
-			return row.Scan(&hurried, &woken)
+		s.queue(batch, "HurryPack", pgx.StrictNamedArgs{"pack": pack}).Query(func(rows pgx.Rows) error {
+			var action string
+			var key *string
+			var count, notified int64
+			_, err := pgx.ForEachRow(rows, []any{&action, &key, &count, &notified}, func() error {
+				hurried += count
+				lined.add(&action, key)
+				return nil
+			})
+			return err
 		})
 	})
+	if err == nil {
+		s.admit(ctx, lined)
+	}
 	return hurried, err
 }
 
@@ -517,10 +548,13 @@ func (s *Store) Renew(ctx context.Context, node string) (*Renewal, error) {
 // end as lost and are queued again where the action says on_lost: retry. An id can be in both
 // answers: its attempt was lost and there will be another.
 //
-// It also vacuums the queue once enough has gone through it: autovacuum looks once a minute, and till then
+// It admits what stands in line for no reason, and vacuums the queue once enough has gone through it: autovacuum looks once a minute, and till then
 // every look at the queue has to pass over what was claimed.
 func (s *Store) Reap(ctx context.Context) (requeued, lost []int64, err error) {
 	requeued, lost, err = s.endLapsed(ctx, "")
+	if err == nil {
+		err = s.sweep(ctx)
+	}
 	if err == nil && s.finished.Load() >= vacuumAfter {
 		s.finished.Store(0)
 		s.vacuumQueue(ctx)
@@ -559,6 +593,8 @@ type lapsedRow struct {
 	ExecutionID int64
 	Lost        bool
 	Requeued    bool
+	ActionRef   string
+	Freed       *string
 	Notified    int64
 }
 
@@ -582,7 +618,9 @@ func (s *Store) endLapsed(ctx context.Context, node string) (requeued, lost []in
 		if err != nil {
 			return requeued, lost, err
 		}
+		freed := keyedSet{}
 		for _, row := range rows {
+			freed.add(&row.ActionRef, row.Freed)
 			if row.Requeued {
 				requeued = append(requeued, row.ExecutionID)
 			}
@@ -590,6 +628,7 @@ func (s *Store) endLapsed(ctx context.Context, node string) (requeued, lost []in
 				lost = append(lost, row.ExecutionID)
 			}
 		}
+		s.admit(ctx, freed)
 		if len(rows) == 0 {
 			break
 		}

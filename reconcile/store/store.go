@@ -73,8 +73,10 @@ type Options struct {
 	// queues it: it gives the parameters without, and secrets with the encrypted values by JSON
 	// pointer. nil: parameters are stored as they are.
 	Seal func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
-	// Registerer takes attune_db_reconnects_total, attune_db_failures_total and attune_db_older_total;
-	// nil: nobody counts.
+	// Concurrency gives the key by which an execution is counted; nil: none is.
+	Concurrency KeyFunc
+	// Registerer takes attune_db_reconnects_total, attune_db_failures_total, attune_db_older_total and
+	// attune_concurrency_ended_total; nil: nobody counts.
 	Registerer prometheus.Registerer
 }
 
@@ -99,6 +101,7 @@ type Store struct {
 	newest     newest
 	highest    *highest
 	seal       func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
+	keyOf      KeyFunc
 }
 
 // Open connects, checks the server's version (14 or newer), and does not migrate. The URL's
@@ -152,6 +155,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		opener:     opener,
 		newest:     newest{loading: make(chan struct{}, 1)},
 		seal:       opts.Seal,
+		keyOf:      opts.Concurrency,
 	}
 	if err := s.checkServer(ctx); err != nil {
 		s.Close()

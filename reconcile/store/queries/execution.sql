@@ -53,7 +53,10 @@ asked AS MATERIALIZED (
         (SELECT ids FROM enforcement_ids)[input.enforcement_place] AS enforcement_id,
         input.ordinal,
         input.item,
-        CASE WHEN input.due_at > now() THEN 'scheduled' ELSE 'requested' END AS status,
+        -- What is counted waits in line until it is admitted.
+        CASE WHEN input.due_at > now() OR input.concurrency_key IS NOT NULL THEN 'scheduled' ELSE 'requested' END AS status,
+        input.concurrency_key,
+        input.concurrency_key IS NOT NULL AND COALESCE(input.due_at <= now(), TRUE) AS in_line,
         input.priority,
         input.requested_by,
         COALESCE(input.due_at, now()) AS due_at,
@@ -69,13 +72,15 @@ asked AS MATERIALIZED (
         @enforcement_places::integer[], @ordinals::integer[], @items::integer[],
         @priorities::integer[], @requested_by::text[], @due_at::timestamptz[],
         @timeouts::double precision[], @parameters::text[], @secrets::text[],
-        @retries::text[], @reruns_of::bigint[], @former_revision_ids::bigint[], @former_manifests::text[]
+        @retries::text[], @reruns_of::bigint[], @former_revision_ids::bigint[], @former_manifests::text[],
+        @concurrency_keys::text[]
     ) WITH ORDINALITY AS input (
         action_ref, rule_ref, trigger_ref, event_id,
         enforcement_place, ordinal, item,
         priority, requested_by, due_at,
         timeout, parameters, secrets,
-        retry, rerun_of, former_revision_id, former_manifest, place
+        retry, rerun_of, former_revision_id, former_manifest,
+        concurrency_key, place
     )
     ORDER BY input.place
 ),
@@ -92,11 +97,13 @@ recorded AS (
 queued AS (
     INSERT INTO attune.queue (
         execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
-        priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest
+        priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
+        concurrency_key, in_line
     )
     SELECT
         id, now(), status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
-        priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest
+        priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
+        concurrency_key, in_line
     FROM asked
 )
 SELECT id
@@ -107,20 +114,30 @@ ORDER BY place;
 SELECT pg_notify('attune_queue', '');
 
 -- name: PromoteScheduled
--- Bounded, so that a million retries that fall due at once do not hold up the claim before it.
+-- Bounded, so that a million retries that fall due at once do not hold up the claim before it. What is
+-- counted stands in line from now on; its keys are answered, to be admitted.
 WITH due AS (
     SELECT execution_id
     FROM attune.queue
     WHERE status = 'scheduled'
+        AND NOT in_line
         AND due_at <= now()
     ORDER BY due_at
     LIMIT 1000
     FOR UPDATE SKIP LOCKED
+),
+promoted AS (
+    UPDATE attune.queue
+    SET status = CASE WHEN queue.concurrency_key IS NULL THEN 'requested' ELSE 'scheduled' END,
+        in_line = queue.concurrency_key IS NOT NULL
+    FROM due
+    WHERE queue.execution_id = due.execution_id
+    RETURNING queue.action_ref, queue.concurrency_key
 )
-UPDATE attune.queue
-SET status = 'requested'
-FROM due
-WHERE queue.execution_id = due.execution_id;
+SELECT action_ref, concurrency_key
+FROM promoted
+WHERE concurrency_key IS NOT NULL
+GROUP BY action_ref, concurrency_key;
 
 -- name: PeekQueue
 -- The next @most executions in the order in which they are to be claimed; nothing is locked. Packs take
@@ -301,7 +318,8 @@ SELECT
     claimed.digest,
     claimed.files_digest,
     claimed.action_created_at,
-    claimed.action_updated_at
+    claimed.action_updated_at,
+    claimed.concurrency_key
 FROM claimed
 ORDER BY claimed.place;
 
@@ -386,7 +404,13 @@ woken AS (
     FROM released
     LIMIT 1
 )
-SELECT (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified;
+SELECT
+    held.action_ref,
+    held.concurrency_key,
+    (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified
+FROM (SELECT) AS one
+LEFT JOIN held
+    ON held.cancel_at IS NOT NULL;
 
 -- name: PutOffAttempt
 -- Before it is released: its holder says that it cannot begin, why, and when to look again.
@@ -399,14 +423,33 @@ WHERE execution_id = @id::bigint
     AND cancel_at IS NULL;
 
 -- name: ScheduleReleased
--- After it was released: it is not to be claimed again before its time.
+-- After it was released: it is not to be claimed again before its time, and gives up its place.
 UPDATE attune.queue
 SET status = 'scheduled'
 WHERE execution_id = @id::bigint
     AND token IS NULL
     AND status = 'requested'
     AND waits_until = due_at
-    AND due_at > now();
+    AND due_at > now()
+RETURNING action_ref, concurrency_key;
+
+-- name: LineUpReleased
+-- After it was released: its action is counted by another key than when it was queued, or is now, so it
+-- gets into that line.
+UPDATE attune.queue
+SET status = 'scheduled',
+    in_line = TRUE,
+    concurrency_key = @key::text
+FROM (
+    -- The key that it had, of which a place is free now.
+    SELECT execution_id, concurrency_key
+    FROM attune.queue
+    WHERE execution_id = @id::bigint
+) AS former
+WHERE queue.execution_id = former.execution_id
+    AND token IS NULL
+    AND status = 'requested'
+RETURNING queue.action_ref, former.concurrency_key;
 
 -- name: HurryPack
 -- What a pack's executions were put off for has come.
@@ -414,18 +457,26 @@ WITH
 hurried AS (
     UPDATE attune.queue
     SET due_at = now(),
-        status = 'requested'
+        status = CASE WHEN concurrency_key IS NULL THEN 'requested' ELSE 'scheduled' END,
+        in_line = concurrency_key IS NOT NULL
     WHERE status = 'scheduled'
+        AND NOT in_line
         AND pack_ref = @pack::text
         AND waits_until = due_at
-    RETURNING execution_id
+    RETURNING execution_id, action_ref, concurrency_key
 ),
 woken AS (
     SELECT pg_notify('attune_queue', '')
     FROM hurried
     LIMIT 1
 )
-SELECT (SELECT count(*) FROM hurried), (SELECT count(*) FROM woken);
+SELECT
+    hurried.action_ref,
+    hurried.concurrency_key,
+    count(*),
+    (SELECT count(*) FROM woken) AS notified
+FROM hurried
+GROUP BY hurried.action_ref, hurried.concurrency_key;
 
 -- name: RenewLeases
 -- A lapsed lease is not renewed: the node has ended those children itself by then.
@@ -482,6 +533,7 @@ held AS MATERIALIZED (
         queue.due_at,
         queue.started_at,
         queue.cancel_at,
+        queue.concurrency_key,
         outcome.*,
         (outcome.retry_seconds IS NOT NULL AND queue.cancel_at IS NULL) AS again
     FROM outcome
@@ -586,6 +638,9 @@ woken AS (
 )
 SELECT
     held.token,
+    held.action_ref,
+    -- Of which a place is free now.
+    CASE WHEN NOT held.again OR held.retry_seconds > 0 THEN held.concurrency_key END AS freed,
     (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified
 FROM held;
 
@@ -727,6 +782,10 @@ SELECT
     judged.execution_id,
     NOT judged.unstarted AS lost,
     (judged.unstarted OR judged.again) AS requeued,
+    judged.action_ref,
+    CASE
+        WHEN NOT judged.unstarted AND (NOT judged.again OR judged.delay > 0) THEN judged.concurrency_key
+    END AS freed,
     (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified
 FROM judged
 ORDER BY judged.execution_id;
@@ -786,6 +845,8 @@ told AS (
 SELECT
     found.execution_id,
     found.status,
+    found.action_ref,
+    CASE WHEN found.started_at IS NULL AND found.status <> 'scheduled' THEN found.concurrency_key END AS freed,
     (SELECT count(*) FROM told) AS notified
 FROM found;
 
@@ -994,6 +1055,7 @@ SELECT
         SELECT EXTRACT(EPOCH FROM now() - min(due_at))
         FROM attune.queue
         WHERE token IS NULL
+            AND NOT in_line
             AND due_at <= now()
     ), 0)::double precision AS oldest_waiting,
     COALESCE((
