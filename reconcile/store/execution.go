@@ -237,7 +237,7 @@ type Execution struct {
 	StdoutTruncated bool            `json:"stdout_truncated"`
 	StderrTruncated bool            `json:"stderr_truncated"`
 	RerunOf         *int64          `json:"rerun_of"` // the execution that it repeats
-	// WaitsFor says why it has not begun although its time had come; lists leave it out.
+	// WaitsFor says why it has not begun; lists leave it out.
 	WaitsFor *string `json:"waits_for"`
 }
 
@@ -262,6 +262,11 @@ func (s *Store) Execution(ctx context.Context, id int64) (*Execution, []Attempt,
 	}
 	if len(found) == 0 {
 		return nil, nil, s.failed(doing, ErrNotFound)
+	}
+	if e := &found[0]; !e.Status.Final() && e.StartedAt == nil {
+		if e.WaitsFor, err = s.waitsFor(ctx, id); err != nil {
+			return nil, nil, s.failed(doing, err)
+		}
 	}
 	attempts, err := list(ctx, s, "Attempts", pgx.StrictNamedArgs{
 		"id":         id,

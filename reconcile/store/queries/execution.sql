@@ -961,13 +961,7 @@ SELECT
     execution.stdout_truncated,
     execution.stderr_truncated,
     execution.rerun_of,
-    (
-        SELECT queue.waits_for
-        FROM attune.queue
-        WHERE queue.execution_id = execution.id
-            AND queue.token IS NULL
-            AND queue.waits_until = queue.due_at
-    ) AS waits_for
+    NULL::text AS waits_for
 FROM attune.execution_now AS execution
 LEFT JOIN attune.output AS stdout
     ON stdout.execution_id = execution.id
@@ -980,6 +974,81 @@ LEFT JOIN attune.output AS stderr
     AND stderr.attempt = execution.attempt
     AND stderr.stream = 'stderr'
 WHERE execution.id = @id::bigint;
+
+-- name: WaitingFor
+-- What an execution that has not begun may be waiting for. Counts end at @most: who waits behind a
+-- thousand wants no more exact number, and the queue may be long.
+SELECT
+    queue.status,
+    queue.due_at,
+    queue.due_at > now() AS early,
+    queue.attempt,
+    COALESCE(queue.node, '') AS node,
+    COALESCE(queue.waits_for, '') AS waits_for,
+    COALESCE(queue.waits_until = queue.due_at, FALSE) AS put_off,
+    queue.in_line,
+    COALESCE(queue.concurrency_key, '') AS concurrency_key,
+    COALESCE((action.manifest -> 'concurrency' ->> 'max')::integer, 0) AS places,
+    ARRAY(
+        SELECT holder.execution_id
+        FROM attune.queue AS holder
+        WHERE queue.in_line
+            AND holder.action_ref = queue.action_ref
+            AND holder.concurrency_key = queue.concurrency_key
+            AND holder.status <> 'scheduled'
+        ORDER BY holder.execution_id
+        LIMIT 5
+    ) AS holders,
+    (
+        SELECT count(*)
+        FROM (
+            SELECT other.priority, other.due_at, other.execution_id
+            FROM attune.queue AS other
+            WHERE queue.in_line
+                AND other.in_line
+                AND other.action_ref = queue.action_ref
+                AND other.concurrency_key = queue.concurrency_key
+            ORDER BY other.priority DESC, other.due_at, other.execution_id
+            LIMIT @most::integer
+        ) AS line
+        WHERE (-line.priority, line.due_at, line.execution_id) < (-queue.priority, queue.due_at, queue.execution_id)
+    ) AS in_front,
+    (
+        SELECT count(*)
+        FROM (
+            SELECT other.priority, other.due_at, other.execution_id
+            FROM attune.queue AS other
+            WHERE queue.status = 'requested'
+                AND other.status = 'requested'
+                AND other.pack_ref = queue.pack_ref
+            ORDER BY other.priority DESC, other.due_at, other.execution_id
+            LIMIT @most::integer
+        ) AS before
+        WHERE (-before.priority, before.due_at, before.execution_id) < (-queue.priority, queue.due_at, queue.execution_id)
+    ) AS before_it,
+    -- Two questions, because an index knows before and after, and not beside.
+    EXISTS (
+        SELECT
+        FROM attune.queue AS other
+        WHERE other.status = 'requested'
+            AND other.pack_ref < queue.pack_ref
+    ) OR EXISTS (
+        SELECT
+        FROM attune.queue AS other
+        WHERE other.status = 'requested'
+            AND other.pack_ref > queue.pack_ref
+    ) AS others,
+    (SELECT count(*) FROM attune.queue AS running WHERE running.token IS NOT NULL) AS running,
+    (
+        SELECT count(*)
+        FROM attune.node
+        WHERE seen_at > now() - make_interval(secs => @lease_seconds::double precision)
+    ) AS nodes
+FROM attune.queue
+LEFT JOIN attune.action
+    ON action.ref = queue.action_ref
+WHERE queue.execution_id = @id::bigint
+    AND queue.started_at IS NULL;
 
 -- name: Attempts
 -- Those that ended, and the one that runs.
