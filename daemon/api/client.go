@@ -258,6 +258,12 @@ func (c *Client) TryRule(ctx context.Context, ref string, n NewTrial) (*Trial, e
 	return post[Trial](ctx, c, "/rules/"+url.PathEscape(ref)+"/test", nil, n)
 }
 
+// TrySensor runs a sensor and gives each line until it ends, ctx ends or each fails, whose error it then
+// gives.
+func (c *Client) TrySensor(ctx context.Context, ref string, each func(*SensorTrialLine) error) error {
+	return readLines(ctx, c, http.MethodPost, "/sensors/"+url.PathEscape(ref)+"/test", nil, nil, each)
+}
+
 // TryRuleSince runs an edited rule over the stored events and gives each line until the run is done, ctx
 // ends or each fails, whose error it then gives.
 func (c *Client) TryRuleSince(ctx context.Context, ref string, n NewTrialRun, each func(*TrialLine) error) error {

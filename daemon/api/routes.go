@@ -72,6 +72,7 @@ func (s *Server) routes(api huma.API) {
 	route(api, get, "/sensors", "list-sensors", "List sensors and their processes", s.listSensors)
 	route(api, get, "/sensors/{ref}", "show-sensor", "Show a sensor and the last lines of its stderr", s.showSensor)
 	route(api, post, "/sensors/{ref}/restart", "restart-sensor", "Restart a sensor now", s.restartSensor)
+	routePostLines(api, "/sensors/{ref}/test", "test-sensor", "Run a sensor for as long as somebody reads, and tell what it would emit; nothing is stored", SensorTrialLine{}, s.trySensor)
 	routeLines(api, "/sensors/{ref}/logs", "sensor-logs", "The last lines of a sensor's stderr, and what comes", LogLine{}, s.sensorLogs)
 
 	route(api, get, "/rules", "list-rules", "List rules", s.listRules)

@@ -36,6 +36,7 @@ type Sensors interface {
 	List() []sensor.Info
 	Logs(ctx context.Context, ref string, follow bool) (lines <-chan string, ok bool)
 	Restart(ref string) bool
+	Try(ctx context.Context, ref string, trial sensor.Trial) (child.Exit, error)
 }
 
 // Workers tells of the running actions; worker.Pool is it.

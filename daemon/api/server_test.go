@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/attune-io/attune/exec/child"
 	"github.com/attune-io/attune/exec/rule"
 	"github.com/attune-io/attune/exec/sensor"
 	"github.com/attune-io/attune/exec/worker"
@@ -59,6 +60,10 @@ func (f *fakes) Logs(ctx context.Context, ref string, follow bool) (<-chan strin
 func (f *fakes) Restart(ref string) bool {
 	f.restarts = append(f.restarts, ref)
 	return ref == "core.timer"
+}
+
+func (f *fakes) Try(context.Context, string, sensor.Trial) (child.Exit, error) {
+	return child.Exit{}, sensor.ErrUnknown
 }
 
 func (f *fakes) Follow(context.Context, int64) (<-chan worker.Chunk, int) { return nil, 0 }

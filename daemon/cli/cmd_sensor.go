@@ -18,7 +18,7 @@ func (c *command) sensorCommand() *cobra.Command {
 		Aliases: []string{"sensors"},
 		Short:   "Look at sensors, their state and their logs",
 	}
-	cmd.AddCommand(c.sensorList(), c.sensorShow(), c.sensorLogs(), c.sensorRestart())
+	cmd.AddCommand(c.sensorList(), c.sensorShow(), c.sensorLogs(), c.sensorRestart(), c.sensorTest())
 	cmd.AddCommand(c.switchCommands(manifest.KindSensor, "Their processes are stopped.")...)
 	return cmd
 }

@@ -51,6 +51,8 @@ func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
 		registerer.MustRegister(m.restarts, m.lines, m.timerDelay, &collector{
 			list:    list,
 			sensors: prometheus.NewDesc("attune_sensors", "Sensors, by state.", []string{"state"}, nil),
+			running: prometheus.NewDesc("attune_sensor_running", "1 while a process of the sensor runs.", []string{"sensor"}, nil),
+			last:    prometheus.NewDesc("attune_sensor_last_event_timestamp_seconds", "When the sensor's newest event was stored.", []string{"sensor"}, nil),
 			blocked: prometheus.NewDesc("attune_sensor_blocked_seconds_total", "Time that a sensor's events waited because nobody took them.", []string{"sensor"}, nil),
 		})
 	}
@@ -58,14 +60,16 @@ func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
 }
 
 type collector struct {
-	list             func() []Info
-	sensors, blocked *prometheus.Desc
+	list                            func() []Info
+	sensors, blocked, running, last *prometheus.Desc
 }
 
 // Describe is of prometheus.Collector.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
 	to <- c.sensors
 	to <- c.blocked
+	to <- c.running
+	to <- c.last
 }
 
 // Collect is of prometheus.Collector.
@@ -74,6 +78,14 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	for _, info := range c.list() {
 		count[info.State]++
 		to <- prometheus.MustNewConstMetric(c.blocked, prometheus.CounterValue, info.BlockedSeconds, info.Ref)
+		running := 0.0
+		if info.PID != 0 {
+			running = 1
+		}
+		to <- prometheus.MustNewConstMetric(c.running, prometheus.GaugeValue, running, info.Ref)
+		if info.LastEventAt != nil {
+			to <- prometheus.MustNewConstMetric(c.last, prometheus.GaugeValue, float64(info.LastEventAt.UnixMilli())/1000, info.Ref)
+		}
 	}
 	for _, state := range states() {
 		to <- prometheus.MustNewConstMetric(c.sensors, prometheus.GaugeValue, float64(count[state]), string(state))
