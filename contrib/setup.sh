@@ -53,6 +53,8 @@ if [[ $want == test ]]; then
     have curl || need curl "the README's call of a webhook"
     have rsync || need rsync "a copier that saves by rename"
     have git || need git "checkouts that swap files"
+    have pgbouncer || [[ -x /usr/sbin/pgbouncer ]] || need pgbouncer "a pooler between the daemon and PostgreSQL"
+    have faketime || need faketime "a PostgreSQL whose clock is wrong"
     have prometheus || need prometheus "a Prometheus that scrapes the daemon"
     have systemd-analyze || need systemd "systemd-analyze, for the unit file"
     have shellcheck || need shellcheck "checks of shell scripts"

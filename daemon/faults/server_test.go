@@ -94,8 +94,9 @@ func (s *server) command(ctx context.Context, program string, args ...string) *e
 	cmd := exec.CommandContext(ctx, filepath.Join(s.programs, program), args...)
 	cmd.Dir = s.sockets
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8"}, s.env...)
-	// A signal to the tests' group is not for it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: s.owner}
+	// A signal to the tests' group is not for it. Its session stays theirs: a child in another one is taken
+	// for what an action left behind.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: s.owner}
 	return cmd
 }
 
