@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/attune-io/attune/exec/rule"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/seal"
 )
@@ -112,6 +113,9 @@ type ExecConfig struct {
 	LimitCPU       float64 `toml:"limit_cpu"`
 	LimitOpenFiles int     `toml:"limit_nofile"`
 	LimitFileSize  int64   `toml:"limit_fsize"`
+	// ChainLimit is how many executions may follow from one another by events about their ends. Defaults
+	// to 10.
+	ChainLimit int `toml:"chain_limit"`
 	// Warm starts all actions from warm interpreters, not only those that say so. Defaults to false.
 	Warm bool `toml:"warm"`
 }
@@ -172,7 +176,7 @@ func DefaultConfig() *Config {
 		Reconcile: ReconcileConfig{Debounce: 250 * time.Millisecond, MaxWait: 2 * time.Second, Resync: 30 * time.Second, Mode: "apply"},
 		Exec: ExecConfig{
 			Timeout: 300 * time.Second, OutputLimit: 1 << 20, StopGrace: 10 * time.Second, Drain: 60 * time.Second,
-			LimitPids: 1024,
+			LimitPids: 1024, ChainLimit: rule.DefaultChain,
 		},
 		Runtimes:  RuntimesConfig{BuildTimeout: 15 * time.Minute},
 		Retention: RetentionConfig{Events: 30 * day, Executions: 90 * day, Revisions: 50},
@@ -504,6 +508,9 @@ func (c *Config) validate() []ConfigProblem {
 	if c.Exec.Workers < 0 || c.Exec.Workers > maxWorkers {
 		refuse("exec.workers", "found %d, expected 0 (twice the cores) to %d", c.Exec.Workers, maxWorkers)
 	}
+	if n := c.Exec.ChainLimit; n < 1 || n > maxChain {
+		refuse("exec.chain_limit", "found %d, expected 1 to %d", n, maxChain)
+	}
 	positive("exec.timeout", c.Exec.Timeout)
 	if c.Exec.OutputLimit < minOutputLimit || c.Exec.OutputLimit > maxOutputLimit {
 		refuse("exec.output_limit", "found %s, expected %s to %s", formatSize(c.Exec.OutputLimit),
@@ -538,6 +545,9 @@ func databaseProblem(text string) string {
 }
 
 const (
+	// maxChain bounds exec.chain_limit: who needs more has a loop.
+	maxChain = 1000
+
 	// maxWorkers bounds exec.workers: each is a process with two pipes.
 	maxWorkers = 4096
 

@@ -76,6 +76,7 @@ type Daemon struct {
 	reconciler   *reconcile.Reconciler
 	intake       *rule.Intake
 	webhooks     *webhook.Receiver
+	news         *news
 	sensors      *sensor.Supervisor
 	workers      *worker.Pool
 	server       *api.Server
@@ -207,14 +208,15 @@ func (d *Daemon) build(ctx context.Context) error {
 		return err
 	}
 	d.intake = rule.New(rule.Options{
-		Store: d.store, Catalogs: d.catalogs, PackConfig: d.packConfig, Logger: d.opts.Logger, Registerer: d.registry,
+		Store: d.store, Catalogs: d.catalogs, PackConfig: d.packConfig, Chain: c.Exec.ChainLimit, Logger: d.opts.Logger, Registerer: d.registry,
 	})
+	d.news = newNews(d.node, d.store, d.listens, d.opts.Logger)
 	if err := d.makeEnvironments(); err != nil {
 		return err
 	}
 	if d.sensors, err = sensor.New(sensor.Options{
 		Runner: d.runner, Interpreters: d.interpreters, Environments: d.environments, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
-		Sink: d.intake, Holds: d.elector.Holds, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
+		Sink: d.intake, Holds: d.elector.Holds, StateChanged: d.news.sensorChanged, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {

@@ -62,6 +62,10 @@ func (d *Daemon) stages() []stage {
 			"because what was done under them has ended, and other nodes may go on with it at once",
 		},
 		{
+			"news", d.tellNews,
+			"because what has happened up to here is still told, by those below",
+		},
+		{
 			"intake", d.intake.Run,
 			"because it commits the sensors' last events and queues what follows from them",
 		},

@@ -130,6 +130,7 @@ func (c *Config) keys() []key {
 		{"exec.limit_cpu", (*floatValue)(&c.Exec.LimitCPU)},
 		{"exec.limit_nofile", (*intValue)(&c.Exec.LimitOpenFiles)},
 		{"exec.limit_fsize", (*sizeValue)(&c.Exec.LimitFileSize)},
+		{"exec.chain_limit", (*intValue)(&c.Exec.ChainLimit)},
 		{"exec.warm", (*boolValue)(&c.Exec.Warm)},
 		{"runtimes.python_index", (*urlValue)(&c.Runtimes.PythonIndex)},
 		{"runtimes.python_wheels", (*textValue)(&c.Runtimes.PythonWheels)},

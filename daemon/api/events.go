@@ -17,7 +17,7 @@ type eventQuery struct {
 	Before  int64  `query:"before" minimum:"0" doc:"Ids below this one: the last of the page before"`
 	Limit   int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 	Trigger string `query:"trigger"`
-	Source  string `query:"source" doc:"A sensor's ref, api or webhook"`
+	Source  string `query:"source" doc:"A sensor's ref, api, webhook or attune"`
 }
 
 func (s *Server) listEvents(ctx context.Context, q *eventQuery) ([]Event, error) {

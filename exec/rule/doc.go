@@ -23,6 +23,10 @@
 //   - An enforcement that is in error has queued nothing, not even for those of its actions that
 //     could have been: the parts of a rule stand or fall together. Its neighbours are not concerned.
 //
+// A Relay makes events of what happens to Attune itself. The executions that such events lead to are
+// counted along the chain that they form, and a rule that would feed itself for ever is stopped: its
+// enforcement is skipped and says so.
+//
 // An Index also explains: which part of a rule's condition failed for an event, with the values that it
 // looked at. That evaluates anew and stores nothing; limits have no part in it.
 package rule

@@ -2,6 +2,7 @@ package rule
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,6 +62,8 @@ type Options struct {
 	Store      *store.Store
 	Catalogs   Catalogs
 	PackConfig func(pack string) map[string]any // the merged configuration of a pack
+	// Chain is how many executions may follow from one another. Defaults to DefaultChain.
+	Chain      int
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -70,6 +73,7 @@ type Options struct {
 type Intake struct {
 	catalogs   Catalogs
 	packConfig func(pack string) map[string]any
+	chain      int
 	logger     *slog.Logger
 	metrics    *metrics
 	queue      *queue
@@ -91,6 +95,7 @@ func New(opts Options) *Intake {
 	i := &Intake{
 		catalogs:    opts.Catalogs,
 		packConfig:  opts.PackConfig,
+		chain:       cmp.Or(opts.Chain, DefaultChain),
 		logger:      opts.Logger.With("component", "intake"),
 		metrics:     newMetrics(opts.Registerer),
 		queue:       newQueue(),
@@ -259,6 +264,7 @@ func (i *Intake) match(ctx context.Context, generation int64, events []store.Eve
 			defer func() { panics[part] = recover() }()
 			for n := from; n < to; n++ {
 				matches[n] = index.Match(&events[n], config)
+				stopChains(&events[n], matches[n], i.chain)
 			}
 		})
 	}
@@ -413,6 +419,9 @@ func (i *Intake) finish(group []item, stored []store.StoredEvent) {
 				}
 				if m.Status == store.EnforcementError {
 					i.tell(m, trigger, s.ID)
+				}
+				if m.Stopped {
+					i.tellStopped(m, &s)
 				}
 			}
 		}

@@ -21,6 +21,8 @@ type metrics struct {
 	retries      prometheus.Counter
 	rules        prometheus.Gauge
 
+	stopped *prometheus.CounterVec
+
 	breakerOpen   *prometheus.GaugeVec
 	breakerOpened *prometheus.CounterVec
 }
@@ -53,6 +55,9 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		rules: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "attune_rules", Help: "Rules in force.",
 		}),
+		stopped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_chains_stopped_total", Help: "Matches that were left without executions, because the chain that led to them is too long, by rule.",
+		}, []string{"rule"}),
 		breakerOpen: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "attune_rule_breaker_open", Help: "Whether a rule's breaker is open, for rules whose breaker ever was.",
 		}, []string{"rule"}),
@@ -64,7 +69,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		m.rejected.WithLabelValues(reason)
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.events, m.duplicates, m.flagged, m.rejected, m.latency, m.enforcements, m.retries, m.rules, m.breakerOpen, m.breakerOpened)
+		registerer.MustRegister(m.events, m.duplicates, m.flagged, m.rejected, m.latency, m.enforcements, m.retries, m.rules, m.stopped, m.breakerOpen, m.breakerOpened)
 	}
 	return m
 }

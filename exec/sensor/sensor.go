@@ -49,6 +49,9 @@ type sensor struct {
 	reason  string    // why the next start is one, for the metric; empty: it is no restart
 	silence bool      // stopping because of the watchdog
 	polled  bool      // the last process finished its work
+	settled State     // what StateChanged was told last
+
+	stateChanged func(Change) // nil: nobody hears
 }
 
 func newSensor(ref string, s *Supervisor) *sensor {
@@ -62,6 +65,9 @@ func newSensor(ref string, s *Supervisor) *sensor {
 		asked:   make(chan struct{}, 1),
 		shown:   Info{Ref: ref, State: StateStopped},
 		back:    backoff{random: rand.Float64},
+		settled: StateStopped,
+
+		stateChanged: s.opts.StateChanged,
 	}
 }
 
@@ -219,12 +225,45 @@ func (s *sensor) enter(ctx context.Context, state State) {
 			i.PID = 0
 		}
 	})
+	if ctx.Err() == nil { // that the daemon ends is no news of each of its sensors
+		s.tellChange(state)
+	}
 	switch state {
 	case StateStopped, StateIdle, StateWaiting:
 		// What comes next starts afresh.
 		s.back.reset()
 		s.reason = ""
 	}
+}
+
+// Change is a sensor's way from one state to another.
+type Change struct {
+	Ref           string
+	State, Former State
+	PID           int
+	Restarts      int64
+	LastExit      string
+	Problem       string // why it is not running
+}
+
+// tellChange tells of a state that lasts. Starting and stopping lead to another in a moment, and a sensor
+// that waits for its next run is as well as one that runs.
+func (s *sensor) tellChange(state State) {
+	switch state {
+	case StateStarting, StateStopping:
+		return
+	case StateWaiting:
+		state = StateRunning
+	}
+	former := s.settled
+	if s.stateChanged == nil || former == state {
+		return
+	}
+	s.settled = state
+	i := s.info()
+	s.stateChanged(Change{
+		Ref: s.ref, State: state, Former: former, PID: i.PID, Restarts: i.Restarts, LastExit: i.LastExit, Problem: i.Problem,
+	})
 }
 
 // rest waits where nothing runs and nothing is due.

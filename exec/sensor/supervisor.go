@@ -76,6 +76,9 @@ type Options struct {
 	// Holds tells whether this node is the one that runs a sensor; Changed is to be called when the
 	// answer changes. nil: it runs all.
 	Holds func(ref string) bool
+	// StateChanged hears of each sensor whose state has changed for longer than a start or a stop takes. It
+	// must not wait. nil: nobody hears.
+	StateChanged func(Change)
 	// RunAs is the user of sensors that name none. Defaults to the daemon's own.
 	RunAs string
 	// Secret resolves a secret by name for sensors' secret configuration.

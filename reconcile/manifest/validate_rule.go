@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// executionFinished is the trigger of core on which a rule can feed itself.
+const executionFinished = "core.execution_finished"
+
 // rule checks what a rule names, what it gives to it, and its expressions.
 func (k *componentCheck) rule(r *Rule) {
 	trigger := k.trigger(r.Trigger.Ref)
@@ -18,6 +21,10 @@ func (k *componentCheck) rule(r *Rule) {
 		k.fail("/trigger/ref", "enable it, or disable this rule", "cannot use trigger %q: it is disabled", trigger.Ref)
 	default:
 		k.instance(r, trigger)
+	}
+	if trigger != nil && trigger.Ref == executionFinished && r.When == "" {
+		k.report(SeverityWarning, "/trigger/ref", "add when: event.payload.rule != rule.ref",
+			"cannot be sure that this ends: the rule runs after every execution, those that it causes included")
 	}
 	actions := map[string]*Action{}
 	for i, use := range r.Actions {

@@ -247,7 +247,7 @@ func (a *apply) addRevisions(ctx context.Context, rows *changeRows) error {
 	if len(r.refs) == 0 {
 		return nil
 	}
-	return a.touch(ctx, "AddRevisions", pgx.StrictNamedArgs{
+	err := a.touch(ctx, "AddRevisions", pgx.StrictNamedArgs{
 		"refs":     r.refs,
 		"digests":  r.digests,
 		"versions": r.versions,
@@ -255,6 +255,11 @@ func (a *apply) addRevisions(ctx context.Context, rows *changeRows) error {
 		"changes":  r.changes,
 		"trees":    r.trees,
 	})
+	if err != nil {
+		return err
+	}
+	_, err = collect(ctx, a.s, a.tx, "NotePacks", pgx.StrictNamedArgs{"pack_ids": a.packIDs(), "generation": a.next}, pgx.RowTo[any])
+	return err
 }
 
 func (a *apply) lockGeneration(ctx context.Context, _ *changeRows) error {

@@ -191,11 +191,12 @@ func (c *eventCommit) insert(ctx context.Context) error {
 	n := len(c.events)
 	triggers, instances, sources := make([]string, n), make([]string, n), make([]string, n)
 	ids, keys, problems, payloads := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	replays := make([]int64, n)
+	replays, depths := make([]int64, n), make([]int, n)
 	for i, e := range c.events {
 		triggers[i], instances[i], sources[i] = e.Trigger, e.Instance, e.Source
 		ids[i], keys[i] = cleanText(e.EventID), cleanKey(e.EventID)
 		problems[i], payloads[i], replays[i] = e.Problem, string(e.Payload), e.ReplayOf
+		depths[i] = e.Depth
 	}
 	var batch pgx.Batch
 	batch.Queue("BEGIN")
@@ -212,6 +213,7 @@ func (c *eventCommit) insert(ctx context.Context) error {
 		"problems":     problems,
 		"payloads":     payloads,
 		"replays":      replays,
+		"depths":       depths,
 	}).Query(c.read)
 	return c.send(ctx, &batch)
 }
@@ -230,6 +232,7 @@ func (c *eventCommit) read(rows pgx.Rows) error {
 			Problem:  e.Problem,
 			ReplayOf: optional(e.ReplayOf),
 			Rules:    e.Rules,
+			Depth:    e.Depth,
 		}}
 		if err := rows.Scan(&one.ID, &one.CreatedAt, &one.Duplicate); err != nil {
 			return err

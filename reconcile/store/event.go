@@ -18,7 +18,7 @@ type NewEvent struct {
 	Trigger string
 	// Instance is the trigger instance that it is meant for; empty: every instance of the trigger.
 	Instance string
-	// Source is the sensor's ref, "api" or "webhook".
+	// Source is the sensor's ref, "api", "webhook" or, of what happens to Attune itself, "attune".
 	Source string
 	// EventID makes a replay harmless: unique with source and trigger within the window. Empty: none.
 	EventID string
@@ -33,6 +33,8 @@ type NewEvent struct {
 	ReplayOf int64
 	// Rules are the only rules that it is matched with; nil: all. Others do not hear of it.
 	Rules []string
+	// Depth is how many executions led to it, one after the other; 0: it comes from outside.
+	Depth int
 }
 
 // Event is a stored event.
@@ -46,6 +48,8 @@ type Event struct {
 	Payload   json.RawMessage `json:"payload"`
 	Problem   string          `json:"problem,omitempty"`
 	ReplayOf  *int64          `json:"replay_of,omitempty"`
+	// Depth is how many executions led to it, one after the other.
+	Depth int `json:"depth,omitempty"`
 
 	// Rules are those of the NewEvent, while it is being stored.
 	Rules []string `json:"-" db:"-"`
@@ -70,6 +74,8 @@ type Match struct {
 	Executions []NewExecution
 	// Limits may leave nothing of it, or put it off; nil: there are none.
 	Limits *Limits
+	// Stopped says that nothing is left of it, because the chain of executions is too long.
+	Stopped bool
 	// Opened says why the rule's breaker opened at this event; empty: it did not.
 	Opened string
 }

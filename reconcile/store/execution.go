@@ -32,6 +32,7 @@ type NewExecution struct {
 
 	key     *string // by which it is counted; nil: its action has no concurrency
 	rerunOf int64   // 0: of none
+	depth   int     // how many executions led to it
 	stored  bool    // it comes from the database, secrets encrypted
 }
 
@@ -101,6 +102,7 @@ type executionRows struct {
 	retries, formerManifests                                   []string
 	rerunsOf, formerRevisions                                  []int64
 	keys                                                       []*string
+	depths                                                     []int
 }
 
 func (r *executionRows) empty() bool { return len(r.enforcedRules) == 0 && len(r.actions) == 0 }
@@ -121,7 +123,7 @@ func (r *executionRows) addMatch(event Event, m Match) error {
 	r.enforcedErrors = append(r.enforcedErrors, cleanText(m.Error))
 	r.warnings = append(r.warnings, warnings)
 	for _, e := range m.Executions {
-		e.EventID = event.ID
+		e.EventID, e.depth = event.ID, event.Depth
 		if err := r.add(e, len(r.enforcedRules)); err != nil {
 			return err
 		}
@@ -169,6 +171,7 @@ func (r *executionRows) add(e NewExecution, place int) error {
 	r.priorities = append(r.priorities, e.Priority)
 	r.due = append(r.due, e.DueAt)
 	r.timeouts = append(r.timeouts, e.Timeout.Seconds())
+	r.depths = append(r.depths, e.depth)
 	return nil
 }
 
@@ -206,6 +209,7 @@ func (r *executionRows) args() pgx.StrictNamedArgs {
 		"former_revision_ids": r.formerRevisions,
 		"former_manifests":    r.formerManifests,
 		"concurrency_keys":    r.keys,
+		"depths":              r.depths,
 	}
 }
 

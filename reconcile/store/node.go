@@ -31,11 +31,33 @@ func (s *Store) PutNode(ctx context.Context, n Node) error {
 	return s.failed("record node "+n.ID, err)
 }
 
+// The states of a node that core.node_state_changed tells; it is also joined, and back after it was lost.
+const (
+	nodeLeft = "left"
+	nodeLost = "lost"
+)
+
+// nodeLostAfter is how long a node is not seen before it is told as lost: its leases have lapsed by then.
+const nodeLostAfter = LeaseDuration + 5*time.Second
+
+// markLostNodes tells of nodes that are not seen any more.
+func (s *Store) markLostNodes(ctx context.Context) error {
+	lost, err := collect(ctx, s, s.pool, "MarkLostNodes", pgx.StrictNamedArgs{"seconds": nodeLostAfter.Seconds()}, pgx.RowTo[string])
+	for _, id := range lost {
+		s.log.Warn("node lost: it has not been seen for longer than a lease lasts", "component", "store", "node", id)
+	}
+	return s.failed("look for lost nodes", err)
+}
+
 // RemoveNode forgets a node that stops in order. Its unstarted claims must be released before.
 func (s *Store) RemoveNode(ctx context.Context, id string) error {
+	return s.removeNode(ctx, id, nodeLeft)
+}
+
+func (s *Store) removeNode(ctx context.Context, id, state string) error {
 	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
 	defer cancel()
-	_, err := s.pool.Exec(ctx, s.queries.get("RemoveNode"), pgx.StrictNamedArgs{"id": id})
+	_, err := s.pool.Exec(ctx, s.queries.get("RemoveNode"), pgx.StrictNamedArgs{"id": id, "state": state})
 	return s.failed("remove node "+id, err)
 }
 

@@ -19,6 +19,7 @@ const (
 	ChannelFinished = "attune_finished" // executions ended; payload: ids joined by commas, or empty: many
 	ChannelCancel   = "attune_cancel"   // somebody asked to cancel; payload: execution id
 	ChannelLease    = "attune_lease"    // leases were released
+	ChannelNotice   = "attune_notice"   // something happened to Attune itself, and a rule listens
 )
 
 const (
@@ -35,7 +36,7 @@ const (
 )
 
 func channels() []string {
-	return []string{ChannelQueue, ChannelCatalog, ChannelFinished, ChannelCancel, ChannelLease}
+	return []string{ChannelQueue, ChannelCatalog, ChannelFinished, ChannelCancel, ChannelNotice, ChannelLease}
 }
 
 // Listener holds one connection that LISTENs on all channels.

@@ -25,7 +25,8 @@ const (
 // queries are the statements by name.
 type queries map[string]string
 
-// loadQueries reads the embedded files. A query whose name ends in KIND becomes four.
+// loadQueries reads the embedded files. A query whose name ends in KIND becomes four; what several have in
+// common stands in them by its name, and is no query.
 func loadQueries() (queries, error) {
 	all := queries{}
 	files, err := fs.Glob(queryFiles, "queries/*.sql")
@@ -44,6 +45,13 @@ func loadQueries() (queries, error) {
 				}
 				all[name] = sql
 			}
+		}
+	}
+	for _, fragment := range []string{"ENDED_COLUMNS", "NOTE_ENDED"} {
+		text := strings.TrimSpace(all[fragment])
+		delete(all, fragment)
+		for name := range all {
+			all[name] = strings.ReplaceAll(all[name], fragment, text)
 		}
 	}
 	// ClaimNext looks and claims in one statement, for where little waits.

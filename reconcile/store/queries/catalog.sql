@@ -15,29 +15,57 @@ FOR UPDATE;
 
 -- name: PutPacks
 -- Gives those that changed.
-INSERT INTO attune.pack AS pack (ref, directory, present, errors, manifest, digest, generation)
-SELECT ref, directory, NOT vanished, errors::jsonb, NULLIF(manifest, '')::jsonb, digest, @generation::bigint
-FROM unnest(
-    @refs::text[], @directories::text[], @vanished::boolean[], @errors::text[], @manifests::text[],
-    @digests::text[]
-) AS input (ref, directory, vanished, errors, manifest, digest)
--- One that vanished before it was ever recorded leaves nothing.
-WHERE NOT vanished
-    OR EXISTS (SELECT FROM attune.pack AS known WHERE known.ref = input.ref)
-ORDER BY ref
-ON CONFLICT (ref) DO UPDATE
-SET directory = COALESCE(NULLIF(EXCLUDED.directory, ''), pack.directory),
-    present = EXCLUDED.present,
-    errors = EXCLUDED.errors,
-    manifest = COALESCE(EXCLUDED.manifest, pack.manifest),
-    digest = CASE WHEN EXCLUDED.manifest IS NULL THEN pack.digest ELSE EXCLUDED.digest END,
-    generation = EXCLUDED.generation,
-    updated_at = now()
-WHERE (EXCLUDED.directory <> '' AND EXCLUDED.directory <> pack.directory)
-    OR EXCLUDED.present <> pack.present
-    OR EXCLUDED.errors <> pack.errors
-    OR (EXCLUDED.manifest IS NOT NULL AND EXCLUDED.digest <> pack.digest)
-RETURNING pack.id;
+WITH
+-- Looked at only where a rule listens.
+before AS MATERIALIZED (
+    SELECT ref, errors
+    FROM attune.pack
+    WHERE ref = ANY (@refs::text[])
+),
+put AS (
+    INSERT INTO attune.pack AS pack (ref, directory, present, errors, manifest, digest, generation)
+    SELECT ref, directory, NOT vanished, errors::jsonb, NULLIF(manifest, '')::jsonb, digest, @generation::bigint
+    FROM unnest(
+        @refs::text[], @directories::text[], @vanished::boolean[], @errors::text[], @manifests::text[],
+        @digests::text[]
+    ) AS input (ref, directory, vanished, errors, manifest, digest)
+    -- One that vanished before it was ever recorded leaves nothing.
+    WHERE NOT vanished
+        OR EXISTS (SELECT FROM attune.pack AS known WHERE known.ref = input.ref)
+    ORDER BY ref
+    ON CONFLICT (ref) DO UPDATE
+    SET directory = COALESCE(NULLIF(EXCLUDED.directory, ''), pack.directory),
+        present = EXCLUDED.present,
+        errors = EXCLUDED.errors,
+        manifest = COALESCE(EXCLUDED.manifest, pack.manifest),
+        digest = CASE WHEN EXCLUDED.manifest IS NULL THEN pack.digest ELSE EXCLUDED.digest END,
+        generation = EXCLUDED.generation,
+        updated_at = now()
+    WHERE (EXCLUDED.directory <> '' AND EXCLUDED.directory <> pack.directory)
+        OR EXCLUDED.present <> pack.present
+        OR EXCLUDED.errors <> pack.errors
+        OR (EXCLUDED.manifest IS NOT NULL AND EXCLUDED.digest <> pack.digest)
+    RETURNING pack.id, pack.ref, pack.errors
+),
+noted AS (
+    INSERT INTO attune.notice (trigger_ref, payload)
+    SELECT
+        'core.pack_failed',
+        jsonb_build_object(
+            'pack', put.ref,
+            'errors', jsonb_path_query_array(put.errors, '$[*] ? (@.severity == "error")'),
+            'generation', @generation::bigint
+        )
+    FROM put
+    LEFT JOIN before
+        ON before.ref = put.ref
+    WHERE put.errors @> '[{"severity": "error"}]'
+        AND put.errors IS DISTINCT FROM before.errors
+        AND EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = 'core.pack_failed' AND rule.enabled)
+    ORDER BY put.ref
+)
+SELECT id
+FROM put;
 
 -- name: MissingFiles
 SELECT digest

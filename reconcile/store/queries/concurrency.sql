@@ -168,8 +168,9 @@ ended AS (
         attempt = EXCLUDED.attempt,
         finished_at = EXCLUDED.finished_at,
         error = EXCLUDED.error
-    RETURNING execution.id
+    RETURNING ENDED_COLUMNS
 ),
+NOTE_ENDED,
 told AS (
     -- A payload holds less than 8000 bytes: many are told by an empty one.
     SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)

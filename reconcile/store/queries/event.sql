@@ -16,8 +16,9 @@ input AS MATERIALIZED (
         given.*
     FROM unnest(
         @trigger_refs::text[], @instances::text[], @sources::text[], @event_ids::text[],
-        @keys::text[], @problems::text[], @payloads::text[], @replays::bigint[]
-    ) WITH ORDINALITY AS given (trigger_ref, instance, source, event_id, key, problem, payload, replay_of, place)
+        @keys::text[], @problems::text[], @payloads::text[], @replays::bigint[],
+        @depths::integer[]
+    ) WITH ORDINALITY AS given (trigger_ref, instance, source, event_id, key, problem, payload, replay_of, depth, place)
     ORDER BY given.place
 ),
 keyed AS (
@@ -30,8 +31,8 @@ keyed AS (
     RETURNING id
 ),
 stored AS (
-    INSERT INTO attune.event (id, trigger_ref, instance, source, event_id, problem, payload, replay_of)
-    SELECT id, trigger_ref, instance, source, event_id, problem, payload::jsonb, NULLIF(replay_of, 0)
+    INSERT INTO attune.event (id, trigger_ref, instance, source, event_id, problem, payload, replay_of, depth)
+    SELECT id, trigger_ref, instance, source, event_id, problem, payload::jsonb, NULLIF(replay_of, 0), depth
     FROM input
     WHERE key = ''
         OR id IN (SELECT id FROM keyed)
@@ -121,7 +122,7 @@ GROUP BY event_id;
 
 -- name: ListEvents
 -- A filter that is not wanted is NULL.
-SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem, replay_of
+SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem, replay_of, depth
 FROM attune.event
 WHERE (@trigger_refs::text[] IS NULL OR trigger_ref = ANY (@trigger_refs))
     AND (@source::text IS NULL OR source = @source)
@@ -131,7 +132,7 @@ ORDER BY id DESC
 LIMIT @most::integer;
 
 -- name: Event
-SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem, replay_of
+SELECT id, created_at, trigger_ref, instance, source, event_id, payload, problem, replay_of, depth
 FROM attune.event
 WHERE id = @id::bigint;
 

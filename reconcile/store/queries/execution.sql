@@ -66,32 +66,33 @@ asked AS MATERIALIZED (
         NULLIF(input.retry, '')::jsonb AS retry,
         NULLIF(input.rerun_of, 0) AS rerun_of,
         NULLIF(input.former_revision_id, 0) AS former_revision_id,
-        NULLIF(input.former_manifest, '')::jsonb AS former_manifest
+        NULLIF(input.former_manifest, '')::jsonb AS former_manifest,
+        input.depth
     FROM unnest(
         @action_refs::text[], @rule_refs::text[], @trigger_refs::text[], @event_ids::bigint[],
         @enforcement_places::integer[], @ordinals::integer[], @items::integer[],
         @priorities::integer[], @requested_by::text[], @due_at::timestamptz[],
         @timeouts::double precision[], @parameters::text[], @secrets::text[],
         @retries::text[], @reruns_of::bigint[], @former_revision_ids::bigint[], @former_manifests::text[],
-        @concurrency_keys::text[]
+        @concurrency_keys::text[], @depths::integer[]
     ) WITH ORDINALITY AS input (
         action_ref, rule_ref, trigger_ref, event_id,
         enforcement_place, ordinal, item,
         priority, requested_by, due_at,
         timeout, parameters, secrets,
         retry, rerun_of, former_revision_id, former_manifest,
-        concurrency_key, place
+        concurrency_key, depth, place
     )
     ORDER BY input.place
 ),
 recorded AS (
     INSERT INTO attune.execution (
         id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
-        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of
+        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of, depth
     )
     SELECT
         id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
-        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of
+        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of, depth
     FROM asked
 ),
 queued AS (
@@ -377,8 +378,9 @@ ended AS (
         attempt = EXCLUDED.attempt,
         finished_at = EXCLUDED.finished_at,
         error = EXCLUDED.error
-    RETURNING execution.id
+    RETURNING ENDED_COLUMNS
 ),
+NOTE_ENDED,
 released AS (
     UPDATE attune.queue
     SET status = 'requested',
@@ -483,8 +485,19 @@ GROUP BY hurried.action_ref, hurried.concurrency_key;
 WITH
 seen AS (
     UPDATE attune.node
-    SET seen_at = now()
+    SET seen_at = now(),
+        lost_at = NULL
     WHERE id = @node::text
+),
+noted AS (
+    INSERT INTO attune.notice (trigger_ref, payload)
+    SELECT
+        'core.node_state_changed',
+        jsonb_build_object('node', id, 'state', 'back', 'host', host, 'pid', pid, 'version', version, 'seen_at', now())
+    FROM attune.node
+    WHERE id = @node::text
+        AND lost_at IS NOT NULL
+        AND EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = 'core.node_state_changed' AND rule.enabled)
 ),
 held AS (
     SELECT execution_id
@@ -598,8 +611,9 @@ ended AS (
         result = EXCLUDED.result,
         stdout_truncated = EXCLUDED.stdout_truncated,
         stderr_truncated = EXCLUDED.stderr_truncated
-    RETURNING execution.id
+    RETURNING ENDED_COLUMNS
 ),
+NOTE_ENDED,
 recorded AS (
     INSERT INTO attune.attempt (
         execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
@@ -752,8 +766,9 @@ ended AS (
         started_at = EXCLUDED.started_at,
         finished_at = EXCLUDED.finished_at,
         error = EXCLUDED.error
-    RETURNING execution.id
+    RETURNING ENDED_COLUMNS
 ),
+NOTE_ENDED,
 recorded AS (
     INSERT INTO attune.attempt (
         execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
@@ -822,8 +837,9 @@ ended AS (
         attempt = EXCLUDED.attempt,
         finished_at = EXCLUDED.finished_at,
         error = EXCLUDED.error
-    RETURNING execution.id
+    RETURNING ENDED_COLUMNS
 ),
+NOTE_ENDED,
 marked AS (
     UPDATE attune.queue
     SET cancel_at = COALESCE(queue.cancel_at, now()),

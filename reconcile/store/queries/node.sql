@@ -1,16 +1,39 @@
 -- name: PutNode
+WITH noted AS (
+    INSERT INTO attune.notice (trigger_ref, payload)
+    SELECT
+        'core.node_state_changed',
+        jsonb_build_object(
+            'node', @id::text, 'state', 'joined', 'host', @host::text, 'pid', @pid::integer, 'version', @version::text, 'seen_at', now()
+        )
+    WHERE NOT EXISTS (SELECT FROM attune.node WHERE id = @id::text)
+        AND EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = 'core.node_state_changed' AND rule.enabled)
+)
 INSERT INTO attune.node (id, host, pid, version)
 VALUES (@id::text, @host::text, @pid::integer, @version::text)
 ON CONFLICT (id) DO UPDATE
 SET host = EXCLUDED.host,
     pid = EXCLUDED.pid,
     version = EXCLUDED.version,
-    seen_at = now();
+    seen_at = now(),
+    lost_at = NULL;
 
 -- name: RemoveNode
-WITH runtimes AS (
+-- It left in order, or is known to be dead.
+WITH
+runtimes AS (
     DELETE FROM attune.runtime
     WHERE node = @id::text
+),
+noted AS (
+    INSERT INTO attune.notice (trigger_ref, payload)
+    SELECT
+        'core.node_state_changed',
+        jsonb_build_object('node', id, 'state', @state::text, 'host', host, 'pid', pid, 'version', version, 'seen_at', seen_at)
+    FROM attune.node
+    WHERE id = @id::text
+        AND (@state::text <> 'lost' OR lost_at IS NULL)
+        AND EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = 'core.node_state_changed' AND rule.enabled)
 )
 DELETE FROM attune.node
 WHERE id = @id::text;
