@@ -13,10 +13,10 @@ DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults check bench build install clean
+.PHONY: help run test faults check bench build package package-test install clean
 
 help: ## List the tasks
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 run: ## Install what is missing, build, and run the daemon on packs/ (Ctrl-C stops it)
 	@contrib/setup.sh
@@ -49,6 +49,13 @@ bench: ## Run Go's benchmarks, then the ratios that are goals (BENCH="exec-cold 
 build: ## Build bin/attune
 	@mkdir -p bin
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/attune ./daemon/attune
+
+package: ## Build dist/*.deb and dist/*.rpm, reproducibly
+	VERSION='$(VERSION)' COMMIT='$(COMMIT)' DATE='$(DATE)' contrib/package/build.sh
+
+package-test: ## Install, upgrade, remove and purge the packages in a fresh Debian under its own systemd: takes minutes, wants root
+	@contrib/setup.sh package
+	VERSION='$(VERSION)' COMMIT='$(COMMIT)' DATE='$(DATE)' contrib/package/test.sh
 
 install: build ## Install the binary, the packs and the unit file under PREFIX (default /usr/local)
 	install -D -m 0755 bin/attune $(DESTDIR)$(PREFIX)/bin/attune

@@ -2,16 +2,17 @@
 # Installs what Attune needs on this machine, and nothing that is there already.
 #
 #   contrib/setup.sh        what `make run` needs: PostgreSQL's server programs, interpreters
-#   contrib/setup.sh test   also what `make test` uses: a C compiler, editors, Prometheus, …
+#   contrib/setup.sh test   also what `make test` and `make check` use: a C compiler, editors, Prometheus, …
+#   contrib/setup.sh package   also what `make package-test` uses: a Debian to install into
 #
 # It starts no service and makes no database cluster. Run again, it does nothing.
 set -euo pipefail
 
 want=${1:-run}
 case $want in
-run | test) ;;
+run | test | package) ;;
 *)
-    echo "usage: contrib/setup.sh [run|test]" >&2
+    echo "usage: contrib/setup.sh [run|test|package]" >&2
     exit 2
     ;;
 esac
@@ -41,7 +42,7 @@ have_python_module requests || need python3-requests "the Python package request
 have node || need nodejs "Node.js, for node actions"
 have bash || need bash "bash, for shell actions"
 [[ -e /etc/ssl/certs/ca-certificates.crt ]] || need ca-certificates "certificates, for HTTPS"
-if [[ $want == test ]]; then
+if [[ $want != run ]]; then
     have_python_module ensurepip || need python3-venv "virtual environments of packs"
     have_python_module pip || need python3-pip "what packs require of Python"
     have npm || need npm "what packs require of node"
@@ -58,6 +59,16 @@ if [[ $want == test ]]; then
     have prometheus || need prometheus "a Prometheus that scrapes the daemon"
     have systemd-analyze || need systemd "systemd-analyze, for the unit file"
     have shellcheck || need shellcheck "checks of shell scripts"
+    have man || need man-db "checks of man pages"
+    have groff || need groff "checks of man pages"
+    have zsh || need zsh "a shell that completes"
+    have fish || need fish "a shell that completes"
+    [[ -e /usr/share/bash-completion/bash_completion ]] || need bash-completion "completion of bash"
+fi
+if [[ $want == package ]]; then
+    have debootstrap || need debootstrap "a fresh Debian"
+    have systemd-nspawn || need systemd-container "a systemd of its own for the fresh Debian"
+    have rpm || need rpm "the other kind of package"
 fi
 
 if ((${#packages[@]} == 0)); then exit 0; fi

@@ -241,6 +241,7 @@ func FindConfig(path string, environ []string, flags ...Flag) (*Config, error) {
 	}
 	problems = append(problems, c.readEnvironment(env)...)
 	problems = append(problems, c.readFlags(flags)...)
+	problems = append(problems, c.readCredential()...)
 	if len(problems) == 0 {
 		problems = c.validate()
 	}
@@ -306,6 +307,28 @@ func readFile(name string) ([]byte, error) {
 		err = fmt.Errorf("it is longer than %s", formatSize(maxConfigSize))
 	}
 	return text, err
+}
+
+// credentialDatabase is the credential with the database's URL, which has a password.
+const credentialDatabase = "attune.database-url"
+
+// readCredential takes the database's URL from its credential, where nothing else says one.
+func (c *Config) readCredential() []ConfigProblem {
+	dir := c.machine.env["CREDENTIALS_DIRECTORY"]
+	if dir == "" || c.Database.URL != "" {
+		return nil
+	}
+	path := filepath.Join(dir, credentialDatabase)
+	text, err := readFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return []ConfigProblem{{Place: manifest.Place{File: path}, Message: fmt.Sprintf("cannot read the credential: %v", cause(err))}}
+	}
+	c.given("database.url", manifest.Place{File: path})
+	c.Database.URL = strings.TrimSpace(string(text))
+	return nil
 }
 
 // cause strips an error of the path that the message has already.

@@ -247,6 +247,41 @@ func TestFindConfigLayers(t *testing.T) {
 	}
 }
 
+// The credential with the database's URL counts where nothing else names one, and is never shown.
+func TestDatabaseCredential(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "attune.database-url")
+	credentials := "CREDENTIALS_DIRECTORY=" + dir
+	c, err := FindConfig(os.DevNull, []string{credentials})
+	if err != nil || c.Database.URL != "" {
+		t.Errorf("without the credential: found %q, %v", c.Database.URL, err)
+	}
+	if err := os.WriteFile(path, []byte("postgres://u:hunter2@h/d\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err = FindConfig(os.DevNull, []string{credentials})
+	if err != nil || c.Database.URL != "postgres://u:hunter2@h/d" {
+		t.Fatalf("with the credential: found %q, %v", c.Database.URL, err)
+	}
+	for _, s := range c.Settings() {
+		if s.Key == "database.url" && (s.Value != "postgres://u:xxxxx@h/d" || s.Origin != path) {
+			t.Errorf("shown as %v", s)
+		}
+	}
+	c, err = FindConfig(os.DevNull, []string{credentials, "ATTUNE_DATABASE_URL=postgres://other/d"})
+	if err != nil || c.Database.URL != "postgres://other/d" {
+		t.Errorf("beside the variable: found %q, %v", c.Database.URL, err)
+	}
+	if err := os.WriteFile(path, []byte("mysql://u:hunter2@h/d"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = FindConfig(os.DevNull, []string{credentials})
+	if err == nil || !strings.HasPrefix(err.Error(), path+": cannot use database.url: found a URL of scheme") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("a wrong one: %v", err)
+	}
+}
+
 func TestFindConfigRefuses(t *testing.T) {
 	t.Parallel()
 	missing := filepath.Join(t.TempDir(), "none.toml")

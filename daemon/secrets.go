@@ -21,6 +21,10 @@ import (
 // pipe to a child.
 const maxSecret = 64 << 10
 
+// ownSecrets is how the names of the daemon's own credentials begin, which lie in the same folder under
+// systemd: what encrypts parameters and opens the database is no action's to have.
+const ownSecrets = "attune."
+
 // secretName leaves no way out of the folder, nor to the dot files that Kubernetes keeps in it.
 var secretName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
@@ -42,6 +46,9 @@ func (s secrets) secret(name string) (string, error) {
 func (s secrets) read(name string) (string, error) {
 	if !secretName.MatchString(name) {
 		return "", errors.New("expected a name of letters, digits, dots, dashes and underscores")
+	}
+	if strings.HasPrefix(name, ownSecrets) {
+		return "", fmt.Errorf("names that begin with %q are the daemon's own", ownSecrets)
 	}
 	if s.directory == "" {
 		return "", errors.New("there is no folder of secrets: set secrets.directory")

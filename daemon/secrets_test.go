@@ -23,6 +23,7 @@ func TestSecrets(t *testing.T) {
 	write(filepath.Join(dir, "two_lines"), "a\nb\n\n")
 	write(filepath.Join(dir, "empty"), "")
 	write(filepath.Join(dir, "large"), strings.Repeat("hunter2", maxSecret))
+	write(filepath.Join(dir, "attune.key"), "hunter2")
 	write(filepath.Join(outside, "shadow"), "hunter2")
 	// Kubernetes puts a secret behind two links, both inside the folder.
 	if err := os.Mkdir(filepath.Join(dir, "..2026"), 0o700); err != nil {
@@ -54,6 +55,7 @@ func TestSecrets(t *testing.T) {
 	for name, want := range map[string]string{
 		"tokn":             "cannot read secret tokn: there is no such file in " + dir + "; did you mean token?",
 		"other":            "cannot read secret other: there is no such file in " + dir,
+		"attune.key":       `cannot read secret attune.key: names that begin with "attune." are the daemon's own`,
 		"folder":           "cannot read secret folder: it is no regular file",
 		"fifo":             "cannot read secret fifo: it is no regular file",
 		"large":            "cannot read secret large: it is longer than 64KiB",

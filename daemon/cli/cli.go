@@ -167,10 +167,12 @@ func (c *command) root() *cobra.Command {
 		c.configCommand(),
 		c.migrateCommand(),
 		c.versionCommand(),
+		c.completionCommand(),
+		c.manualCommand(),
 		c.keeperCommand(),
 		c.timerEngineCommand(),
 	)
-	root.CompletionOptions.HiddenDefaultCmd = true
+	c.completions(root)
 	strictGroups(root)
 	return root
 }

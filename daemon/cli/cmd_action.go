@@ -18,7 +18,9 @@ func (c *command) actionCommand() *cobra.Command {
 		Aliases: []string{"actions"},
 		Short:   "Look at actions and run them",
 	}
-	cmd.AddCommand(c.actionList(), c.actionShow(), c.runCommand())
+	run := c.runCommand()
+	run.Example = strings.ReplaceAll(run.Example, "attune run", "attune action run")
+	cmd.AddCommand(c.actionList(), c.actionShow(), run)
 	cmd.AddCommand(c.switchCommands(manifest.KindAction, "No execution of them is started any more: those that wait fail when their turn comes, and those that\n"+
 		"run are left to end (see `attune execution cancel`). Rules go on with what else they do.")...)
 	return cmd
