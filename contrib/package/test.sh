@@ -68,6 +68,7 @@ cp -a "$root" "$work/rpmroot"
 
 # /run may lie on a disk here, which nspawn does not take for its own; a tmpfs in a mount namespace helps.
 # systemd-nspawn(1) boots the tree as it is, its own systemd as process 1.
+# shellcheck disable=SC2016 # the inner shell expands it
 unshare --mount --propagation private bash -c '
     mount -t tmpfs tmpfs /run
     exec systemd-nspawn -q -D "$1" --register=no --keep-unit --boot --console=pipe --private-network' _ "$root" \
@@ -161,6 +162,13 @@ want "a pack" inside sh -c 'mkdir -p /etc/attune/packs/other/actions && cd /etc/
     printf "name: who\nentry_point: who.sh\nrun_as: nobody\n" >actions/who.yaml && printf "id -un\n" >actions/who.sh'
 until_ "its action" inside attune run other.who
 [[ $(inside attune run other.who) == nobody ]] || fail "it ran as $(inside attune run other.who)"
+
+say "tree-limits.conf gives each child a cgroup of its own"
+never "a cgroup without it" inside sh -c 'grep -rl attune.run. /proc/[0-9]*/cgroup | grep .'
+want "the drop-in" inside sh -c 'cp /usr/share/doc/attune/systemd/tree-limits.conf /etc/systemd/system/attune.service.d/ && systemctl daemon-reload && systemctl restart attune'
+want "work with it" inside attune run core.echo message=hello
+want "an action" inside attune run core.sleep seconds=60 --detach
+until_ "its cgroup" inside sh -c 'grep -h attune.run. /proc/[0-9]*/cgroup | grep .'
 
 say "removing keeps state and configuration, purging removes all but the packs"
 want "dpkg -r" inside dpkg -r attune

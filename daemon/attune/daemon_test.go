@@ -223,20 +223,25 @@ func freePort(t *testing.T) int {
 }
 
 // TestUnitFile lets systemd judge the shipped unit: no warning, and an exposure of at most 2.0, or of 3.0
-// with the rights to run children as others.
+// with what a drop-in opens.
 func TestUnitFile(t *testing.T) {
 	t.Parallel()
-	runAs, err := os.ReadFile("../../contrib/systemd/run-as.conf")
-	if err != nil {
-		t.Fatal(err)
+	t.Run("as shipped", func(t *testing.T) {
+		t.Parallel()
+		judgeUnit(t, nil, "20")
+	})
+	dropIns, err := filepath.Glob("../../contrib/systemd/*.conf")
+	if err != nil || len(dropIns) == 0 {
+		t.Fatalf("no drop-ins: %v", err)
 	}
-	for name, test := range map[string]struct {
-		more      []byte
-		threshold string
-	}{"as shipped": {nil, "20"}, "with run-as.conf": {runAs, "30"}} {
-		t.Run(name, func(t *testing.T) {
+	for _, dropIn := range dropIns {
+		t.Run("with "+filepath.Base(dropIn), func(t *testing.T) {
 			t.Parallel()
-			judgeUnit(t, test.more, test.threshold)
+			text, err := os.ReadFile(dropIn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			judgeUnit(t, text, "30")
 		})
 	}
 }

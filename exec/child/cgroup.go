@@ -34,6 +34,9 @@ type cgroups struct {
 // delegatedCgroups finds out whether this process's cgroup v2 was given to it to be divided, and divides
 // it. That root could write everywhere is no permission: the manager that owns the tree would fight back.
 func delegatedCgroups(runID string) (*cgroups, error) {
+	if err := canStartInCgroup(); err != nil {
+		return nil, err
+	}
 	own, err := ownCgroup()
 	if err != nil {
 		return nil, err
@@ -42,6 +45,18 @@ func delegatedCgroups(runID string) (*cgroups, error) {
 		return nil, fmt.Errorf("%s is not delegated to this process", own)
 	}
 	return divide(own, runID)
+}
+
+// canStartInCgroup tells why no child can begin its life in a cgroup: that takes clone3, which seccomp hides
+// where namespaces are restricted, since it cannot look at its flags. Moving a child after its start is no
+// substitute: the kernel takes some ten milliseconds for it, in which the child forks, and all other forks
+// on the machine wait.
+func canStartInCgroup() error {
+	// Without arguments it can only be refused: EINVAL says that it is there.
+	if _, _, errno := unix.Syscall(unix.SYS_CLONE3, 0, 0, 0); errno != unix.EINVAL {
+		return fmt.Errorf("clone3 is not to be had (%v), as with RestrictNamespaces= in a unit", errno)
+	}
+	return nil
 }
 
 // divide moves this process to a leaf and makes a cgroup for the run beside it.

@@ -53,7 +53,7 @@ func (l Limits) or(defaults Limits) Limits {
 
 // weak tells what of the limits does not hold as it reads, and why.
 func (l Limits) weak(cg *cgroups, uid int) map[string]string {
-	const wants = "; that takes a cgroup v2 that is delegated to the daemon (Delegate=yes in its unit)"
+	const wants = "; that takes a cgroup v2 that is delegated to the daemon (Delegate=yes in its unit, and tree-limits.conf)"
 	found := map[string]string{}
 	if l.CPU > 0 && !cg.has("cpu") {
 		found["cpu"] = "it is not enforced" + wants

@@ -332,6 +332,13 @@ func testCgroup(t *testing.T) string {
 	return dir
 }
 
+func TestCanStartInCgroup(t *testing.T) {
+	t.Parallel()
+	if err := canStartInCgroup(); err != nil {
+		t.Errorf("where nothing is restricted: %v", err)
+	}
+}
+
 // TestCgroup has a process that also emptied its environment: only the cgroup still knows it.
 func TestCgroup(t *testing.T) {
 	t.Parallel()
