@@ -57,13 +57,20 @@ package-test: ## Install, upgrade, remove and purge the packages in a fresh Debi
 	@contrib/setup.sh package
 	VERSION='$(VERSION)' COMMIT='$(COMMIT)' DATE='$(DATE)' contrib/package/test.sh
 
-install: build ## Install the binary, the packs and the unit file under PREFIX (default /usr/local)
+install: build ## Install binary, man pages, completion, packs and unit under PREFIX (default /usr/local)
 	install -D -m 0755 bin/attune $(DESTDIR)$(PREFIX)/bin/attune
+	bin/attune manual $(DESTDIR)$(PREFIX)/share/man/man1
+	mkdir -p $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	bin/attune completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/attune
+	bin/attune completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_attune
+	bin/attune completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/attune.fish
+	install -D -m 0644 contrib/systemd/attune.sysusers $(DESTDIR)/etc/sysusers.d/attune.conf
 	install -D -m 0644 contrib/systemd/attune.service $(DESTDIR)/etc/systemd/system/attune.service
 	sed -i 's|/usr/bin/attune|$(PREFIX)/bin/attune|' $(DESTDIR)/etc/systemd/system/attune.service
 	test -e $(DESTDIR)/etc/attune/attune.toml || install -D -m 0644 attune.toml $(DESTDIR)/etc/attune/attune.toml
 	mkdir -p $(DESTDIR)/etc/attune/packs
 	test -e $(DESTDIR)/etc/attune/packs/core || cp -R packs/core $(DESTDIR)/etc/attune/packs/core
+	@echo "The service wants its user: systemd-sysusers && systemctl enable --now attune"
 
 clean: ## Remove what was built
 	rm -rf bin dist

@@ -154,6 +154,10 @@ func giveToGroup(path string, log *slog.Logger) {
 	if err != nil {
 		return
 	}
+	var now unix.Stat_t
+	if unix.Stat(path, &now) == nil && int(now.Gid) == gid {
+		return // under systemd changing owners is forbidden, and this one's group is the daemon's own
+	}
 	if err := os.Chown(path, -1, gid); err != nil {
 		log.Warn("cannot give the socket to its group", "group", socketGroup, "err", err)
 	}
