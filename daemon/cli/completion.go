@@ -47,6 +47,7 @@ var optional = regexp.MustCompile(`[][()]`)
 
 // completeWord offers what the next word of a command may be.
 func (c *command) completeWord(cmd *cobra.Command, usage string, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	usage, _, _ = strings.Cut(usage, " | ") // the first way to say it has all the words
 	words := strings.Fields(optional.ReplaceAllString(usage, ""))
 	position := len(args)
 	word := ""
@@ -73,6 +74,8 @@ func (c *command) completeWord(cmd *cobra.Command, usage string, args []string, 
 		return c.offered(cmd, args, typed, idsOf(noun))
 	case strings.HasPrefix(word, "NAME=VALUE"):
 		return c.completeParameter(cmd, noun, args, typed)
+	case word == "TRIGGER":
+		return c.offered(cmd, args, typed, refsOf("trigger"), refsOf("rule"))
 	case word == "REVISION":
 		return c.offered(cmd, nil, typed, revisionsOf(args[0]))
 	case word == "FROM", word == "TO":
@@ -208,7 +211,7 @@ func (c *command) completeParameter(cmd *cobra.Command, noun string, args []stri
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	defer client.Close()
-	properties, err := propertiesOf(ctx, client, noun, args[0])
+	properties, err := propertiesOf(ctx, client, noun, cmd.Name(), args[0])
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -240,11 +243,14 @@ func (c *command) completeParameter(cmd *cobra.Command, noun string, args []stri
 	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveKeepOrder
 }
 
-func propertiesOf(ctx context.Context, client *api.Client, noun, ref string) ([]manifest.Property, error) {
+func propertiesOf(ctx context.Context, client *api.Client, noun, verb, ref string) ([]manifest.Property, error) {
 	if noun == string(manifest.KindTrigger) {
 		trigger, err := client.Trigger(ctx, ref)
 		if err != nil {
 			return nil, err
+		}
+		if verb == "next" {
+			return trigger.ParametersSchema.Properties(), nil
 		}
 		return trigger.PayloadSchema.Properties(), nil
 	}
