@@ -31,6 +31,7 @@ var ranks = map[string]int{
 	"exec/worker":               60,
 	"exec/rule":                 60,
 	"exec/timer":                60,
+	"exec/filechange":           60,
 	"reconcile":                 50, // what is wanted
 	"reconcile/store/storetest": 45, // a real server for the tests of all that is above
 	"reconcile/store":           40, // what is recorded

@@ -53,6 +53,9 @@ type watcher struct {
 	logger  *slog.Logger
 	metrics *metrics
 	wake    func() // something may be due; never blocks
+	// what is watched, for messages; ignored are names whose changes concern nobody.
+	what    string
+	ignored func(name string) bool
 	// open makes fsnotify's watcher.
 	open func() (*fsnotify.Watcher, error)
 
@@ -87,7 +90,7 @@ type cover struct {
 
 func newWatcher(w *windows, logger *slog.Logger, m *metrics, wake func()) *watcher {
 	return &watcher{
-		logger: logger, metrics: m, wake: wake, open: fsnotify.NewWatcher,
+		logger: logger, metrics: m, wake: wake, open: fsnotify.NewWatcher, what: "the packs folder", ignored: ignored,
 		windows: w, watched: map[string]identity{},
 		folders: map[string][]string{}, roots: map[string][]string{}, names: map[string][]string{},
 		covers: map[string]*cover{},
@@ -145,7 +148,7 @@ func (w *watcher) poll(cause error) {
 	default:
 		hint = "send SIGHUP to try again"
 	}
-	reason := fmt.Sprintf("cannot watch the packs folder: %v; %s", cause, hint)
+	reason := fmt.Sprintf("cannot watch %s: %v; %s", w.what, cause, hint)
 	if reason != w.reason {
 		w.logger.Warn("packs folder is polled", "err", reason)
 	}
@@ -435,7 +438,7 @@ func (w *watcher) concerned(path string) []string {
 	if w.roots[path] != nil {
 		keys = append(keys, everything)
 	}
-	if !ignored(name) {
+	if !w.ignored(name) {
 		keys = append(keys, w.folders[dir]...)
 		for _, root := range w.roots[dir] {
 			keys = append(keys, filepath.Join(root, name))

@@ -170,7 +170,7 @@ func (c *command) root() *cobra.Command {
 		c.completionCommand(),
 		c.manualCommand(),
 		c.keeperCommand(),
-		c.timerEngineCommand(),
+		c.timerEngineCommand(), c.filechangeEngineCommand(),
 	)
 	c.completions(root)
 	strictGroups(root)

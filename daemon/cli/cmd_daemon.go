@@ -13,6 +13,7 @@ import (
 
 	"github.com/attune-io/attune/daemon"
 	"github.com/attune-io/attune/exec/child"
+	"github.com/attune-io/attune/exec/filechange"
 	"github.com/attune-io/attune/exec/timer"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -157,6 +158,20 @@ func (c *command) timerEngineCommand() *cobra.Command {
 			ctx, release := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer release()
 			return codeError(timer.Main(ctx, c.sys.Stdin, c.sys.Stdout, c.sys.Stderr, c.sys.Getenv))
+		},
+	}
+}
+
+// filechangeEngineCommand is what core's sensor of files is made of.
+func (c *command) filechangeEngineCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "filechange-engine",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, release := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer release()
+			return codeError(filechange.Main(ctx, c.sys.Stdin, c.sys.Stdout, c.sys.Stderr, c.sys.Getenv))
 		},
 	}
 }
