@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -55,7 +57,9 @@ type elector struct {
 	mu      sync.Mutex
 	tokens  map[string]string // by lease
 	leaving map[string]bool   // held until their process has ended
-	renewed time.Duration
+	// renewed is when the leases of sensors were, renewedLead when the leader's was: that one is a statement
+	// of its own, because it waits while the packs that are applied are committed, and sensors must not.
+	renewed, renewedLead time.Duration
 }
 
 func newElector(node string, l leases, log *slog.Logger, registry prometheus.Registerer) *elector {
@@ -86,7 +90,7 @@ func (e *elector) Leads() (token string, leads bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	token = e.tokens[store.LeaseLeader]
-	return token, token != "" && e.isFresh()
+	return token, token != "" && e.isFresh(store.LeaseLeader)
 }
 
 // Holds tells whether this node may run a sensor.
@@ -94,15 +98,23 @@ func (e *elector) Holds(ref string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	name := store.LeaseSensor + ref
-	return e.tokens[name] != "" && !e.leaving[name] && e.isFresh()
+	return e.tokens[name] != "" && !e.leaving[name] && e.isFresh(name)
 }
 
-func (e *elector) isFresh() bool { return e.boottime()-e.renewed < electFence }
+// isFresh tells whether a lease that is held can be trusted.
+func (e *elector) isFresh(name string) bool {
+	renewed := e.renewed
+	if name == store.LeaseLeader {
+		renewed = e.renewedLead
+	}
+	return e.boottime()-renewed < electFence
+}
 
 // run holds elections until ctx ends, and then gives everything back: what was done under the leases has
 // ended by then.
 func (e *elector) run(ctx context.Context, notices <-chan string) error {
-	failing, fenced := false, false
+	failing := false
+	var fenced fence
 	for {
 		wait, err := e.elect(ctx)
 		if ctx.Err() != nil {
@@ -116,14 +128,7 @@ func (e *elector) run(ctx context.Context, notices <-chan string) error {
 				e.log.Info("what this node leads and runs is renewed again")
 			}
 		}
-		if stale := e.isStale(); stale != fenced {
-			fenced = stale
-			if stale {
-				e.log.Error("what this node leads and runs could not be renewed, it is given up")
-				e.leading.Set(0)
-			}
-			e.changed()
-		}
+		fenced = e.fence(fenced)
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -139,11 +144,34 @@ func (e *elector) run(ctx context.Context, notices <-chan string) error {
 	return e.resign(context.WithoutCancel(ctx))
 }
 
-// isStale tells whether something is held that could not be renewed in time.
-func (e *elector) isStale() bool {
+// fence says what is held and could not be renewed in time.
+type fence struct{ lead, sensors bool }
+
+// fence gives up what could not be renewed in time, and says so once. before is what it gave last.
+func (e *elector) fence(before fence) fence {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.tokens) > 0 && !e.isFresh()
+	var now fence
+	for name := range e.tokens {
+		switch {
+		case e.isFresh(name):
+		case name == store.LeaseLeader:
+			now.lead = true
+		default:
+			now.sensors = true
+		}
+	}
+	e.mu.Unlock()
+	if now.lead && !before.lead {
+		e.log.Error("the lead of this node could not be renewed, it is given up")
+		e.leading.Set(0)
+	}
+	if now.sensors && !before.sensors {
+		e.log.Error("the sensors of this node could not be renewed, they are given up")
+	}
+	if now != before {
+		e.changed()
+	}
+	return now
 }
 
 // elect renews, takes and gives back, once. It gives the time until the next.
@@ -157,15 +185,9 @@ func (e *elector) elect(ctx context.Context) (wait time.Duration, err error) {
 		e.leave(leave)
 		e.changed()
 	}
-	if err := e.leases.ReleaseLeases(ctx, e.node, release); err != nil {
+	if err := errors.Join(e.holdSensors(ctx, hold, release), e.holdLead(ctx, hold, release)); err != nil {
 		return electRetry, err
 	}
-	sent := e.boottime()
-	tokens, err := e.leases.HoldLeases(ctx, e.node, hold)
-	if err != nil {
-		return electRetry, err
-	}
-	e.won(sent, tokens)
 	switch {
 	case len(leave) > 0:
 		return electRetry, nil // until they have ended
@@ -231,31 +253,78 @@ func (e *elector) leave(names []string) {
 	}
 }
 
-// won takes over what an election brought.
-func (e *elector) won(sent time.Duration, tokens map[string]string) {
-	e.mu.Lock()
-	stale := len(e.tokens) > 0 && !e.isFresh()
-	before := e.tokens
-	e.tokens, e.renewed = tokens, sent
-	changed := stale || len(before) != len(tokens)
-	for name, token := range tokens {
-		changed = changed || before[name] != token
+// holdSensors renews, takes and gives back the leases of sensors.
+func (e *elector) holdSensors(ctx context.Context, hold, release []string) error {
+	isLead := func(name string) bool { return name == store.LeaseLeader }
+	hold, release = slices.DeleteFunc(slices.Clone(hold), isLead), slices.DeleteFunc(slices.Clone(release), isLead)
+	if err := e.leases.ReleaseLeases(ctx, e.node, release); err != nil {
+		return err
 	}
+	sent := e.boottime()
+	tokens, err := e.leases.HoldLeases(ctx, e.node, hold)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	before := map[string]string{}
+	stale := false
+	for name, token := range e.tokens {
+		if !isLead(name) {
+			before[name] = token
+			stale = stale || !e.isFresh(name)
+			delete(e.tokens, name)
+		}
+	}
+	maps.Copy(e.tokens, tokens)
+	e.renewed = sent
 	for name := range e.leaving {
 		if tokens[name] == "" || before[name] == "" {
 			delete(e.leaving, name)
 		}
 	}
-	led, leads := before[store.LeaseLeader] != "" && !stale, tokens[store.LeaseLeader] != ""
 	e.mu.Unlock()
+	if stale || !maps.Equal(before, tokens) {
+		e.changed()
+	}
+	return nil
+}
+
+// holdLead renews, takes or gives back the lead. The statement waits where an apply is being committed,
+// so it has only this one lease.
+func (e *elector) holdLead(ctx context.Context, hold, release []string) error {
+	sent, token := e.boottime(), ""
+	switch {
+	case slices.Contains(release, store.LeaseLeader):
+		if err := e.leases.ReleaseLeases(ctx, e.node, []string{store.LeaseLeader}); err != nil {
+			return err
+		}
+	case slices.Contains(hold, store.LeaseLeader):
+		tokens, err := e.leases.HoldLeases(ctx, e.node, []string{store.LeaseLeader})
+		if err != nil {
+			return err
+		}
+		token = tokens[store.LeaseLeader]
+	}
+	e.mu.Lock()
+	before := e.tokens[store.LeaseLeader]
+	led := before != "" && e.isFresh(store.LeaseLeader)
+	e.renewedLead = sent
+	if token == "" {
+		delete(e.tokens, store.LeaseLeader)
+	} else {
+		e.tokens[store.LeaseLeader] = token
+	}
+	e.mu.Unlock()
+	leads := token != ""
+	e.leading.Set(map[bool]float64{true: 1}[leads])
 	if led != leads {
 		e.log.Info("leader changed", "leads", leads)
 		e.ledChanged()
 	}
-	e.leading.Set(map[bool]float64{true: 1}[leads])
-	if changed {
+	if led != leads || before != token {
 		e.changed()
 	}
+	return nil
 }
 
 // resign gives back what is held.

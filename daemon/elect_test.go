@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
@@ -128,7 +130,7 @@ func TestElection(t *testing.T) {
 	// Without a word: its leases lapse, and it is no longer counted.
 	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second' WHERE node = 'b'")
 	storetest.Exec(t, c.url, "UPDATE attune.node SET seen_at = now() - INTERVAL '1 minute' WHERE id = 'b'")
-	b.boottime = func() time.Duration { return b.renewed + electFence }
+	b.boottime = func() time.Duration { return max(b.renewed, b.renewedLead) + electFence }
 	c.elect(d)
 	if counts, leader = c.held(b, d); counts[1] != 5 || leader != "d" {
 		t.Errorf("after b has died, %v, and %s leads", counts, leader)
@@ -153,6 +155,53 @@ func TestFencedLeader(t *testing.T) {
 	token, _ = b.Leads()
 	if _, err := c.store.ApplyAs(t.Context(), token, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// stuckLead are leases whose leader's row is locked by a commit that does not end.
+type stuckLead struct{ leases }
+
+func (l stuckLead) HoldLeases(ctx context.Context, node string, names []string) (map[string]string, error) {
+	if slices.Contains(names, store.LeaseLeader) {
+		return nil, context.DeadlineExceeded
+	}
+	return l.leases.HoldLeases(ctx, node, names)
+}
+
+// A lead that cannot be renewed costs the lead; the sensors of the node run on.
+func TestSensorsOutliveTheLead(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 2)
+	a := c.join("a")
+	c.elect(a)
+	now := a.boottime()
+	a.boottime = func() time.Duration { return now }
+	free := a.leases
+	a.leases = stuckLead{free}
+	for range 4 {
+		now += electPeriod
+		if _, err := a.elect(t.Context()); err == nil {
+			t.Error("that the lead is not renewed is no error")
+		}
+		a.fence(fence{})
+	}
+	if _, leads := a.Leads(); leads {
+		t.Error("the lead is trusted for ever")
+	}
+	for _, ref := range c.refs {
+		if !a.Holds(ref) {
+			t.Errorf("sensor %s is given up with the lead", ref)
+		}
+	}
+	if have := testutil.ToFloat64(a.leading); have != 0 {
+		t.Errorf("attune_leader is %v", have)
+	}
+	told := 0
+	a.ledChanged = func() { told++ }
+	a.leases = free
+	c.elect(a)
+	if _, leads := a.Leads(); !leads || told != 1 {
+		t.Errorf("leads again: %v, told %d times", leads, told)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -62,6 +63,30 @@ type PackChange struct {
 	Errors manifest.Errors
 	// Pin pins the pack to what is its newest revision then, or ends that; nil: as it was.
 	Pin *Pin
+	// Base is the row's Generation that the change was made from, NoBase where there was no row: if it is
+	// another now, nothing of the transaction is done. 0: whatever it is.
+	Base int64
+	// Audit is who wanted it, recorded with it; nil: nobody in particular.
+	Audit *NewAudit
+	// Errand is another node's that this does; 0: none. ErrErrandGone, and nothing is done, where that was
+	// done before or was taken back.
+	Errand int64
+}
+
+// NoBase is the Base of a change to a pack that the database did not have.
+const NoBase = -1
+
+// MovedError names packs that somebody else changed after the changes to them were made up.
+type MovedError struct{ Packs []string }
+
+// Error names them.
+func (e *MovedError) Error() string {
+	const most = 10
+	names := strings.Join(e.Packs[:min(most, len(e.Packs))], ", ")
+	if more := len(e.Packs) - most; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	return "they were changed by somebody else meanwhile: " + names
 }
 
 // Pin says who pins a pack and why, or unpins it.
@@ -90,19 +115,25 @@ func (s *Store) Apply(ctx context.Context, changes []PackChange) (generation int
 	return s.ApplyAs(ctx, "", changes)
 }
 
-// ApplyAs is Apply by the holder of the leader's lease: ErrNotHeld where the token of it counts no more.
+// ApplyAs is Apply by the holder of the leader's lease: ErrNotHeld where the token of it counts no more
+// when all has been done.
 func (s *Store) ApplyAs(ctx context.Context, token string, changes []PackChange) (generation int64, err error) {
 	rows, err := encodeChanges(changes)
 	if err != nil {
 		return 0, fmt.Errorf("cannot apply packs: %w", err)
 	}
 	err = s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
-		if err := s.checkLease(ctx, tx, LeaseLeader, token); err != nil {
+		a := &apply{s: s, tx: tx, changed: map[int64]bool{}}
+		if generation, err = a.run(ctx, rows); err != nil {
 			return err
 		}
-		a := &apply{s: s, tx: tx, changed: map[int64]bool{}}
-		generation, err = a.run(ctx, rows)
-		return err
+		if err := s.audit(ctx, tx, changes); err != nil {
+			return err
+		}
+		if err := s.doErrands(ctx, tx, changes); err != nil {
+			return err
+		}
+		return s.checkLease(ctx, tx, LeaseLeader, token)
 	})
 	return generation, s.failed("apply packs", err)
 }
@@ -121,6 +152,7 @@ func (a *apply) run(ctx context.Context, rows *changeRows) (int64, error) {
 		return 0, err
 	}
 	for _, step := range []func(context.Context, *changeRows) error{
+		a.checkBases,
 		a.putPacks,
 		a.storeFiles,
 		a.addRevisions,
@@ -183,6 +215,21 @@ func (a *apply) touch(ctx context.Context, name string, args pgx.StrictNamedArgs
 		a.changed[id] = true
 	}
 	return nil
+}
+
+// checkBases refuses what was made from rows that are others now. All who change packs take turns, so
+// they stay what they are until the end.
+func (a *apply) checkBases(ctx context.Context, rows *changeRows) error {
+	if len(rows.bases.refs) == 0 {
+		return nil
+	}
+	moved, err := collect(ctx, a.s, a.tx, "MovedPacks", pgx.StrictNamedArgs{
+		"refs": rows.bases.refs, "bases": rows.bases.generations,
+	}, pgx.RowTo[string])
+	if err == nil && len(moved) > 0 {
+		err = &MovedError{moved}
+	}
+	return err
 }
 
 func (a *apply) putPacks(ctx context.Context, rows *changeRows) error {

@@ -40,6 +40,30 @@ func (s *Store) Audit(ctx context.Context, actor, action, object string, detail 
 	return s.failed("record "+action+" in the audit", err)
 }
 
+// NewAudit is a row of audit to be written in the transaction of what it tells of.
+type NewAudit struct {
+	Actor, Action, Object string
+	// Detail is a JSON object; nil: none. It must not hold secrets.
+	Detail json.RawMessage
+}
+
+// audit records who wanted changes, with them.
+func (s *Store) audit(ctx context.Context, tx pgx.Tx, changes []PackChange) error {
+	for _, c := range changes {
+		if c.Audit == nil {
+			continue
+		}
+		_, err := collect(ctx, s, tx, "Audit", pgx.StrictNamedArgs{
+			"actor": cleanText(c.Audit.Actor), "action": cleanText(c.Audit.Action), "object": cleanText(c.Audit.Object),
+			"detail": storable(c.Audit.Detail),
+		}, pgx.RowTo[any])
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ListAudit gives what was recorded, newest first.
 func (s *Store) ListAudit(ctx context.Context, f AuditFilter) ([]AuditEntry, error) {
 	const most = 100

@@ -42,6 +42,8 @@ type PackRow struct {
 	Revision   int
 	TreeDigest string
 	Errors     manifest.Errors // of the newest scan, warnings included
+	// Generation is the one that last changed the pack, or anything in it.
+	Generation int64
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
 }
@@ -250,7 +252,7 @@ func scanPack(row pgx.CollectableRow) (*PackRow, error) {
 	err := row.Scan(
 		&p.ID, &p.Ref, &p.Directory, &p.Enabled, &p.Present, &p.ManifestEnabled, &p.DisabledBy, &p.DisabledAt,
 		&p.DisabledReason, &p.PinnedBy, &p.PinnedAt, &p.PinnedReason,
-		&spec, &p.Digest, &p.RevisionID, &p.Revision, &p.TreeDigest, &findings, &p.CreatedAt, &p.UpdatedAt,
+		&spec, &p.Digest, &p.RevisionID, &p.Revision, &p.TreeDigest, &findings, &p.Generation, &p.CreatedAt, &p.UpdatedAt,
 	)
 	if err != nil {
 		return nil, err

@@ -17,6 +17,10 @@ type changeRows struct {
 	revisions struct {
 		refs, digests, versions, causes, changes, trees []string
 	}
+	bases struct {
+		refs        []string
+		generations []int64
+	}
 	pins struct {
 		refs, by, reasons []string
 		pinned            []bool
@@ -94,6 +98,10 @@ func (rows *changeRows) addPack(change *PackChange) error {
 	p.errors = append(p.errors, told)
 	p.manifests = append(p.manifests, normal)
 	p.digests = append(p.digests, digest)
+	if change.Base != 0 {
+		rows.bases.refs = append(rows.bases.refs, change.Ref)
+		rows.bases.generations = append(rows.bases.generations, change.Base)
+	}
 	if change.Vanished {
 		rows.vanished = append(rows.vanished, change.Ref)
 	}

@@ -89,7 +89,11 @@ func (s *Store) ReleaseLeases(ctx context.Context, node string, names []string) 
 	})
 }
 
-// checkLease makes a transaction count only while the lease is held; without a token it is nobody's.
+// checkLease makes a transaction count only if the lease is held; without a token it is nobody's. It has
+// to be the last statement before the commit. From it on the row is locked: a renewal waits no longer
+// than a commit takes, whatever the transaction did before, and who takes the lease gets its token only
+// when the transaction has ended, so that all that was done under the old one is there to be seen. Where
+// the lease was taken before this statement, the token is another and nothing is committed.
 func (s *Store) checkLease(ctx context.Context, tx pgx.Tx, name, token string) error {
 	if token == "" {
 		return nil

@@ -20,6 +20,7 @@ const (
 	ChannelCancel   = "attune_cancel"   // somebody asked to cancel; payload: execution id
 	ChannelLease    = "attune_lease"    // leases were released
 	ChannelNotice   = "attune_notice"   // something happened to Attune itself, and a rule listens
+	ChannelErrand   = "attune_errand"   // a node asks the leader for something; payload: errand id
 )
 
 const (
@@ -36,7 +37,7 @@ const (
 )
 
 func channels() []string {
-	return []string{ChannelQueue, ChannelCatalog, ChannelFinished, ChannelCancel, ChannelNotice, ChannelLease}
+	return []string{ChannelQueue, ChannelCatalog, ChannelFinished, ChannelCancel, ChannelNotice, ChannelLease, ChannelErrand}
 }
 
 // Listener holds one connection that LISTENs on all channels.

@@ -13,6 +13,15 @@ SELECT number
 FROM attune.generation
 FOR UPDATE;
 
+-- name: MovedPacks
+-- The packs whose rows are no longer those that changes were made from; -1: there was none.
+SELECT input.ref
+FROM unnest(@refs::text[], @bases::bigint[]) AS input (ref, base)
+LEFT JOIN attune.pack
+    ON pack.ref = input.ref
+WHERE COALESCE(pack.generation, -1) <> input.base
+ORDER BY input.ref;
+
 -- name: PutPacks
 -- Gives those that changed.
 WITH
@@ -322,6 +331,7 @@ SELECT
     COALESCE(revision.number, 0) AS revision,
     COALESCE(revision.digest, '') AS tree_digest,
     pack.errors,
+    pack.generation,
     pack.created_at,
     pack.updated_at
 FROM attune.pack

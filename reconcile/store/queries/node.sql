@@ -148,10 +148,74 @@ DELETE FROM attune.lease
 WHERE node = @node::text;
 
 -- name: CheckLease
--- Whether a holding still counts; it does until the end of the transaction.
+-- Whether a holding counts at this moment, not when the transaction began; whoever renews or takes it
+-- waits from here to the end of the transaction.
 SELECT name
 FROM attune.lease
 WHERE name = @name::text
     AND token = @token::uuid
-    AND lease_until > now()
+    AND lease_until > clock_timestamp()
 FOR SHARE;
+
+-- name: LeaseHolder
+SELECT node
+FROM attune.lease
+WHERE name = @name::text
+    AND lease_until > now();
+
+-- name: AddErrand
+-- Those of nodes that died before they read the answer go on the way.
+WITH
+old AS (
+    DELETE FROM attune.errand
+    WHERE expires_at < now() - INTERVAL '1 day'
+),
+added AS (
+    INSERT INTO attune.errand (node, verb, pack_ref, revision, actor, reason, expires_at)
+    VALUES (
+        @node::text, @verb::text, @pack::text, @revision::integer, @actor::text, @reason::text,
+        now() + make_interval(secs => @seconds::double precision)
+    )
+    RETURNING id
+),
+told AS (
+    SELECT pg_notify('attune_errand', id::text)
+    FROM added
+)
+SELECT added.id
+FROM added
+CROSS JOIN told;
+
+-- name: OpenErrands
+SELECT id, node, verb, pack_ref, revision, actor, reason
+FROM attune.errand
+WHERE done_at IS NULL
+    AND answer IS NULL
+    AND expires_at > now()
+ORDER BY id;
+
+-- name: DoErrand
+-- In the transaction of what was asked for: once, and not when who asked has taken it back.
+UPDATE attune.errand
+SET done_at = clock_timestamp()
+WHERE id = @id::bigint
+    AND done_at IS NULL
+    AND expires_at > clock_timestamp()
+RETURNING id;
+
+-- name: AnswerErrand
+UPDATE attune.errand
+SET answer = @answer::text::jsonb
+WHERE id = @id::bigint;
+
+-- name: ErrandAnswer
+SELECT done_at IS NOT NULL, COALESCE(answer::text, '')
+FROM attune.errand
+WHERE id = @id::bigint;
+
+-- name: WithdrawErrand
+-- One that was done stays until its answer is read.
+DELETE FROM attune.errand
+WHERE id = @id::bigint
+    AND (done_at IS NULL OR answer IS NOT NULL)
+RETURNING done_at IS NULL AND answer IS NULL;
