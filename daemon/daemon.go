@@ -202,7 +202,7 @@ func (d *Daemon) build(ctx context.Context) error {
 		Environment: environmentOf(d.opts.Binary, d.interpreters), Memory: filepath.Join(d.state, memoryFile),
 		Logger: d.opts.Logger, Registerer: d.registry,
 		Quiet: c.Reconcile.Debounce, MaxWait: c.Reconcile.MaxWait, Resync: c.Reconcile.Resync,
-		PlanOnly: c.Reconcile.Mode == "plan", Leads: d.elector.Leads,
+		PlanOnly: c.Reconcile.Mode == "plan", Node: d.node, Leads: d.elector.Leads,
 		Applied: func(int64, []string) { d.catalogs.signal() },
 	}); err != nil {
 		return err

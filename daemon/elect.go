@@ -181,8 +181,7 @@ func (e *elector) elect(ctx context.Context) (wait time.Duration, err error) {
 		return electRetry, err
 	}
 	hold, leave, release := e.decide(view)
-	if len(leave) > 0 {
-		e.leave(leave)
+	if e.leave(slices.Concat(leave, release)) {
 		e.changed()
 	}
 	if err := errors.Join(e.holdSensors(ctx, hold, release), e.holdLead(ctx, hold, release)); err != nil {
@@ -244,13 +243,19 @@ func (e *elector) decide(view *store.Leases) (hold, leave, release []string) {
 	return hold, leave, release
 }
 
-// leave marks what is to be stopped here.
-func (e *elector) leave(names []string) {
+// leave marks what is to be stopped here, or has stopped and is about to be given back, and nothing else:
+// what is wanted again before it was given back goes on under the lease that it has. It tells whether that
+// is news.
+func (e *elector) leave(names []string) (changed bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	leaving := map[string]bool{}
 	for _, name := range names {
-		e.leaving[name] = true
+		leaving[name] = true
 	}
+	changed = !maps.Equal(leaving, e.leaving)
+	e.leaving = leaving
+	return changed
 }
 
 // holdSensors renews, takes and gives back the leases of sensors.
@@ -277,11 +282,6 @@ func (e *elector) holdSensors(ctx context.Context, hold, release []string) error
 	}
 	maps.Copy(e.tokens, tokens)
 	e.renewed = sent
-	for name := range e.leaving {
-		if tokens[name] == "" || before[name] == "" {
-			delete(e.leaving, name)
-		}
-	}
 	e.mu.Unlock()
 	if stale || !maps.Equal(before, tokens) {
 		e.changed()

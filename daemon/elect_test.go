@@ -158,6 +158,28 @@ func TestFencedLeader(t *testing.T) {
 	}
 }
 
+// A sensor that is disabled and enabled again before its lease was given back runs on where it did.
+func TestSensorWantedAgain(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 1)
+	a := c.join("a")
+	c.elect(a)
+	all := c.refs
+	for _, step := range []struct {
+		wanted []string
+		holds  bool
+	}{{nil, false}, {all, true}, {all, true}} {
+		c.refs = step.wanted
+		a.ended[all[0]] = false // its process takes its time
+		if _, err := a.elect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if a.Holds(all[0]) != step.holds {
+			t.Errorf("wanted %v, held %v", step.wanted, !step.holds)
+		}
+	}
+}
+
 // stuckLead are leases whose leader's row is locked by a commit that does not end.
 type stuckLead struct{ leases }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/oklog/run"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -50,7 +51,7 @@ type stage struct {
 func (d *Daemon) stages() []stage {
 	return []stage{
 		{
-			"reconciler", d.reconciler.Run,
+			"reconciler", d.reconcile,
 			"because a change that it applied now would start what is about to be stopped",
 		},
 		{
@@ -122,10 +123,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	group.Add(func() error { return d.runStages(ctx) }, func(error) { cancel() })
 	reload := &reloads{
 		notify: d.notify, log: d.log, asked: make(chan struct{}, 1), patient: readyPatience,
-		scan: func(ctx context.Context) error {
-			_, err := d.reconciler.Reload(ctx, "signal")
-			return err
-		},
+		scan: d.rescan,
 	}
 	group.Add(func() error { return d.watchSignals(actors, reload, cancel) }, func(error) { endActors() })
 	group.Add(func() error { return d.announce(actors) }, func(error) { endActors() })
@@ -135,6 +133,21 @@ func (d *Daemon) Run(ctx context.Context) error {
 	reloading.Go(func() { reload.run(ctx) })
 	defer reloading.Wait()
 	return group.Run()
+}
+
+// rescan does what a signal asks for. A node that follows applies nothing, but tries again to watch its
+// packs folders, and says how they differ from what is in force.
+func (d *Daemon) rescan(ctx context.Context) error {
+	_, err := d.reconciler.Reload(ctx, "signal")
+	follows, ok := errors.AsType[*reconcile.FollowsError](err)
+	if !ok {
+		return err
+	}
+	if _, err := d.reconciler.Plan(ctx); err != nil {
+		return err
+	}
+	d.log.Info("packs compared with what is in force, and not applied: this node follows", "leader", follows.Leader)
+	return nil
 }
 
 // ending is a stage that has ended.
@@ -345,6 +358,25 @@ func (d *Daemon) progress(ctx context.Context) error {
 	}
 }
 
+// reconcile is the stage: the loop, with what other nodes ask for.
+func (d *Daemon) reconcile(ctx context.Context) error {
+	errands, unsubscribe := d.listener.Subscribe(store.ChannelErrand)
+	defer unsubscribe()
+	listening, ended := context.WithCancel(ctx)
+	defer ended()
+	go func() {
+		for {
+			select {
+			case <-listening.Done():
+				return
+			case <-errands:
+				d.reconciler.Asked()
+			}
+		}
+	}()
+	return d.reconciler.Run(ctx)
+}
+
 // keepCatalog keeps the snapshot fresh and tells the sensors when there is a newer one.
 func (d *Daemon) keepCatalog(ctx context.Context) error {
 	notices, unsubscribe := d.listener.Subscribe(store.ChannelCatalog)
@@ -352,6 +384,7 @@ func (d *Daemon) keepCatalog(ctx context.Context) error {
 	return d.catalogs.run(ctx, notices, func() {
 		d.sensors.Changed()
 		d.elector.poke()
+		d.reconciler.Noticed(d.catalogs.generation())
 		select {
 		case d.environmentsDirty <- struct{}{}:
 		default:

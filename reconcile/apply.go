@@ -59,19 +59,30 @@ func (r *Reconciler) apply(ctx context.Context, j *job, plan *Plan) (applied map
 	applied = map[string]bool{}
 	var generation int64
 	for batch := range slices.Chunk(ready, batchPacks) {
-		number, err := r.commit(ctx, batch, applied)
+		number, failed := r.commit(ctx, batch, applied)
 		generation = max(generation, number)
-		if err != nil {
-			errs = append(errs, err)
-			if store.IsTransient(err) || ctx.Err() != nil {
-				break
-			}
+		errs = append(errs, failed...)
+		if ctx.Err() != nil || slices.ContainsFunc(failed, endsAll) {
+			break
 		}
 	}
 	if len(applied) > 0 {
 		r.announce(ctx, plan, applied, generation)
 	}
-	return applied, errors.Join(errs...)
+	return applied, joinFew(errs)
+}
+
+// endsAll says that what could not be applied tells of all that is to be: the database is away, or another
+// node leads.
+func endsAll(err error) bool { return store.IsTransient(err) || errors.Is(err, store.ErrNotHeld) }
+
+// joinFew joins errors, and counts those beyond what anybody reads.
+func joinFew(errs []error) error {
+	const most = 10
+	if more := len(errs) - most; more > 0 {
+		errs = append(slices.Clone(errs[:most]), fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(errs...)
 }
 
 // prepare makes the files that children of the new revision will run from.
@@ -111,8 +122,8 @@ func readKept(at string) ([]byte, error) {
 }
 
 // commit applies packs in one transaction. If the database refuses what is in it, each is tried alone,
-// so that one pack costs one pack.
-func (r *Reconciler) commit(ctx context.Context, batch []*PackPlan, applied map[string]bool) (int64, error) {
+// so that one pack costs one pack; those that somebody else changed meanwhile are left out.
+func (r *Reconciler) commit(ctx context.Context, batch []*PackPlan, applied map[string]bool) (int64, []error) {
 	changes := make([]store.PackChange, len(batch))
 	for i, p := range batch {
 		changes[i] = p.change
@@ -124,18 +135,29 @@ func (r *Reconciler) commit(ctx context.Context, batch []*PackPlan, applied map[
 		}
 		return generation, nil
 	}
-	if len(batch) == 1 || store.IsTransient(err) || ctx.Err() != nil {
-		return 0, err
+	if len(batch) == 1 || endsAll(err) || ctx.Err() != nil {
+		return 0, []error{err}
+	}
+	if moved, ok := errors.AsType[*store.MovedError](err); ok {
+		rest := slices.DeleteFunc(slices.Clone(batch), func(p *PackPlan) bool { return slices.Contains(moved.Packs, p.Ref) })
+		if len(rest) == 0 {
+			return 0, []error{err}
+		}
+		generation, errs := r.commit(ctx, rest, applied)
+		return generation, append(errs, err)
 	}
 	var errs []error
 	for _, p := range batch {
-		number, err := r.commit(ctx, []*PackPlan{p}, applied)
+		number, failed := r.commit(ctx, []*PackPlan{p}, applied)
 		generation = max(generation, number)
-		if err != nil {
+		for _, err := range failed {
 			errs = append(errs, fmt.Errorf("pack %s: %w", p.Ref, err))
 		}
+		if ctx.Err() != nil || slices.ContainsFunc(failed, endsAll) {
+			break
+		}
 	}
-	return generation, errors.Join(errs...)
+	return generation, errs
 }
 
 // announce tells everybody what is in force now: the log, Prometheus, and who listens.

@@ -144,7 +144,7 @@ func (d *differ) pack(ref string, state *PackState, row *store.PackRow) *PackPla
 func (d *differ) vanished(row *store.PackRow) *PackPlan {
 	p := &PackPlan{
 		Ref: row.Ref, Steps: []Step{}, writes: true,
-		change: store.PackChange{Ref: row.Ref, Directory: row.Directory, Vanished: true},
+		change: store.PackChange{Ref: row.Ref, Directory: row.Directory, Vanished: true, Base: baseOf(row)},
 	}
 	if row.Manifest != nil {
 		p.Version = row.Manifest.Version
@@ -169,7 +169,7 @@ func (d *differ) present(ref string, state *PackState, row *store.PackRow) *Pack
 		differ: d, state: state, row: row,
 		plan: PackPlan{
 			Ref: ref, Digest: state.Digest, Steps: []Step{}, Errors: state.Bundle.Errors,
-			change: store.PackChange{Ref: ref, Directory: state.Directory, Errors: state.Bundle.Errors},
+			change: store.PackChange{Ref: ref, Directory: state.Directory, Errors: state.Bundle.Errors, Base: baseOf(row)},
 		},
 	}
 	p.plan.writes = row == nil || !sameErrors(row.Errors, state.Bundle.Errors)
@@ -187,6 +187,14 @@ func (d *differ) present(ref string, state *PackState, row *store.PackRow) *Pack
 		return nil
 	}
 	return &p.plan
+}
+
+// baseOf names the state of a pack's row that changes to it are made from; nil: there is none.
+func baseOf(row *store.PackRow) int64 {
+	if row == nil {
+		return store.NoBase
+	}
+	return row.Generation
 }
 
 // packDiff is one pack being compared.

@@ -55,6 +55,7 @@ func (r *Reconciler) hold(ctx context.Context, j *job) error {
 		if _, ok := r.checkouts[w.force]; ok {
 			r.logger.Info("stale checkout applied by order", "pack", w.force, "by", w.by)
 			r.release(w.force, "")
+			r.forced[w.force] = w.by
 		}
 	}
 	digests := map[string]string{}

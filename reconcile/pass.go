@@ -41,6 +41,7 @@ func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, 
 		outcome = outcomePlanned
 	case writes:
 		outcome = outcomeApplied
+		r.sign(plan)
 		applied, err = r.apply(ctx, j, plan)
 	}
 	r.settle(plan, states, applied)
@@ -48,8 +49,11 @@ func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, 
 		return nil, "", err
 	}
 	r.drift(j, now)
-	if j.silent {
+	switch {
+	case j.silent:
 		return nil, outcome, nil
+	case j.about != "":
+		return r.reportAbout(j.about, plan), outcome, nil
 	}
 	return r.report(plan), outcome, nil
 }
@@ -323,6 +327,9 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 		if one != nil && one.writes && r.planOnly {
 			r.noteDrift(ref, one)
 		}
+		if applied[ref] || !r.planOnly && (one == nil || !one.writes) {
+			delete(r.forced, ref)
+		}
 		if one != nil && one.writes && !applied[ref] && !r.planOnly {
 			p.stale = true // only planned, or the database did not take it
 			continue
@@ -341,6 +348,9 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 	}
 	for ref, one := range plans {
 		if states[ref] == nil { // it has vanished
+			if applied[ref] {
+				delete(r.forced, ref)
+			}
 			r.noteDrift(ref, nil)
 			if r.planOnly && one.writes {
 				r.noteDrift(ref, one)
@@ -428,4 +438,27 @@ func (r *Reconciler) report(plan *Plan) *Report {
 	}
 	slices.SortFunc(whole.Packs, func(a, b PackPlan) int { return cmp.Compare(a.Ref, b.Ref) })
 	return &Report{Generation: r.catalog.Generation, Plan: whole, Errors: errs, Held: r.heldRefs()}
+}
+
+// reportAbout tells what a command about one pack did: to the pack, and to those that it changed because of
+// that. What was wrong with others before is not its doing.
+func (r *Reconciler) reportAbout(ref string, plan *Plan) *Report {
+	report := &Report{Generation: r.catalog.Generation, Plan: &Plan{Packs: []PackPlan{}}, Errors: manifest.Errors{}}
+	for _, p := range plan.Packs {
+		if p.writes || p.Ref == ref {
+			report.Plan.Packs = append(report.Plan.Packs, p)
+			report.Errors = append(report.Errors, p.Errors...)
+		}
+	}
+	return report
+}
+
+// sign has what was ordered by force recorded with who ordered it.
+func (r *Reconciler) sign(plan *Plan) {
+	for i := range plan.Packs {
+		p := &plan.Packs[i]
+		if by, ok := r.forced[p.Ref]; ok && p.writes {
+			p.change.Audit = &store.NewAudit{Actor: by, Action: "force pack", Object: p.Ref}
+		}
+	}
 }

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -36,11 +37,7 @@ func (e *RefusedError) Error() string {
 // it: from then on its folder does not rule. The whole revision has to validate, else it is a
 // *RefusedError. number 0 is the newest revision whose files are not those in force.
 func (r *Reconciler) Rollback(ctx context.Context, pack string, number int, by, reason string) (*Report, error) {
-	w := &waiter{by: by, answer: make(chan answer, 1)}
-	w.command = func(ctx context.Context, now time.Time) (*Report, error) {
-		return r.rollback(ctx, pack, number, store.Pin{By: by, Reason: reason}, now)
-	}
-	report, err := r.wait(ctx, w)
+	report, err := r.order(ctx, store.Errand{Verb: store.ErrandRollback, Pack: pack, Revision: number, Actor: by, Reason: reason})
 	if err != nil {
 		return nil, fmt.Errorf("cannot roll back pack %s: %w", pack, err)
 	}
@@ -49,21 +46,20 @@ func (r *Reconciler) Rollback(ctx context.Context, pack string, number int, by, 
 
 // Unpin lets a pack's folder rule again, and waits until what that says is in force.
 func (r *Reconciler) Unpin(ctx context.Context, pack, by string) (*Report, error) {
-	w := &waiter{by: by, answer: make(chan answer, 1)}
-	w.command = func(ctx context.Context, now time.Time) (*Report, error) { return r.unpin(ctx, pack, by, now) }
-	report, err := r.wait(ctx, w)
+	report, err := r.order(ctx, store.Errand{Verb: store.ErrandUnpin, Pack: pack, Actor: by})
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpin pack %s: %w", pack, err)
 	}
 	return report, nil
 }
 
-func (r *Reconciler) rollback(ctx context.Context, ref string, number int, pin store.Pin, now time.Time) (*Report, error) {
+func (r *Reconciler) rollback(ctx context.Context, e *store.Errand, now time.Time) (*Report, error) {
+	ref := e.Pack
 	row, err := r.commandable(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
-	target, tree, err := r.target(ctx, row, number)
+	target, tree, err := r.target(ctx, row, e.Revision)
 	if err != nil {
 		return nil, err
 	}
@@ -81,30 +77,33 @@ func (r *Reconciler) rollback(ctx context.Context, ref string, number int, pin s
 	if len(plan.Packs) == 0 { // it is in force already: all there is to do is to pin it
 		plan.Packs = []PackPlan{{
 			Ref: ref, Version: state.Bundle.Pack.Version, Digest: state.Digest, Steps: []Step{},
-			change: store.PackChange{Ref: ref, Directory: row.Directory, Errors: state.Bundle.Errors},
+			change: store.PackChange{Ref: ref, Directory: row.Directory, Errors: state.Bundle.Errors, Base: baseOf(row)},
 		}}
 	}
 	one := &plan.Packs[0]
-	one.writes, one.change.Pin = true, &pin
+	one.writes, one.change.Pin, one.change.Errand = true, &store.Pin{By: e.Actor, Reason: e.Reason}, e.ID
+	if one.change.Audit, err = auditOf(e, "rollback pack", target.Number); err != nil {
+		return nil, err
+	}
 	if revision := one.change.Revision; revision != nil {
-		revision.Cause = fmt.Sprintf("rollback to %d by %s", target.Number, pin.By)
+		revision.Cause = fmt.Sprintf("rollback to %d by %s", target.Number, e.Actor)
 		revision.Content = state.folder.contentOf
 	}
 	// All that can fail for any other reason than the database has been done.
-	if err := r.commitAlone(ctx, plan); err != nil {
-		return nil, err
-	}
-	r.logger.Info("pack rolled back and pinned", "pack", ref, "revision", target.Number, "by", pin.By, "reason", pin.Reason)
-	report, err := r.follow(ctx, ref, &job{since: map[string]time.Time{}}, now)
+	generation, err := r.commitAlone(ctx, plan)
 	if err != nil {
 		return nil, err
 	}
+	r.logger.Info("pack rolled back and pinned", "pack", ref, "revision", target.Number, "by", e.Actor, "reason", e.Reason)
+	report := r.follow(ctx, &job{cause: "rollback by " + e.Actor, about: ref, since: map[string]time.Time{}}, generation, now)
+	// What its folder says is not of the answer: it does not rule.
 	report.Plan.Packs = slices.DeleteFunc(report.Plan.Packs, func(p PackPlan) bool { return p.Ref == ref })
 	report.Plan.Packs = append([]PackPlan{*one}, report.Plan.Packs...)
 	return report, nil
 }
 
-func (r *Reconciler) unpin(ctx context.Context, ref, by string, now time.Time) (*Report, error) {
+func (r *Reconciler) unpin(ctx context.Context, e *store.Errand, now time.Time) (*Report, error) {
+	ref := e.Pack
 	row, err := r.commandable(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -112,23 +111,46 @@ func (r *Reconciler) unpin(ctx context.Context, ref, by string, now time.Time) (
 	if row.PinnedBy == "" {
 		return nil, ErrNotPinned
 	}
-	delete(r.checkouts, ref) // whatever was held of it: its folder is to rule
-	delete(r.absent, ref)
-	plan := &Plan{Packs: []PackPlan{{
-		Ref: ref, Steps: []Step{}, writes: true,
-		change: store.PackChange{Ref: ref, Directory: row.Directory, Errors: row.Errors, Pin: &store.Pin{Unpin: true}},
-	}}}
-	if err := r.commitAlone(ctx, plan); err != nil {
+	audit, err := auditOf(e, "unpin pack", 0)
+	if err != nil {
 		return nil, err
 	}
-	r.logger.Info("pack unpinned, its folder rules again", "pack", ref, "by", by)
-	return r.follow(ctx, ref, &job{cause: "unpin by " + by, all: true, now: true, since: map[string]time.Time{}}, now)
+	plan := &Plan{Packs: []PackPlan{{
+		Ref: ref, Steps: []Step{}, writes: true,
+		change: store.PackChange{
+			Ref: ref, Directory: row.Directory, Errors: row.Errors, Pin: &store.Pin{Unpin: true},
+			Base: baseOf(row), Audit: audit, Errand: e.ID,
+		},
+	}}}
+	generation, err := r.commitAlone(ctx, plan)
+	if err != nil {
+		return nil, err
+	}
+	delete(r.checkouts, ref) // whatever was held of it: its folder is to rule
+	delete(r.absent, ref)
+	r.logger.Info("pack unpinned, its folder rules again", "pack", ref, "by", e.Actor)
+	return r.follow(ctx, &job{cause: "unpin by " + e.Actor, about: ref, all: true, now: true, since: map[string]time.Time{}}, generation, now), nil
 }
 
-// commandable gives the row of a pack that an operator may change now.
+// auditOf is the row of audit that goes with a command.
+func auditOf(e *store.Errand, action string, revision int) (*store.NewAudit, error) {
+	detail, err := json.Marshal(struct {
+		Revision int    `json:"revision,omitempty"`
+		Reason   string `json:"reason,omitempty"`
+	}{revision, e.Reason})
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode the audit of it: %w", err)
+	}
+	return &store.NewAudit{Actor: e.Actor, Action: action, Object: e.Pack, Detail: detail}, nil
+}
+
+// commandable gives the row of a pack that an operator may change now, and here.
 func (r *Reconciler) commandable(ctx context.Context, ref string) (*store.PackRow, error) {
-	if r.opts.PlanOnly {
+	switch r.lead(); {
+	case r.opts.PlanOnly:
 		return nil, ErrPlanOnly
+	case r.planOnly:
+		return nil, r.follows(ctx)
 	}
 	if err := r.refresh(ctx); err != nil {
 		return nil, err
@@ -178,26 +200,30 @@ func (r *Reconciler) stateOfRevision(ctx context.Context, row *store.PackRow, re
 }
 
 // commitAlone applies a plan of one pack and tells everybody.
-func (r *Reconciler) commitAlone(ctx context.Context, plan *Plan) error {
+func (r *Reconciler) commitAlone(ctx context.Context, plan *Plan) (int64, error) {
 	applied := map[string]bool{}
-	generation, err := r.commit(ctx, []*PackPlan{&plan.Packs[0]}, applied)
-	if err != nil {
-		return err
+	generation, errs := r.commit(ctx, []*PackPlan{&plan.Packs[0]}, applied)
+	if len(errs) > 0 {
+		return 0, errors.Join(errs...)
 	}
 	r.announce(ctx, plan, applied, generation)
-	return nil
+	return generation, nil
 }
 
 // follow is the pass after a command: what depends on the pack is checked again, and its folder is
-// compared with what is in force now.
-func (r *Reconciler) follow(ctx context.Context, ref string, j *job, now time.Time) (*Report, error) {
-	r.world.recorded(ref, r.catalog, r.records[ref])
-	for other := range r.dependents(map[string]bool{ref: true}) {
+// compared with what is in force now. The command has been done: what fails here is done later.
+func (r *Reconciler) follow(ctx context.Context, j *job, generation int64, now time.Time) *Report {
+	r.world.recorded(j.about, r.catalog, r.records[j.about])
+	for other := range r.dependents(map[string]bool{j.about: true}) {
 		r.packs[other].stale = true
 	}
-	if p := r.packs[ref]; p != nil {
+	if p := r.packs[j.about]; p != nil {
 		p.stale = true
 	}
 	report, _, err := r.pass(ctx, j, now)
-	return report, err
+	if err != nil {
+		r.failed(ctx, j, err)
+		return &Report{Generation: generation, Plan: &Plan{Packs: []PackPlan{}}, Errors: manifest.Errors{}}
+	}
+	return report
 }

@@ -72,6 +72,8 @@ type Options struct {
 	Poll time.Duration
 	// PlanOnly applies nothing (reconcile.mode = "plan").
 	PlanOnly bool
+	// Node names this node where there are several.
+	Node string
 	// Leads tells whether this node is the one that applies, and the token of that lease. The others
 	// only look, and say what differs. nil: it always is.
 	Leads func() (token string, leads bool)
@@ -135,14 +137,20 @@ type Reconciler struct {
 	// under.
 	planOnly bool
 	lease    string
+	// forced are packs whose files were released by order and are not in force yet, with who ordered it.
+	forced map[string]string
 
 	mu    sync.Mutex
 	asked request
 	// changed is the environment that the next pass finds; nil: it is what it was.
 	changed *string
-	waiters []*waiter
-	status  Status
-	ended   bool
+	// noticedGeneration is the newest that somebody told of, and errandsDue says that another node may have
+	// asked for something.
+	noticedGeneration int64
+	errandsDue        bool
+	waiters           []*waiter
+	status            Status
+	ended             bool
 }
 
 // pack is what is remembered of one pack between passes.
@@ -236,7 +244,7 @@ func New(opts Options) (*Reconciler, error) {
 		wake: make(chan struct{}, 1), ready: make(chan struct{}),
 		packs: map[string]*pack{}, known: map[string]identity{}, noticed: map[string]bool{}, warned: map[string]bool{}, afar: map[string]string{},
 		seen: map[string]bool{}, checkouts: map[string]checkout{}, absent: map[string]bool{}, differs: map[string]time.Time{},
-		pinned: map[string]bool{}, drifts: map[string]*PackPlan{},
+		pinned: map[string]bool{}, drifts: map[string]*PackPlan{}, forced: map[string]string{},
 		asked: request{cause: causeStart},
 	}
 	r.environment = r.opts.environmentOf()
@@ -390,12 +398,13 @@ func (r *Reconciler) Reload(ctx context.Context, by string) (*Report, error) {
 // ReloadForced is Reload, with one pack whose files are applied although they are of an older revision:
 // see the package's comment about stale checkouts.
 func (r *Reconciler) ReloadForced(ctx context.Context, by, pack string) (*Report, error) {
-	if r.opts.Leads != nil {
-		if _, leads := r.opts.Leads(); !leads {
-			return nil, ErrFollows
-		}
+	var report *Report
+	var err error
+	if r.leads() {
+		report, err = r.wait(ctx, &waiter{by: by, force: pack, answer: make(chan answer, 1)})
+	} else {
+		err = r.follows(ctx)
 	}
-	report, err := r.wait(ctx, &waiter{by: by, force: pack, answer: make(chan answer, 1)})
 	if err != nil {
 		return nil, fmt.Errorf("cannot reload the packs: %w", err)
 	}
@@ -458,11 +467,18 @@ type job struct {
 	waiters []*waiter
 	// command runs instead of a pass; it has one waiter.
 	command func(ctx context.Context, now time.Time) (*Report, error)
+	// errands says to do, instead of a pass, what other nodes asked for.
+	errands bool
+	// about is the pack that a command was for: the report tells of it and of what followed from it alone.
+	about string
 }
 
 // next gives the pass that is due; nil: none before the time that is given with it.
 func (r *Reconciler) next(now time.Time) (*job, time.Time) {
 	if j := r.requested(now); j != nil {
+		return j, time.Time{}
+	}
+	if j := r.told(); j != nil {
 		return j, time.Time{}
 	}
 	if r.watcher.isBroken() {
@@ -564,6 +580,11 @@ func (r *Reconciler) retryAt() time.Time {
 // serve makes one pass and answers those who wait for it.
 func (r *Reconciler) serve(ctx context.Context, j *job) {
 	started := time.Now()
+	if j.errands {
+		r.doErrands(ctx)
+		r.tellDrift()
+		return
+	}
 	if j.command != nil {
 		report, err := j.command(ctx, started)
 		r.tellDrift()
@@ -581,6 +602,9 @@ func (r *Reconciler) serve(ctx context.Context, j *job) {
 	}
 	j.silent = len(j.waiters) == 0
 	report, outcome, err := r.pass(ctx, j, started)
+	for tries := 1; isMoved(err) && tries < mostMoved; tries++ {
+		report, outcome, err = r.pass(ctx, j, started)
+	}
 	if j.all && !j.plan {
 		r.watcher.also(r.remote(), r.opts.Poll)
 		r.resyncAt = started.Add(r.resyncInterval())
@@ -601,8 +625,15 @@ func (r *Reconciler) serve(ctx context.Context, j *job) {
 	}
 	r.metrics.total.WithLabelValues(outcome).Inc()
 	r.metrics.duration.Observe(time.Since(started).Seconds())
+	if follows := r.planOnly && !r.opts.PlanOnly; follows && err == nil && !j.plan && len(j.waiters) > 0 {
+		err = r.follows(ctx) // it led when they asked
+	}
 	for _, w := range j.waiters {
 		w.answer <- answer{report, err}
+	}
+	if j.all && !j.plan && !r.planOnly && r.opts.Leads != nil {
+		r.doErrands(ctx) // one whose notice was lost, or that was asked of the leader before
+		r.tellDrift()
 	}
 }
 

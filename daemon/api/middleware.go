@@ -14,6 +14,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/attune-io/attune/reconcile"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -150,6 +151,14 @@ func problemOf(ctx context.Context, err error) *Error {
 	case errors.As(err, &problem):
 	case errors.Is(err, store.ErrNotFound):
 		problem = newError(CodeNotFound, err.Error(), "")
+	case errors.Is(err, reconcile.ErrFollows):
+		hint := "ask again in half a minute, when one does"
+		if follows, ok := errors.AsType[*reconcile.FollowsError](err); ok && follows.Leader != "" {
+			hint = "ask the daemon of node " + follows.Leader + ", or bring its packs folder up to date: it is the one that counts"
+		}
+		problem = newError(CodeConflict, err.Error(), hint)
+	case errors.Is(err, store.ErrNotHeld), isMoved(err):
+		problem = newError(CodeConflict, err.Error(), "nothing was applied; ask again")
 	case ctx.Err() != nil:
 		problem = newError(CodeUnavailable, "cannot answer: the daemon stops, or the caller has gone", "")
 	case store.IsTransient(err):
@@ -159,6 +168,11 @@ func problemOf(ctx context.Context, err error) *Error {
 	}
 	problem.RequestID = requestID(ctx)
 	return problem
+}
+
+func isMoved(err error) bool {
+	_, moved := errors.AsType[*store.MovedError](err)
+	return moved
 }
 
 // toProblem is huma's hook that turns the errors which it makes itself (a body that is no JSON, a

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -174,7 +173,7 @@ func (s *Server) plan(ctx context.Context, in *onePack) (*Plan, error) {
 	}
 	plan, err := s.opts.Reconciler.Plan(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("cannot plan: %w", err)
+		return nil, err
 	}
 	return s.planOf(ctx, plan, in.Pack)
 }
@@ -195,13 +194,10 @@ func (s *Server) reload(ctx context.Context, in *reloadInput) (*Report, error) {
 	}
 	report, err := s.opts.Reconciler.ReloadForced(ctx, caller(ctx), force)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reload: %w", err)
+		return nil, err
 	}
 	if err := s.sourceProblem(); err != nil {
 		return nil, err
-	}
-	if in.Force {
-		s.audit(ctx, "force pack", in.Pack, nil)
 	}
 	return s.told(ctx, report, in.Pack)
 }

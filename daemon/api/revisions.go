@@ -67,10 +67,6 @@ func (s *Server) rollback(ctx context.Context, in *rollbackInput) (*Report, erro
 	if err != nil {
 		return nil, refusal(err)
 	}
-	s.audit(ctx, "rollback pack", in.Ref, struct {
-		Revision int    `json:"revision,omitempty"`
-		Reason   string `json:"reason,omitempty"`
-	}{in.Body.Revision, in.Body.Reason})
 	return s.told(ctx, report, "")
 }
 
@@ -82,8 +78,7 @@ func (s *Server) unpin(ctx context.Context, in *byRef) (*Report, error) {
 	if err != nil {
 		return nil, refusal(err)
 	}
-	s.audit(ctx, "unpin pack", in.Ref, nil)
-	return s.told(ctx, report, in.Ref)
+	return s.told(ctx, report, "")
 }
 
 // refusal turns what the reconciler refuses into an answer; anything else stays what it is.

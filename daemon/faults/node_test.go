@@ -227,8 +227,24 @@ func TestNodesShareTheWork(t *testing.T) {
 		_, _, code := second.run("action", "show", "load.new")
 		return code == 0
 	})
-	if _, errors, code := second.run("pack", "reload"); code == 0 || !strings.Contains(errors, "another node leads") {
+	if _, errors, code := second.run("pack", "reload"); code == 0 || !strings.Contains(errors, "another node leads") ||
+		!strings.Contains(errors, "ask the daemon of node") {
 		t.Errorf("the second node reloads: %s", errors)
+	}
+	second.signal(syscall.SIGHUP)
+	y.until("the second node says what its signal came to", func() bool {
+		return second.log.count("packs compared with what is in force, and not applied: this node follows") == 1
+	})
+	// The first node does what the second is asked for.
+	second.must("pack", "rollback", "load", "1", "--reason", "new is bad")
+	y.write("load/actions/new.sh", "echo newer\n")
+	first.must("pack", "reload")
+	if row := y.query("SELECT revision.number, pinned_reason FROM attune.pack JOIN attune.revision ON revision.id = revision_id WHERE ref = 'load'"); row[0] != "3 new is bad" {
+		t.Errorf("after the second node has rolled back: %v", row)
+	}
+	second.must("pack", "rollback", "load", "--unpin")
+	if got := first.must("run", "load.new"); got != "newer\n" {
+		t.Errorf("after the second node has unpinned, the folder's action prints %q", got)
 	}
 	if code := first.stop(); code != 0 {
 		t.Errorf("the first node ended with %d", code)
@@ -237,8 +253,8 @@ func TestNodesShareTheWork(t *testing.T) {
 		leading := y.leaders()
 		return len(leading) == 1 && leading[0] == second && y.spread(3)
 	})
-	if n := y.query("SELECT count(*) FROM attune.revision")[0]; n != "2" {
-		t.Errorf("%s revisions came of two versions", n)
+	if n := y.query("SELECT count(*) FROM attune.revision")[0]; n != "4" {
+		t.Errorf("%s revisions came of three versions and a rollback", n)
 	}
 }
 
