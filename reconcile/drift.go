@@ -100,7 +100,7 @@ func (r *Reconciler) release(ref, digest string) {
 func (r *Reconciler) drift(j *job, now time.Time) {
 	written := r.written(j)
 	for ref, p := range r.packs {
-		if !p.stale || written[ref] {
+		if !p.stale || written[ref] && ref != j.about { // who asked about it is told of it as it is
 			continue
 		}
 		if why := r.frozen(ref); why != "" {
