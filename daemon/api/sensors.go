@@ -40,7 +40,10 @@ func (s *Server) showSensor(ctx context.Context, in *byRef) (*Sensor, error) {
 	info := s.process(r.Ref)
 	one := sensorOf(catalog, r, info)
 	one.Stderr = info.Stderr
-	one.Manifest, err = normalForm(catalog, r.Spec)
+	if one.Manifest, err = normalForm(catalog, r.Spec); err != nil {
+		return nil, err
+	}
+	one.Cursor, err = s.opts.Store.SensorCursor(ctx, r.Ref)
 	return &one, err
 }
 

@@ -250,6 +250,8 @@ type Sensor struct {
 	LastEventAt     *time.Time `json:"last_event_at"`
 	EventsPerMinute float64    `json:"events_per_minute"`
 	BlockedSeconds  float64    `json:"blocked_seconds"`
+	// Cursor is what it gave to be kept last, only where one sensor is shown.
+	Cursor json.RawMessage `json:"cursor,omitempty"`
 	// Stderr are its last lines, only where one sensor is shown.
 	Stderr []string `json:"stderr,omitempty"`
 }

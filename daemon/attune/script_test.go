@@ -43,6 +43,7 @@ func TestStories(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"eventually": eventually,
 			"serve":      serve,
+			"mailserver": mailServer,
 			"remember":   remember,
 			"same":       same,
 			"gone":       gone,
@@ -196,9 +197,11 @@ func orphans(ts *testscript.TestScript, neg bool, _ []string) {
 }
 
 // serve starts an HTTP and an HTTPS server for core.http_request, and puts their addresses into HTTP
-// and HTTPS.
+// and HTTPS. Under /files/ is the story's folder.
 func serve(ts *testscript.TestScript, _ bool, _ []string) {
-	handler := http.HandlerFunc(answer)
+	handler := http.NewServeMux()
+	handler.Handle("/files/", http.StripPrefix("/files/", http.FileServer(http.Dir(ts.MkAbs(".")))))
+	handler.HandleFunc("/", answer)
 	insecure := httptest.NewServer(handler)
 	secure := httptest.NewUnstartedServer(handler)
 	secure.Config.ErrorLog = log.New(io.Discard, "", 0) // refused handshakes are part of the story

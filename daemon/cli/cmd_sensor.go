@@ -93,6 +93,7 @@ func (c *command) sensorScreen(w io.Writer, s *api.Sensor) {
 		{"events", events},
 		{"bad lines", fmt.Sprint(s.BadLines)},
 		{"blocked", blocked},
+		{"cursor", cursorText(s.Cursor)},
 		{"triggers", strings.Join(s.TriggerTypes, ", ")},
 		{"runner", s.RunnerType},
 		{"entry point", s.EntryPoint},
@@ -103,6 +104,15 @@ func (c *command) sensorScreen(w io.Writer, s *api.Sensor) {
 			fmt.Fprintln(w, line)
 		}
 	}
+}
+
+// cursorText is a cursor in one line, or its beginning.
+func cursorText(cursor []byte) string {
+	const most = 100 // characters; the whole is in -o json
+	if text := []rune(string(cursor)); len(text) > most {
+		return string(text[:most]) + "…"
+	}
+	return string(cursor)
 }
 
 func (c *command) sensorLogs() *cobra.Command {
