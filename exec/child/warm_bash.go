@@ -82,15 +82,7 @@ func (b *bashBreed) makeFolder() (err error) {
 	if b.folder, err = os.MkdirTemp(b.parent.w.opts.Dir, "bash-"); err != nil {
 		return err
 	}
-	return b.give(b.folder)
-}
-
-func (b *bashBreed) give(path string) error {
-	u := b.parent.spec.User
-	if u == nil || b.parent.w.runner.isSelf(u) {
-		return nil
-	}
-	return os.Chown(path, int(u.UID), int(u.GID))
+	return GiveFolder(b.folder, b.parent.spec.User)
 }
 
 func (b *bashBreed) listen(up chan<- error) {
@@ -198,8 +190,10 @@ func (b *bashBreed) vacant() (*place, error) {
 		if err := unix.Mkfifo(at.path+end, 0o600); err != nil {
 			return nil, err
 		}
-		if err := b.give(at.path + end); err != nil {
-			return nil, err
+		if u := b.parent.spec.User; isOther(u) {
+			if err := giveFifo(at.path+end, u); err != nil {
+				return nil, err
+			}
 		}
 	}
 	b.places[at.number] = at
@@ -299,7 +293,7 @@ func (d *bashDoor) reader(work *strings.Builder, number string, wanted bool) (*o
 	}
 	path := d.place.path + "." + number
 	work.WriteString("exec " + number + ">" + shellQuote(path) + "\n")
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	fd, err := openFifo(path, unix.O_RDONLY)
 	if err != nil {
 		return nil, fmt.Errorf("its pipes: %w", err)
 	}
@@ -310,7 +304,7 @@ func (d *bashDoor) reader(work *strings.Builder, number string, wanted bool) (*o
 func (d *bashDoor) writer(end string) (*os.File, error) {
 	began := time.Now()
 	for {
-		fd, err := unix.Open(d.place.path+end, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		fd, err := openFifo(d.place.path+end, unix.O_WRONLY)
 		switch {
 		case err == nil:
 			return os.NewFile(uintptr(fd), "pipe"), nil

@@ -197,7 +197,7 @@ func TestWarmLikeCold(t *testing.T) {
 		{"beside", WarmPython, "import beside\nprint(beside.NAME)"},
 		{"stdin", WarmPython, "import sys\nprint(repr(sys.stdin.read()), sys.stdin.encoding, sys.stdin.seekable())"},
 		{"streams", WarmPython, "import sys\nprint([(s.encoding, s.errors, s.line_buffering, s.write_through, s.isatty(), s.seekable(), s.name, s.mode) for s in (sys.stdout, sys.stderr)])"},
-		{"at exit", WarmPython, "import atexit, threading, time\natexit.register(print, 'bye')\nthreading.Thread(target=lambda: (time.sleep(0.01), print('thread'))).start()\nprint('end')"},
+		{"at exit", WarmPython, "import atexit, threading\natexit.register(print, 'bye')\nend = threading.Event()\nthreading.Thread(target=lambda: (end.wait(), print('thread'))).start()\nprint('end')\nend.set()"},
 		{"signals", WarmPython, "import signal\nprint({s.name: str(signal.getsignal(s)).split(' at ')[0] for s in signal.Signals}, signal.pthread_sigmask(signal.SIG_BLOCK, []))"},
 		{"flags", WarmPython, "import sys, gc, os\nprint(sys.flags, sys.executable, sys.orig_argv, gc.isenabled(), gc.get_threshold(), os.getcwd(), oct(os.umask(0)), os.getppid())"},
 		{"environment", WarmPython, "import os\nprint(sorted((k, v) for k, v in os.environ.items() if k != 'ATTUNE_CHILD_ID'))\nos.system('env | grep ATTUNE_OWN')"},

@@ -221,18 +221,13 @@ func (l *launcher) folders() (err error) {
 		}
 	}
 	l.data = filepath.Join(l.opts.DataDir, child.DataFolder(l.pack, l.owner))
-	switch err := os.Mkdir(l.data, 0o700); {
-	case err == nil:
-		if err := l.give(l.data); err != nil {
-			return err
-		}
-	case !errors.Is(err, os.ErrExist):
+	if err := child.MakeFolder(l.data, l.owner); err != nil {
 		return fmt.Errorf("cannot make the pack's data folder: %v", err)
 	}
 	if l.temp, err = os.MkdirTemp(l.opts.TempDir, "sensor-"+l.ref+"-"); err != nil {
 		return fmt.Errorf("cannot make a folder for temporary files: %v", err)
 	}
-	if err := l.give(l.temp); err != nil {
+	if err := child.GiveFolder(l.temp, l.owner); err != nil {
 		os.RemoveAll(l.temp)
 		return err
 	}
@@ -248,19 +243,6 @@ func makePassage(dir string) error {
 		return err
 	}
 	return os.Chmod(dir, 0o711)
-}
-
-// give makes a file or folder the user's that the sensor runs as.
-func (l *launcher) give(path string) error { return give(path, l.owner) }
-
-func give(path string, owner *child.User) error {
-	if owner == nil || int(owner.UID) == os.Geteuid() {
-		return nil
-	}
-	if err := os.Chown(path, int(owner.UID), int(owner.GID)); err != nil {
-		return fmt.Errorf("cannot give %s to user %s: %v", filepath.Base(path), owner.Name, err)
-	}
-	return nil
 }
 
 // start makes the environment and starts the child. Nothing of it can be waited for.
@@ -328,11 +310,8 @@ func (l *launcher) start(ctx, sink context.Context, sn *sensor) (*process, error
 // writeTriggers writes the file that ATTUNE_SENSOR_TRIGGERS_FILE names, whole or not at all.
 func writeTriggers(dir string, list []byte, owner *child.User) error {
 	name := triggersFile(dir)
-	if err := os.WriteFile(name+".new", list, 0o400); err != nil {
+	if err := child.HandFile(name+".new", list, owner); err != nil {
 		return fmt.Errorf("cannot write its trigger instances: %v", err)
-	}
-	if err := give(name+".new", owner); err != nil {
-		return err
 	}
 	if err := os.Rename(name+".new", name); err != nil {
 		return fmt.Errorf("cannot write its trigger instances: %v", err)
@@ -406,10 +385,10 @@ func (l *launcher) configFile() (string, error) {
 		return "", fmt.Errorf("cannot encode the pack's configuration: %v", err)
 	}
 	file := filepath.Join(l.temp, "config.json")
-	if err := os.WriteFile(file, append(text, '\n'), 0o400); err != nil {
+	if err := child.HandFile(file, append(text, '\n'), l.owner); err != nil {
 		return "", fmt.Errorf("cannot write the pack's configuration: %v", err)
 	}
-	return file, l.give(file)
+	return file, nil
 }
 
 // secretTexts are the values that a schema calls secret, as texts.

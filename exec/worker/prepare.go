@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -60,7 +59,7 @@ func (p *plan) result(stdout *child.Capture, problem *error) json.RawMessage {
 	raw, whole := stdout.Raw()
 	_, written, _ := stdout.Text()
 	from := printed{stdout: raw, whole: whole, written: written}
-	from.file, from.fileErr = readResultFile(p.resultFile())
+	from.file, from.fileErr = readResultFile(p.resultFile(), p.owner)
 	from.file = p.mask.Bytes(from.file)
 	result, err := readResult(p.action.OutputFormat, from)
 	if problem != nil {
@@ -279,37 +278,17 @@ func VersionCheck(versions string) (func(string) bool, error) {
 // folders makes the pack's data folder and a folder for this attempt alone.
 func (a *attempt) folders(p *plan) (err error) {
 	p.data = filepath.Join(a.pool.opts.DataDir, child.DataFolder(p.pack, p.owner))
-	if _, err := os.Lstat(p.data); err != nil {
-		if err := os.Mkdir(p.data, 0o700); err == nil {
-			if err := give(p.data, p.owner); err != nil {
-				return err
-			}
-		} else if !errors.Is(err, os.ErrExist) {
-			return fmt.Errorf("cannot make the pack's data folder: %w", err)
-		}
+	if err := child.MakeFolder(p.data, p.owner); err != nil {
+		return fmt.Errorf("cannot make the pack's data folder: %w", err)
 	}
 	p.temp, err = a.pool.temps.take(p.owner)
 	return err
 }
 
-// give makes a file or folder the user's that the child runs as.
-func give(path string, owner *child.User) error {
-	if owner == nil || int(owner.UID) == os.Geteuid() {
-		return nil
-	}
-	if err := os.Chown(path, int(owner.UID), int(owner.GID)); err != nil {
-		return fmt.Errorf("cannot give %s to user %s: %v", filepath.Base(path), owner.Name, err)
-	}
-	return nil
-}
-
 // hand writes a file that only the child can read, and that goes with the attempt.
 func (p *plan) hand(name string, content []byte) (string, error) {
 	file := filepath.Join(p.temp, name)
-	if err := os.WriteFile(file, content, 0o400); err != nil {
-		return "", fmt.Errorf("cannot write the file of %s: %w", name, err)
-	}
-	return file, give(file, p.owner)
+	return file, child.HandFile(file, content, p.owner)
 }
 
 // lay puts the parameters and the environment where the child finds them.

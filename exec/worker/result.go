@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -217,6 +218,12 @@ const (
 	resultPause = 50 * time.Millisecond
 )
 
+// isBorrowed tells whether a file of somebody else's has another name elsewhere.
+func isBorrowed(info fs.FileInfo, uid int) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink > 1 && int(st.Uid) != uid
+}
+
 func openResult(path string) (fd int, err error) {
 	for range resultTries {
 		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -229,8 +236,8 @@ func openResult(path string) (fd int, err error) {
 }
 
 // readResultFile reads what the child wrote, if anything: it may be a link, a pipe or a disk full of
-// zeros as well.
-func readResultFile(path string) ([]byte, error) {
+// zeros as well, or a second name of what its user may not read.
+func readResultFile(path string, owner *child.User) ([]byte, error) {
 	fd, err := openResult(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -249,6 +256,8 @@ func readResultFile(path string) ([]byte, error) {
 		return nil, err
 	case !info.Mode().IsRegular():
 		return nil, errors.New("it is no regular file")
+	case isBorrowed(info, uidOf(owner)):
+		return nil, errors.New("it is a link to a file of another user, expected a file of its own")
 	case info.Size() > maxResult:
 		return nil, fmt.Errorf("it has %d bytes, expected at most %d", info.Size(), maxResult)
 	}

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attune-io/attune/exec/child"
 )
 
 func TestReadResult(t *testing.T) {
@@ -112,10 +114,17 @@ func TestReadResultFile(t *testing.T) {
 	for name, want := range map[string]string{
 		"good": "", "absent": "", "link": "it is a link", "pipe": "no regular file", "folder": "no regular file", "huge": "expected at most 2097152",
 	} {
-		_, err := readResultFile(path(name))
+		_, err := readResultFile(path(name), nil)
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// A second name of another user's file, where the kernel allows such.
+	if err := os.Link(path("good"), path("borrowed")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readResultFile(path("borrowed"), &child.User{UID: uint32(os.Geteuid()) + 1}); err == nil || !strings.Contains(err.Error(), "another user") {
+		t.Errorf("a second name: %v", err)
 	}
 }
 

@@ -44,7 +44,7 @@ func (t *temps) take(owner *child.User) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot make a folder for temporary files: %w", err)
 	}
-	if err := give(dir, owner); err != nil {
+	if err := child.GiveFolder(dir, owner); err != nil {
 		os.RemoveAll(dir)
 		return "", err
 	}

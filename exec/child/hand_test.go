@@ -1,0 +1,133 @@
+package child
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestHandFile hands files over in a folder whose owner has put other things there.
+func TestHandFile(t *testing.T) {
+	t.Parallel()
+	treasure := filepath.Join(t.TempDir(), "treasure")
+	for name, plant := range map[string]func(path string) error{
+		"nothing":       func(string) error { return nil },
+		"a link":        func(path string) error { return os.Symlink(treasure, path) },
+		"a second name": func(path string) error { return os.Link(treasure, path) },
+		"a folder":      func(path string) error { return os.MkdirAll(filepath.Join(path, "a", "b"), 0o700) },
+		"a pipe":        func(path string) error { return unix.Mkfifo(path, 0o600) },
+	} {
+		if err := os.WriteFile(treasure, []byte("gold"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "parameters")
+		if err := plant(path); err != nil {
+			t.Fatal(err)
+		}
+		var to *User
+		if os.Geteuid() == 0 {
+			to = &User{UID: 65534, GID: 65534, Name: "nobody"}
+		}
+		if err := HandFile(path, []byte("brass"), to); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		info, err := os.Lstat(path)
+		if err != nil || info.Mode() != 0o400 {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != "brass" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+		if uid := ownerOf(t, path); to != nil && uid != to.UID {
+			t.Errorf("%s: it belongs to %d", name, uid)
+		}
+		if got, err := os.ReadFile(treasure); err != nil || string(got) != "gold" || ownerOf(t, treasure) != uint32(os.Geteuid()) {
+			t.Errorf("%s: what it led to holds %q and belongs to %d: %v", name, got, ownerOf(t, treasure), err)
+		}
+	}
+}
+
+func ownerOf(t *testing.T, path string) uint32 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Sys().(*syscall.Stat_t).Uid
+}
+
+func TestMakeFolder(t *testing.T) {
+	t.Parallel()
+	base := t.TempDir()
+	path := filepath.Join(base, "data")
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if err := MakeFolder(path, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	entries, err := os.ReadDir(base)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "data" {
+		t.Errorf("%v, %v", entries, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode() != fs.ModeDir|0o700 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	theirs := filepath.Join(base, "theirs")
+	if err := MakeFolder(theirs, &User{UID: 65534, GID: 65534}); err != nil || ownerOf(t, theirs) != 65534 {
+		t.Errorf("it belongs to %d: %v", ownerOf(t, theirs), err)
+	}
+}
+
+// TestWarmPipesAreNoLinks has one shell put links where others find their pipes.
+func TestWarmPipesAreNoLinks(t *testing.T) {
+	t.Parallel()
+	h := newHothouse(t)
+	spec := h.script(WarmBash, "x.sh", "echo done")
+	treasure := filepath.Join(t.TempDir(), "treasure")
+	if err := os.WriteFile(treasure, []byte("gold"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.heat(spec)
+	for _, end := range []string{".c", ".0", ".1", ".2"} {
+		pipes, err := filepath.Glob(filepath.Join(h.opts.Dir, "bash-*", "*"+end))
+		if err != nil || len(pipes) == 0 {
+			t.Fatalf("no pipes: %v", err)
+		}
+		for _, pipe := range pipes {
+			if err := os.Remove(pipe); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(treasure, pipe); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	spec.Stdin = strings.NewReader("brass")
+	if r := h.run(h.Start, spec); r.stdout != "done\n" || r.exit.Code != 0 || h.count(WarmStarted) > 0 {
+		t.Errorf("%+v, %v", r, h.outcomes)
+	}
+	if got, err := os.ReadFile(treasure); err != nil || string(got) != "gold" {
+		t.Errorf("what the links led to holds %q: %v", got, err)
+	}
+	if fd, err := openFifo(treasure, unix.O_WRONLY); err == nil {
+		unix.Close(fd)
+		t.Error("a file was taken for a pipe")
+	}
+	if err := giveFifo(treasure, &User{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}); err == nil {
+		t.Error("a file was given away as a pipe")
+	}
+}
