@@ -330,10 +330,11 @@ func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 	reason, grace := a.stopped()
 	select {
 	case <-proc.Done():
-		reason = stopNot // it ended by itself, whoever wanted it to
+		reason = a.endedBy(reason, proc.Wait())
 	default:
 		if err := proc.Stop(grace); err != nil {
 			a.log.Error("child cannot be stopped", "err", err)
+			a.pool.metrics.unkillable.Inc()
 			a.outlived = true
 			a.closeStreams()
 			return a.conclude(plan, reason, child.Exit{Code: -1}, err)
@@ -343,6 +344,24 @@ func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 	a.closeStreams()
 	a.pool.metrics.duration.WithLabelValues(a.claim.Action).Observe(time.Since(began).Seconds())
 	return a.conclude(plan, reason, exit, nil)
+}
+
+// endedBy tells what ended a child that this attempt has not stopped: itself, whoever wanted it to, or a
+// kill that came past the attempt, by the guard of the leases or by the keeper while this daemon was frozen.
+func (a *attempt) endedBy(reason stopReason, exit child.Exit) stopReason {
+	if exit.Signal != sigKill || exit.OOM {
+		return stopNot
+	}
+	a.mu.Lock()
+	killed := a.killed
+	a.mu.Unlock()
+	switch {
+	case killed:
+		return reason
+	case a.pool.lease.age(a.pool.boottime()) >= store.LeaseDuration-child.KeeperMargin:
+		return stopFence
+	}
+	return stopNot
 }
 
 func (a *attempt) closeStreams() {
@@ -383,6 +402,11 @@ func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkil
 	}
 	if unkillable != nil {
 		o.Error += ": " + unkillable.Error()
+		// What is still there and another attempt would be two at once.
+		o.RetryAt, o.Spare = nil, false
+		if reason == stopShutdown {
+			o.Status = store.StatusFailed
+		}
 	}
 	return o
 }

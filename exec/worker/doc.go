@@ -32,6 +32,7 @@
 //   - A node that cannot renew its leases stops its own children after fenceStop and kills them after
 //     fenceKill, before anybody else may start the same execution. Time is counted on CLOCK_BOOTTIME, from
 //     before a renewal was sent, so neither a suspended machine nor a slow answer makes it longer.
+//   - Where a child cannot be ended, no attempt follows: it would be a second one beside the first.
 //   - When a node dies, its keeper kills its children; the others see the lease lapse and end the
 //     attempts as lost. No attempt is renewed that no one here knows of.
 //   - An outcome that cannot be written is kept in memory and on disk until the database takes it. An

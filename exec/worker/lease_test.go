@@ -154,6 +154,7 @@ func (q *fakeQueue) Execution(context.Context, int64) (*store.Execution, []store
 type fakeProcess struct {
 	began    time.Time
 	stubborn bool
+	stuck    bool // in the kernel: not even KILL ends it
 
 	mu    sync.Mutex
 	done  chan struct{}
@@ -185,7 +186,11 @@ func (f *fakeProcess) end(exit child.Exit) {
 func (f *fakeProcess) Stop(grace time.Duration) error {
 	f.mu.Lock()
 	f.stops = append(f.stops, stopCall{time.Since(f.began), grace})
+	stuck := f.stuck
 	f.mu.Unlock()
+	if stuck {
+		return child.ErrUnkillable
+	}
 	if grace > 0 && !f.stubborn {
 		f.end(child.Exit{Code: -1, Signal: "SIGTERM"})
 	}
@@ -447,6 +452,74 @@ func TestFencesAfterSuspension(t *testing.T) {
 		s.setAway(false)
 		pass(5 * time.Second)
 	})
+}
+
+// A kill that comes past the attempt, by the guard of the leases or by the keeper, is no failure of the
+// action's.
+func TestKillsOfTheLeaseAreNoFailures(t *testing.T) {
+	t.Parallel()
+	killed := child.Exit{Code: -1, Signal: sigKill}
+	for name, end := range map[string]func(s *stage, p *fakeProcess){
+		"by the guard": func(s *stage, p *fakeProcess) {
+			a := s.heldBy(token(1))
+			a.mu.Lock()
+			a.reason, a.killed = stopFence, true
+			a.mu.Unlock()
+			p.end(killed)
+		},
+		"by the keeper": func(s *stage, p *fakeProcess) {
+			s.lease.mu.Lock()
+			s.lease.renewed -= store.LeaseDuration - child.KeeperMargin
+			s.lease.mu.Unlock()
+			p.end(killed)
+		},
+	} {
+		onStage(t, false, func(s *stage, _ func()) {
+			s.offer(1)
+			pass(3 * time.Second)
+			end(s, s.proc(t, 1))
+			pass(time.Second)
+			outcomes := s.queue.told().outcomes
+			if len(outcomes) != 1 || !strings.Contains(outcomes[0].Error, "could not renew its lease") || outcomes[0].RetryAt == nil {
+				t.Errorf("%s: %+v", name, outcomes)
+			}
+		})
+	}
+	onStage(t, false, func(s *stage, _ func()) {
+		s.offer(1)
+		pass(3 * time.Second)
+		s.proc(t, 1).end(killed)
+		pass(time.Second)
+		if outcomes := s.queue.told().outcomes; len(outcomes) != 1 || !strings.Contains(outcomes[0].Error, "which Attune did not send") {
+			t.Errorf("by a stranger: %+v", outcomes)
+		}
+	})
+}
+
+// What cannot be ended is followed by nothing: two of it would run at once.
+func TestUnkillableIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	for _, reason := range []stopReason{stopShutdown, stopFence, stopTimeout} {
+		onStage(t, false, func(s *stage, _ func()) {
+			s.offer(1)
+			pass(3 * time.Second)
+			p := s.proc(t, 1)
+			p.mu.Lock()
+			p.stuck = true
+			p.mu.Unlock()
+			a := s.heldBy(token(1))
+			a.claim.Retry = &manifest.Retry{MaxAttempts: 5}
+			a.stop(reason, time.Second)
+			pass(time.Second)
+			outcomes := s.queue.told().outcomes
+			if len(outcomes) != 1 || outcomes[0].RetryAt != nil || outcomes[0].Spare || outcomes[0].Status == store.StatusCancelled {
+				t.Errorf("%s: %+v", reason, outcomes)
+			}
+			if got := testutil.ToFloat64(s.metrics.unkillable); got != 1 {
+				t.Errorf("%s: attune_unkillable_children_total is %v", reason, got)
+			}
+		})
+	}
 }
 
 func TestVoidTokenIsKilled(t *testing.T) {

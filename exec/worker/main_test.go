@@ -280,6 +280,15 @@ func (m *machine) want(e *store.Execution, status store.Status, text string) {
 	}
 }
 
+// now is the database's clock.
+func (m *machine) now() (now time.Time) {
+	m.t.Helper()
+	if err := storetest.Connect(m.t, m.url).QueryRow(m.t.Context(), "SELECT now()").Scan(&now); err != nil {
+		m.t.Fatal(err)
+	}
+	return now
+}
+
 // file gives a path outside the pack for scripts to leave marks at.
 func (m *machine) file(name string) string { return filepath.Join(m.state, name) }
 

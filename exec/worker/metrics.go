@@ -14,6 +14,7 @@ type metrics struct {
 	fenced     prometheus.Counter
 	selfFence  prometheus.Counter
 	shortages  *prometheus.CounterVec
+	unkillable prometheus.Counter
 	total      int
 }
 
@@ -42,6 +43,9 @@ func newMetrics(registerer prometheus.Registerer, workers int) *metrics {
 			Name: "attune_self_fence_total", Help: "How often this node stopped its own attempts because it could not renew their leases.",
 		}),
 	}
+	m.unkillable = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "attune_unkillable_children_total", Help: "Actions whose processes were killed and did not end: they are stuck in the kernel, and not tried again.",
+	})
 	m.shortages = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "attune_start_shortages_total", Help: "Starts that failed for want of something the machine had run out of, by what.",
 	}, []string{"shortage"})
@@ -50,7 +54,7 @@ func newMetrics(registerer prometheus.Registerer, workers int) *metrics {
 	}
 	m.setBusy(0)
 	if registerer != nil {
-		registerer.MustRegister(m.executions, m.duration, m.wait, m.workers, m.fenced, m.selfFence, m.shortages)
+		registerer.MustRegister(m.executions, m.duration, m.wait, m.workers, m.fenced, m.selfFence, m.shortages, m.unkillable)
 	}
 	return m
 }

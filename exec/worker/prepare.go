@@ -136,6 +136,10 @@ func (a *attempt) parameters(p *plan) (map[string]any, error) {
 		texts := make([]string, len(errs))
 		for i, e := range errs {
 			texts[i] = dotted(e.Pointer) + ": " + e.Message
+			// What was secret when it was queued stays so, whatever the schema calls it by now.
+			if within(encrypted, e.Pointer) {
+				texts[i] = dotted(e.Pointer) + ": the encrypted value does not fit the schema"
+			}
 		}
 		return nil, fmt.Errorf("cannot use its parameters: %s", strings.Join(texts, "; "))
 	}
@@ -147,6 +151,16 @@ func (a *attempt) parameters(p *plan) (map[string]any, error) {
 	p.config, p.confSchema = a.pool.opts.PackConfig(p.pack), a.pool.opts.ConfSchema(p.pack)
 	p.mask = child.NewMask(slices.Concat(values, texts, secretTexts(schema, parameters), secretTexts(p.confSchema, p.config)))
 	return parameters, nil
+}
+
+// within tells whether a pointer leads to one of the values, or into it.
+func within(values map[string]string, pointer string) bool {
+	for at := range values {
+		if pointer == at || strings.HasPrefix(pointer, at+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // secrets are the values that were encrypted when they were queued, and the names of those that are

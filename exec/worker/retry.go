@@ -60,11 +60,11 @@ func retryLost(action *manifest.Action, r *manifest.Retry, try int) (time.Durati
 	if action == nil {
 		return 0, false
 	}
-	most, delay := store.MaxLostAttempts, time.Duration(0)
+	most, delay := store.MaxLostAttempts, time.Duration(0) // EndLapsed of package store counts the same way
 	wanted := action.OnLost == onLostRetry
 	if r != nil {
 		wanted = wanted || slices.Contains(r.On, string(store.StatusLost))
-		most, delay = r.MaxAttempts, time.Duration(r.Delay)
+		most, delay = r.MaxAttempts, retryDelay(r, try)
 	}
 	return delay, wanted && try < most
 }

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -52,6 +53,51 @@ func TestRetryAfter(t *testing.T) {
 	}
 	if got := retryDelay(endless, 900); got <= 0 {
 		t.Errorf("after 900 attempts: %v", got)
+	}
+}
+
+// TestLostIsCountedAlike asks the reaper and this package after how long a lost attempt is followed by
+// another: whoever comes first decides.
+func TestLostIsCountedAlike(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	begun := m.now()
+	second := manifest.Duration(time.Second)
+	for i, r := range []manifest.Retry{
+		{MaxAttempts: 100},
+		{MaxAttempts: 100, Delay: 90 * second},
+		{MaxAttempts: 100, Delay: 90 * second, Backoff: backoffExponential},
+		{MaxAttempts: 100, Delay: 90 * second, Backoff: backoffExponential, MaxDelay: 600 * second},
+		{MaxAttempts: 100, Delay: 90 * second, MaxDelay: 30 * second},
+		{MaxAttempts: 5, Delay: second, Backoff: backoffExponential},
+	} {
+		r.On = []string{string(store.StatusLost)}
+		ref := m.action(fmt.Sprintf("a%d", i), "", edit(func(a *manifest.Action) { a.Retry = &r }))
+		for _, try := range []int{1, 2, 4, 5, 90} {
+			id := m.enqueue(store.NewExecution{Action: ref})[0]
+			m.sql("UPDATE attune.queue SET attempt = $2 + 2, spared = 2 WHERE execution_id = $1", id, try-1)
+			claimed, err := m.store.Claim(t.Context(), "dead", 1)
+			if err != nil || len(claimed) != 1 || claimed[0].Tries != try {
+				t.Fatalf("claimed %+v: %v", claimed, err)
+			}
+			if _, err := m.store.Start(t.Context(), []string{claimed[0].Token}); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := m.store.LoseNode(t.Context(), "dead"); err != nil {
+				t.Fatal(err)
+			}
+			want, again := retryLost(&manifest.Action{Retry: &r}, &r, try)
+			e, _ := m.execution(id)
+			if again == e.Status.Final() {
+				t.Errorf("%+v, attempt %d: it is %s, another attempt follows here: %v", r, try, e.Status, again)
+			}
+			if again && want < 365*24*time.Hour { // beyond, both only have to be far away
+				if got := e.DueAt.Sub(begun); got < want || got > want+10*time.Minute {
+					t.Errorf("%+v, attempt %d: due in %v, here after %v", r, try, got, want)
+				}
+			}
+			m.sql("DELETE FROM attune.queue")
+		}
 	}
 }
 

@@ -239,6 +239,15 @@ func TestEncryptedParameters(t *testing.T) {
 		t.Errorf("environment %s", env)
 	}
 
+	// The schema has forgotten that it was secret, and wants something else.
+	m.actions[0].(*manifest.Action).Parameters = schema(t, `{"token": {"type": "string", "enum": ["a", "b"]}, "pin": {"type": "boolean"}, "plain": {"type": "string"}}`, false)
+	m.apply()
+	e = m.await(m.enqueue(store.NewExecution{Action: ref, Parameters: encoded, Secrets: secrets})[0])
+	m.want(e, store.StatusFailed, "token: the encrypted value does not fit the schema")
+	if strings.Contains(*e.Error, "hush") || strings.Contains(*e.Error, "3141") {
+		t.Errorf("the error tells a secret: %s", *e.Error)
+	}
+
 	if err := os.Remove(m.file("attune.key")); err != nil {
 		t.Fatal(err)
 	}
@@ -777,9 +786,9 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-func (m *machine) sql(statement string) {
+func (m *machine) sql(statement string, args ...any) {
 	m.t.Helper()
-	storetest.Exec(m.t, m.url, statement)
+	storetest.Exec(m.t, m.url, statement, args...)
 }
 
 // What did not start in time is cancelled, and says so; what began once is past expiring.

@@ -37,6 +37,10 @@ const (
 	// take as long to pass over as a claim.
 	vacuumAfter = 5000
 
+	// longestDelay bounds the pause before a lost attempt is followed by another: doubled often enough, any
+	// delay is longer than a timestamp can tell.
+	longestDelay = 100 * 365 * 24 * time.Hour
+
 	// reapRounds bounds one Reap; each takes up to 1000 attempts.
 	reapRounds = 100
 )
@@ -614,6 +618,7 @@ func (s *Store) endLapsed(ctx context.Context, node string) (requeued, lost []in
 				"node":          node,
 				"reason":        reason,
 				"most_attempts": MaxLostAttempts,
+				"longest_delay": longestDelay.Seconds(),
 			}).Query(func(answer pgx.Rows) (err error) {
 				rows, err = pgx.CollectRows(answer, pgx.RowToStructByPos[lapsedRow])
 				return err

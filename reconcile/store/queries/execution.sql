@@ -708,7 +708,13 @@ judged AS MATERIALIZED (
             )
             AND lapsed.attempt - lapsed.spared < COALESCE((spec.retry ->> 'max_attempts')::integer, @most_attempts::integer)
             AS again,
-        COALESCE((spec.retry ->> 'delay')::double precision, 0) AS delay
+        -- As exec/worker counts it for the attempts that a node gives up by itself.
+        LEAST(
+            COALESCE((spec.retry ->> 'delay')::double precision, 0)
+                * CASE WHEN spec.retry ->> 'backoff' = 'exponential' THEN power(2, LEAST(lapsed.attempt - lapsed.spared - 1, 62)) ELSE 1 END,
+            COALESCE(NULLIF((spec.retry ->> 'max_delay')::double precision, 0), 'infinity'),
+            @longest_delay::double precision
+        ) AS delay
     FROM lapsed
     LEFT JOIN attune.action
         ON action.ref = lapsed.action_ref
