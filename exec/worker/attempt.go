@@ -171,7 +171,7 @@ func (a *attempt) run() *store.Outcome {
 	if action := a.action(); a.claim.Expired && action != nil {
 		return &store.Outcome{
 			Status: store.StatusCancelled,
-			Error:  fmt.Sprintf("expired: it did not start within %v of when it was due", time.Duration(action.Expires)),
+			Error:  store.ExpiredText(time.Duration(action.Expires)),
 		}
 	}
 	if a.linedUp() {

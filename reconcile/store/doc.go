@@ -52,9 +52,9 @@
 // ever changes:
 //
 //	requested -> running     Claim
-//	requested -> cancelled   Cancel
+//	requested -> cancelled   Cancel; Reap, where it has expired
 //	scheduled -> requested   Claim, when it is due; whatever frees a place, when it stands in line
-//	scheduled -> cancelled   Cancel; Enqueue and whatever else admits, by its action's concurrency
+//	scheduled -> cancelled   Cancel; Reap, where it has expired; Enqueue and whatever else admits, by its action's concurrency
 //	running   -> requested   Release; Reap and LoseNode, before the start or where it is tried again
 //	running   -> scheduled   Finish and Reap, where it is tried again later; PutOff and LineUp
 //	running   -> succeeded   Finish

@@ -552,11 +552,14 @@ func (s *Store) Renew(ctx context.Context, node string) (*Renewal, error) {
 // end as lost and are queued again where the action says on_lost: retry. An id can be in both
 // answers: its attempt was lost and there will be another.
 //
-// It admits what stands in line for no reason, tells of nodes that are not seen any more, and vacuums the
+// It ends what expired while it waited, admits what stands in line for no reason, tells of nodes that are not seen any more, and vacuums the
 // queue once enough has gone through it: autovacuum looks once a minute, and till then
 // every look at the queue has to pass over what was claimed.
 func (s *Store) Reap(ctx context.Context) (requeued, lost []int64, err error) {
 	requeued, lost, err = s.endLapsed(ctx, "")
+	if err == nil {
+		err = s.endExpired(ctx)
+	}
 	if err == nil {
 		err = s.sweep(ctx)
 	}

@@ -92,6 +92,8 @@ type Store struct {
 	queries queries
 	// finished counts outcomes since this store last vacuumed the queue.
 	finished atomic.Int64
+	// expired is when this store last looked for what had expired.
+	expired atomic.Pointer[time.Time]
 	// statements are the queries with numbered arguments.
 	statements map[string]statement
 	packer     *zstd.Encoder

@@ -245,7 +245,7 @@ claimed AS (
                 AND action.revision_id = ANY (@ready_revisions::bigint[])
                 AND COALESCE(
                     queue.attempt > 0
-                    OR now() <= queue.due_at + make_interval(secs => (action.manifest ->> 'expires')::double precision),
+                    OR now() <= COALESCE(queue.put_off_from, queue.due_at) + make_interval(secs => (action.manifest ->> 'expires')::double precision),
                     TRUE
                 )
             THEN now()
@@ -294,7 +294,7 @@ SELECT
     -- One that has begun before is past expiring.
     COALESCE(
         claimed.attempt = 1
-        AND now() > claimed.due_at
+        AND now() > COALESCE(claimed.put_off_from, claimed.due_at)
             + make_interval(secs => (COALESCE(claimed.former_manifest, claimed.manifest) ->> 'expires')::double precision),
         FALSE
     ) AS expired,
@@ -419,6 +419,7 @@ LEFT JOIN held
 UPDATE attune.queue
 SET waits_for = @reason::text,
     waits_until = now() + make_interval(secs => @seconds::double precision),
+    put_off_from = COALESCE(put_off_from, due_at),
     due_at = now() + make_interval(secs => @seconds::double precision)
 WHERE execution_id = @id::bigint
     AND token = @token::uuid
@@ -454,11 +455,12 @@ WHERE queue.execution_id = former.execution_id
 RETURNING queue.action_ref, former.concurrency_key;
 
 -- name: HurryPack
--- What a pack's executions were put off for has come.
+-- What a pack's executions were put off for has come: they are as due as they were before.
 WITH
 hurried AS (
     UPDATE attune.queue
-    SET due_at = now(),
+    SET due_at = COALESCE(put_off_from, now()),
+        put_off_from = NULL,
         status = CASE WHEN concurrency_key IS NULL THEN 'requested' ELSE 'scheduled' END,
         in_line = concurrency_key IS NOT NULL
     WHERE status = 'scheduled'
@@ -570,6 +572,7 @@ requeued AS (
             WHEN held.spare THEN queue.due_at
             ELSE now() + make_interval(secs => GREATEST(held.retry_seconds, 0))
         END,
+        put_off_from = CASE WHEN held.spare THEN queue.put_off_from END,
         spared = queue.spared + held.spare::integer,
         token = NULL,
         node = NULL,
@@ -733,6 +736,7 @@ requeued AS (
             WHEN judged.again THEN now() + make_interval(secs => judged.delay)
             ELSE judged.due_at
         END,
+        put_off_from = CASE WHEN NOT judged.again THEN judged.put_off_from END,
         token = NULL,
         node = NULL,
         claimed_at = NULL,
@@ -869,6 +873,66 @@ SELECT
     found.status,
     found.action_ref,
     CASE WHEN found.started_at IS NULL AND found.status <> 'scheduled' THEN found.concurrency_key END AS freed,
+    (SELECT count(*) FROM told) AS notified
+FROM found;
+
+-- name: FindExpired
+-- What of an action with expires is over its time and was never begun. Few actions have one, so the queue
+-- is read only where there is such an action.
+SELECT queue.execution_id, (action.manifest ->> 'expires')::double precision AS seconds
+FROM attune.action
+JOIN attune.queue
+    ON queue.action_ref = action.ref
+WHERE action.enabled
+    AND action.manifest ? 'expires'
+    AND queue.token IS NULL
+    AND queue.attempt = 0
+    AND queue.former_manifest IS NULL
+    AND now() > COALESCE(queue.put_off_from, queue.due_at)
+        + make_interval(secs => (action.manifest ->> 'expires')::double precision)
+ORDER BY queue.execution_id
+LIMIT @most::integer;
+
+-- name: EndExpired
+-- Of these, what is still not begun: who has claimed one meanwhile finds out by itself that it is over.
+WITH
+found AS MATERIALIZED (
+    SELECT queue.*, input.reason
+    FROM unnest(@ids::bigint[], @reasons::text[]) AS input (id, reason)
+    JOIN attune.queue
+        ON queue.execution_id = input.id
+    WHERE queue.token IS NULL
+        AND queue.attempt = 0
+    ORDER BY queue.execution_id
+    FOR UPDATE OF queue SKIP LOCKED
+),
+gone AS (
+    DELETE FROM attune.queue
+    USING found
+    WHERE queue.execution_id = found.execution_id
+),
+ended AS (
+    INSERT INTO attune.execution AS execution (
+        id, created_at, action_ref, pack_ref, status, attempt, finished_at, error
+    )
+    SELECT execution_id, created_at, action_ref, pack_ref, 'cancelled', 0, now(), reason
+    FROM found
+    ON CONFLICT (id, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        attempt = EXCLUDED.attempt,
+        finished_at = EXCLUDED.finished_at,
+        error = EXCLUDED.error
+    RETURNING ENDED_COLUMNS
+),
+NOTE_ENDED,
+told AS (
+    SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)
+    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
+    WHERE list.ids IS NOT NULL
+)
+SELECT
+    found.action_ref,
+    CASE WHEN found.status <> 'scheduled' THEN found.concurrency_key END AS freed,
     (SELECT count(*) FROM told) AS notified
 FROM found;
 
