@@ -31,13 +31,13 @@ faults: ## Break real daemons in every way of daemon/faults: takes long, wants r
 	@contrib/setup.sh test
 	go test -tags faults -timeout 2h ./daemon/faults ./reconcile
 
-check: ## Formatting, linters, shell scripts, unit file, a few seconds of each fuzz test
+check: ## Formatting, linters, scripts, man pages, completion, unit, alerts, a few seconds of each fuzz test
 	@contrib/setup.sh test
 	@test -z "$$(go run $(GOFUMPT) -l daemon exec reconcile contrib)" || { go run $(GOFUMPT) -d daemon exec reconcile contrib; exit 1; }
 	go mod tidy -diff
 	cd contrib/bench && go mod tidy -diff && go vet ./...
 	go run $(GOLANGCI) run --allow-parallel-runners ./...
-	shellcheck contrib/*.sh .ci/run packs/*/actions/*.sh packs/*/sensors/*.sh
+	contrib/check.sh
 	contrib/fuzz.sh $(FUZZTIME)
 	@go run $(GOVULNCHECK) ./... || { [ $$? -ne 3 ] && echo "govulncheck: skipped, its database cannot be reached"; }
 

@@ -13,7 +13,8 @@ configure) if [ -n "${2:-}" ]; then upgrade=yes; else upgrade=no; fi ;;
 esac
 
 systemd-sysusers /usr/lib/sysusers.d/attune.conf
-systemd-tmpfiles --create /usr/lib/tmpfiles.d/attune.conf
+# It wants /proc, which a chroot may lack; the unit and the next boot make the same folders.
+systemd-tmpfiles --create /usr/lib/tmpfiles.d/attune.conf || true
 
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload

@@ -190,6 +190,7 @@ want "rpm -i" rpm -i --nodeps "$work"/packages/attune-0.1.0-1.*.rpm
 want "the user" chroot "$work/rpmroot" id attune
 never "enabled by surprise" chroot "$work/rpmroot" systemctl is-enabled -q attune
 want "the version" chroot "$work/rpmroot" sh -c 'attune version | grep -F "attune v0.1.0"'
+want "some state" install -d "$work/rpmroot/var/lib/attune"
 want "an edit" sed -i 's/^#drain = .*/drain = "50s"/' "$work/rpmroot/etc/attune/attune.toml"
 want "rpm -U" rpm -U --nodeps "$work"/packages/attune-0.2.0-1.*.rpm
 want "the version" chroot "$work/rpmroot" sh -c 'attune version | grep -F "attune v0.2.0"'

@@ -181,6 +181,13 @@ func TestPrometheus(t *testing.T) {
 	}
 	text := strings.ReplaceAll(string(shipped), "127.0.0.1:9753", strings.TrimPrefix(url, "http://"))
 	text = strings.ReplaceAll(text, "scrape_interval: 15s", "scrape_interval: 1s")
+	rules, err := os.ReadFile("../../contrib/prometheus/attune.rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(i.dir, "attune.rules.yml"), rules, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	config := filepath.Join(i.dir, "prometheus.yml")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
