@@ -39,12 +39,13 @@ func (r *Reconciler) apply(ctx context.Context, j *job, plan *Plan) (applied map
 			revisions++
 		}
 	}
+	eager := revisions <= eagerPacks && !j.many
 	for i := range plan.Packs {
 		p := &plan.Packs[i]
 		if !p.writes {
 			continue
 		}
-		err := r.prepare(ctx, j, p, revisions <= eagerPacks)
+		err := r.prepare(ctx, j, p, eager)
 		switch {
 		case errors.Is(err, errUnstable):
 			r.watcher.again(r.packs[p.Ref].folder.key, r.opts.Quiet, time.Now())

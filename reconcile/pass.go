@@ -24,27 +24,7 @@ func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, 
 	if err := r.hold(ctx, j); err != nil {
 		return nil, "", err
 	}
-	states := r.compare(j, vanished, now)
-	scope := map[string]bool{}
-	for ref := range states {
-		scope[ref] = true
-	}
-	for _, ref := range vanished {
-		scope[ref] = true
-	}
-	plan := diff(&Snapshot{Packs: states, Scope: scope, Config: r.opts.PackConfig}, scope, r.catalog, r.records)
-	outcome := outcomeUnchanged
-	var applied map[string]bool
-	var err error
-	switch writes := slices.ContainsFunc(plan.Packs, func(p PackPlan) bool { return p.writes }); {
-	case writes && (j.plan || r.planOnly):
-		outcome = outcomePlanned
-	case writes:
-		outcome = outcomeApplied
-		r.sign(plan)
-		applied, err = r.apply(ctx, j, plan)
-	}
-	r.settle(plan, states, applied)
+	plan, outcome, err := r.converge(ctx, j, vanished, now)
 	if err != nil {
 		return nil, "", err
 	}
@@ -102,9 +82,49 @@ func (r *Reconciler) refresh(ctx context.Context) error {
 	return nil
 }
 
-// compare parses and checks what is stale, and what depends on that. What it gives is what the plan
-// is made from.
-func (r *Reconciler) compare(j *job, vanished []string, now time.Time) map[string]*PackState {
+// converge compares what is stale, and what depends on that, and applies it.
+func (r *Reconciler) converge(ctx context.Context, j *job, vanished []string, now time.Time) (*Plan, string, error) {
+	seeds := r.seeds(j, vanished)
+	if len(seeds) > r.roundPacks && !j.plan {
+		return r.convergeMany(ctx, j, seeds, vanished, now)
+	}
+	states, more := r.compare(j, seeds, now)
+	if more != nil && len(more) > r.roundPacks && !j.plan {
+		return r.convergeMany(ctx, j, more, vanished, now)
+	}
+	if more != nil {
+		states = r.parse(more, now)
+		r.check(states, now)
+	}
+	return r.round(ctx, j, states, vanished)
+}
+
+// round plans and applies packs that were compared.
+func (r *Reconciler) round(ctx context.Context, j *job, states map[string]*PackState, vanished []string) (plan *Plan, outcome string, err error) {
+	scope := map[string]bool{}
+	for ref := range states {
+		scope[ref] = true
+	}
+	for _, ref := range vanished {
+		scope[ref] = true
+	}
+	plan = diff(&Snapshot{Packs: states, Scope: scope, Config: r.opts.PackConfig}, scope, r.catalog, r.records)
+	outcome = outcomeUnchanged
+	var applied map[string]bool
+	switch writes := slices.ContainsFunc(plan.Packs, func(p PackPlan) bool { return p.writes }); {
+	case writes && (j.plan || r.planOnly):
+		outcome = outcomePlanned
+	case writes:
+		outcome = outcomeApplied
+		r.sign(plan)
+		applied, err = r.apply(ctx, j, plan)
+	}
+	r.settle(plan, states, applied)
+	return plan, outcome, err
+}
+
+// seeds are the packs to be compared: what is stale, and what depends on what has vanished.
+func (r *Reconciler) seeds(j *job, vanished []string) map[string]bool {
 	gone := map[string]bool{}
 	for _, ref := range vanished {
 		gone[ref] = true
@@ -130,18 +150,19 @@ func (r *Reconciler) compare(j *job, vanished []string, now time.Time) map[strin
 			}
 		}
 	}
+	return seeds
+}
+
+// compare parses and checks packs. What it gives is what the plan is made from, unless others depend on what
+// they offer now: then it gives all that is to be compared.
+func (r *Reconciler) compare(j *job, seeds map[string]bool, now time.Time) (states map[string]*PackState, more map[string]bool) {
 	if len(seeds) == 0 {
-		return nil
+		return nil, nil
 	}
-	states := r.parse(seeds, now)
+	states = r.parse(seeds, now)
 	r.check(states, now)
-	changed := map[string]bool{}
-	for ref, s := range states {
-		if p := r.packs[ref]; p.offer != offerOf(s, r.world.set) {
-			changed[ref] = true
-		}
-	}
-	more := r.dependents(changed)
+	more = r.dependents(r.changedOffers(states))
+	written := r.written(j)
 	missing := false
 	for ref := range more {
 		if written[ref] {
@@ -149,12 +170,22 @@ func (r *Reconciler) compare(j *job, vanished []string, now time.Time) map[strin
 		}
 		missing = missing || more[ref] && states[ref] == nil && r.frozen(ref) == ""
 	}
-	if missing {
-		maps.Copy(more, seeds)
-		states = r.parse(more, now)
-		r.check(states, now)
+	if !missing {
+		return states, nil
 	}
-	return states
+	maps.Copy(more, seeds)
+	return nil, more
+}
+
+// changedOffers are the packs in which something changed that others may name.
+func (r *Reconciler) changedOffers(states map[string]*PackState) map[string]bool {
+	changed := map[string]bool{}
+	for ref, s := range states {
+		if p := r.packs[ref]; p.offer != offerOf(s, r.world.set) {
+			changed[ref] = true
+		}
+	}
+	return changed
 }
 
 // written are the packs that are being written: they are stale, and not quiet yet. Who asks for a pass

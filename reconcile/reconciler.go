@@ -139,6 +139,8 @@ type Reconciler struct {
 	lease    string
 	// forced are packs whose files were released by order and are not in force yet, with who ordered it.
 	forced map[string]string
+	// roundPacks is how many packs are compared at once.
+	roundPacks int
 
 	mu    sync.Mutex
 	asked request
@@ -245,7 +247,7 @@ func New(opts Options) (*Reconciler, error) {
 		packs: map[string]*pack{}, known: map[string]identity{}, noticed: map[string]bool{}, warned: map[string]bool{}, afar: map[string]string{},
 		seen: map[string]bool{}, checkouts: map[string]checkout{}, absent: map[string]bool{}, differs: map[string]time.Time{},
 		pinned: map[string]bool{}, drifts: map[string]*PackPlan{}, forced: map[string]string{},
-		asked: request{cause: causeStart},
+		asked: request{cause: causeStart}, roundPacks: roundPacks,
 	}
 	r.environment = r.opts.environmentOf()
 	r.status.Mode = "apply"
@@ -462,7 +464,9 @@ type job struct {
 	// plan says to apply nothing.
 	plan bool
 	// silent says that nobody asks for a report, which costs more than an edit where there are many packs.
-	silent  bool
+	silent bool
+	// many says that the pass takes several rounds.
+	many    bool
 	since   map[string]time.Time // first changes, by key
 	waiters []*waiter
 	// command runs instead of a pass; it has one waiter.
