@@ -17,7 +17,7 @@ const (
 	backlogFactor = 4
 )
 
-// claimLoop claims until ctx ends: when told that something may be due, when a retry of ours is, and
+// claimLoop claims until ctx ends: when told that something may be due, when something that waited is, and
 // each pollPeriod; and as long as claims come back full, whenever a slot is free.
 func (p *Pool) claimLoop(ctx context.Context) {
 	defer p.StopClaiming()

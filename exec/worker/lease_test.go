@@ -37,6 +37,9 @@ type fakeQueue struct {
 	renewals []time.Time
 	// lostClaim makes the next claim commit without an answer.
 	lostClaim bool
+	// later falls due at dueAt.
+	later []store.Claimed
+	dueAt time.Time
 }
 
 // told is what the queue was told so far.
@@ -58,11 +61,20 @@ func (q *fakeQueue) set(f func()) {
 	f()
 }
 
+func (q *fakeQueue) NextDue(context.Context) (time.Duration, bool, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return time.Until(q.dueAt), len(q.later) > 0, nil
+}
+
 func (q *fakeQueue) Claim(_ context.Context, _ string, limit int, _ ...int64) ([]store.Claimed, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.away {
 		return nil, errAwayTest
+	}
+	if !time.Now().Before(q.dueAt) {
+		q.waiting, q.later = append(q.waiting, q.later...), nil
 	}
 	n := min(limit, len(q.waiting))
 	claimed := q.waiting[:n:n]

@@ -67,6 +67,7 @@ type queue interface {
 	Finish(ctx context.Context, outcomes []store.Outcome) (accepted []bool, err error)
 	Reap(ctx context.Context) (requeued, lost []int64, err error)
 	Execution(ctx context.Context, id int64) (*store.Execution, []store.Attempt, error)
+	NextDue(ctx context.Context) (left time.Duration, waits bool, err error)
 }
 
 var _ queue = (*store.Store)(nil)
@@ -272,7 +273,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var helpers sync.WaitGroup
-	for _, helper := range []func(context.Context){p.renewLeases, p.guardLease, p.starter.run, p.reap, p.hearCancels} {
+	for _, helper := range []func(context.Context){p.renewLeases, p.guardLease, p.starter.run, p.reap, p.hearCancels, p.watchDue} {
 		helpers.Go(func() { p.persist(work, helper) })
 	}
 	var finishing sync.WaitGroup

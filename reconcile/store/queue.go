@@ -156,6 +156,22 @@ func (s *Store) Claim(ctx context.Context, node string, limit int, ready ...int6
 	return claimed, nil
 }
 
+// NextDue tells in how long the first of those executions falls due that wait for a time, which may be less
+// than nothing; false: none waits.
+func (s *Store) NextDue(ctx context.Context) (left time.Duration, waits bool, err error) {
+	err = s.hot(ctx, "look for what falls due next", func(batch *pgx.Batch) {
+		s.queue(batch, "NextDue", nil).QueryRow(func(row pgx.Row) error {
+			var seconds *float64
+			if err := row.Scan(&seconds); err != nil || seconds == nil {
+				return err
+			}
+			left, waits = time.Duration(*seconds*float64(time.Second)), true
+			return nil
+		})
+	})
+	return left, waits, err
+}
+
 // claim is one try; more says that another may find something.
 func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64) (claimed []Claimed, more bool, err error) {
 	offered, after, deep := s.turn.next(limit)

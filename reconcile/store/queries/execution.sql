@@ -114,6 +114,12 @@ ORDER BY place;
 -- name: WakeQueue
 SELECT pg_notify('attune_queue', '');
 
+-- name: NextDue
+SELECT EXTRACT(EPOCH FROM min(due_at) - now())::double precision AS seconds
+FROM attune.queue
+WHERE status = 'scheduled'
+    AND NOT in_line;
+
 -- name: PromoteScheduled
 -- Bounded, so that a million retries that fall due at once do not hold up the claim before it. What is
 -- counted stands in line from now on; its keys are answered, to be admitted.
