@@ -125,6 +125,10 @@ type RetentionConfig struct {
 	// Events and Executions are how long history is kept; 0: for ever. Default to 30d and 90d.
 	Events     time.Duration `toml:"events"`
 	Executions time.Duration `toml:"executions"`
+	// EventsCount and ExecutionsCount bound how many are kept, to the day: days go, oldest first, as long as
+	// so many are left; 0: age alone ends them. Default to 0.
+	EventsCount     int `toml:"events_count"`
+	ExecutionsCount int `toml:"executions_count"`
 	// Revisions is how many of a pack are kept beside those in force; 0: all. Defaults to 50.
 	Revisions int `toml:"revisions"`
 	// RevisionsAge ends revisions that are older, also among the newest; 0: none. Defaults to 0.
@@ -551,6 +555,12 @@ func (c *Config) validate() []ConfigProblem {
 	}
 	if c.Retention.Revisions < 0 {
 		refuse("retention.revisions", "found %d, expected 0 (all) or more", c.Retention.Revisions)
+	}
+	if c.Retention.EventsCount < 0 {
+		refuse("retention.events_count", "found %d, expected 0 (any number) or more", c.Retention.EventsCount)
+	}
+	if c.Retention.ExecutionsCount < 0 {
+		refuse("retention.executions_count", "found %d, expected 0 (any number) or more", c.Retention.ExecutionsCount)
 	}
 	choice("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	choice("log.format", c.Log.Format, "auto", "text", "json", "journal")

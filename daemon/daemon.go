@@ -437,7 +437,10 @@ func (d *Daemon) join(ctx context.Context) error {
 
 func (d *Daemon) retention() store.Retention {
 	r := d.config.Retention
-	return store.Retention{Events: r.Events, Executions: r.Executions, Revisions: r.Revisions, RevisionsAge: r.RevisionsAge}
+	return store.Retention{
+		Events: r.Events, EventsCount: r.EventsCount, Executions: r.Executions, ExecutionsCount: r.ExecutionsCount,
+		Revisions: r.Revisions, RevisionsAge: r.RevisionsAge,
+	}
 }
 
 // pruneRevisions removes the folders of revisions from which nothing runs and nothing in force would:

@@ -138,6 +138,8 @@ func (c *Config) keys() []key {
 		{"runtimes.build_timeout", (*durationValue)(&c.Runtimes.BuildTimeout)},
 		{"retention.events", (*durationValue)(&c.Retention.Events)},
 		{"retention.executions", (*durationValue)(&c.Retention.Executions)},
+		{"retention.events_count", (*intValue)(&c.Retention.EventsCount)},
+		{"retention.executions_count", (*intValue)(&c.Retention.ExecutionsCount)},
 		{"retention.revisions", (*intValue)(&c.Retention.Revisions)},
 		{"retention.revisions_age", (*durationValue)(&c.Retention.RevisionsAge)},
 		{"secrets.directory", (*textValue)(&c.Secrets.Directory)},

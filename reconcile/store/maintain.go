@@ -20,7 +20,9 @@ const (
 type Retention struct {
 	Events     time.Duration
 	Executions time.Duration
-	Revisions  int // a pack's newest
+	// EventsCount and ExecutionsCount end days, oldest first, as long as so many are left.
+	EventsCount, ExecutionsCount int
+	Revisions                    int // a pack's newest
 	// RevisionsAge ends also those that are younger by number. Whatever both say, revisions in force, and
 	// those that executions wait to run or run from, are kept.
 	RevisionsAge time.Duration
@@ -87,16 +89,25 @@ func (s *Store) dropPartitions(ctx context.Context, keep Retention, report *Main
 	for _, part := range []struct {
 		histories []string
 		keep      time.Duration
+		most      int
+		bound     string // the query that gives the time of the oldest that is kept
 	}{
-		{[]string{"event", "enforcement"}, keep.Events},
-		{[]string{"execution", "attempt", "output"}, keep.Executions},
+		{[]string{"event", "enforcement"}, keep.Events, keep.EventsCount, "EventsKeptSince"},
+		{[]string{"execution", "attempt", "output"}, keep.Executions, keep.ExecutionsCount, "ExecutionsKeptSince"},
 	} {
-		if part.keep <= 0 {
+		if part.keep <= 0 && part.most <= 0 {
 			continue
 		}
 		err := s.alone(ctx, func(tx pgx.Tx) error {
+			// Apart from dropping, which wants nobody to be reading.
+			bounds, err := collect(ctx, s, tx, part.bound, pgx.StrictNamedArgs{
+				"keep_seconds": max(part.keep.Seconds(), 0), "most": max(part.most, 0),
+			}, pgx.RowTo[*time.Time])
+			if err != nil || len(bounds) == 0 || bounds[0] == nil {
+				return err
+			}
 			dropped, err := s.count(ctx, tx, "DropPartitions", pgx.StrictNamedArgs{
-				"histories": part.histories, "keep_seconds": part.keep.Seconds(),
+				"histories": part.histories, "before": *bounds[0],
 			})
 			report.PartitionsDropped += dropped
 			return err

@@ -81,6 +81,34 @@ func TestMaintainDropsWhatRetentionSays(t *testing.T) {
 	}
 }
 
+// Days go as long as so many executions are left, whatever their age.
+func TestMaintainCounts(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	sql(t, s, "SELECT attune.make_partitions((now() AT TIME ZONE 'UTC')::date - 5, (now() AT TIME ZONE 'UTC')::date - 1)")
+	for days := 5; days > 0; days-- {
+		sql(t, s, `INSERT INTO attune.execution (created_at, action_ref, pack_ref, status, finished_at)
+			SELECT date_trunc('day', now(), 'UTC') - make_interval(days => $1) + INTERVAL '1 hour', 'a.x', 'a', 'succeeded', now()
+			FROM generate_series(1, 10)`, days)
+		sql(t, s, `INSERT INTO attune.event (id, created_at, trigger_ref, source, payload)
+			VALUES (nextval('attune.event_id'), date_trunc('day', now(), 'UTC') - make_interval(days => $1) + INTERVAL '1 hour', 'a.t', 's', '{}')`, days)
+	}
+	for _, test := range []struct{ keep, left int }{{100, 50}, {31, 40}, {30, 30}, {11, 20}} {
+		maintain(t, s, store.Retention{ExecutionsCount: test.keep})
+		if n := one[int](t, s, "SELECT count(*) FROM attune.execution"); n != test.left {
+			t.Errorf("%d executions left of %d to be kept, expected %d", n, test.keep, test.left)
+		}
+	}
+	maintain(t, s, store.Retention{EventsCount: 2, Events: 1000 * time.Hour, ExecutionsCount: 1})
+	if events, executions := one[int](t, s, "SELECT count(*) FROM attune.event"), one[int](t, s, "SELECT count(*) FROM attune.execution"); events != 2 || executions != 10 {
+		t.Errorf("%d events and %d executions left, expected 2 and 10", events, executions)
+	}
+	maintain(t, s, store.Retention{EventsCount: 5, Events: time.Millisecond})
+	if n := one[int](t, s, "SELECT count(*) FROM attune.event"); n != 0 {
+		t.Errorf("%d events left although they are too old", n)
+	}
+}
+
 func TestMaintainPrunesEventKeys(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)

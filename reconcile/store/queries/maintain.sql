@@ -14,7 +14,35 @@ SELECT attune.make_partitions(
 );
 
 -- name: DropPartitions
-SELECT attune.drop_partitions(@histories::text[], now() - make_interval(secs => @keep_seconds::double precision));
+SELECT attune.drop_partitions(@histories::text[], @before::timestamptz);
+
+-- name: EventsKeptSince
+-- 0 is no bound.
+SELECT GREATEST(
+    now() - make_interval(secs => NULLIF(@keep_seconds::double precision, 0)),
+    (
+        SELECT created_at
+        FROM attune.event
+        WHERE @most::integer > 0
+        ORDER BY id DESC
+        LIMIT 1
+        OFFSET GREATEST(@most::integer - 1, 0)
+    )
+);
+
+-- name: ExecutionsKeptSince
+-- As EventsKeptSince.
+SELECT GREATEST(
+    now() - make_interval(secs => NULLIF(@keep_seconds::double precision, 0)),
+    (
+        SELECT created_at
+        FROM attune.execution
+        WHERE @most::integer > 0
+        ORDER BY id DESC
+        LIMIT 1
+        OFFSET GREATEST(@most::integer - 1, 0)
+    )
+);
 
 -- name: PruneEventKeys
 WITH old AS (
