@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/url"
 	"slices"
 	"strings"
@@ -149,6 +150,36 @@ func (m *Mask) String(s string) string {
 		return s
 	}
 	return string(m.Bytes([]byte(s)))
+}
+
+// Writer masks what goes through it to w, across the borders of writes. Close hands on what only began like
+// a value; it does not close w.
+func (m *Mask) Writer(w io.Writer) io.WriteCloser {
+	if m == nil {
+		return unmasked{w}
+	}
+	return &maskWriter{masker: m.masker(), w: w}
+}
+
+type unmasked struct{ io.Writer }
+
+func (unmasked) Close() error { return nil }
+
+type maskWriter struct {
+	masker *masker
+	w      io.Writer
+}
+
+func (m *maskWriter) Write(p []byte) (int, error) {
+	if _, err := m.w.Write(m.masker.write(p)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (m *maskWriter) Close() error {
+	_, err := m.w.Write(m.masker.flush())
+	return err
 }
 
 func (m *Mask) masker() *masker { return &masker{mask: m} }

@@ -189,3 +189,26 @@ func BenchmarkMask(b *testing.B) {
 		})
 	}
 }
+
+func TestMaskWriter(t *testing.T) {
+	t.Parallel()
+	for _, m := range []*Mask{nil, NewMask([]string{"swordfish"})} {
+		var got strings.Builder
+		w := m.Writer(&got)
+		for _, piece := range []string{"a sword", "fish and a swor", "d, then a sword"} {
+			if n, err := w.Write([]byte(piece)); n != len(piece) || err != nil {
+				t.Errorf("wrote %d: %v", n, err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		want := "a swordfish and a sword, then a sword"
+		if m != nil {
+			want = "a *** and a sword, then a sword"
+		}
+		if got.String() != want {
+			t.Errorf("got %q, want %q", got.String(), want)
+		}
+	}
+}

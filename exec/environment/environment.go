@@ -33,6 +33,8 @@ const (
 	makers = 2
 	// maxRequirements bounds the files that say what is needed, in bytes.
 	maxRequirements = 1 << 20
+	// maxRead bounds what is remembered of revisions; a full memory begins anew.
+	maxRead = 4096
 	// unusedGrace is how long one stays that nobody needs: a rollback brings it back at once.
 	unusedGrace = 24 * time.Hour
 
@@ -360,6 +362,12 @@ func (m *Manager) prune(now time.Time) {
 			keep[digest] = true
 		}
 	}
+	for digest, o := range m.all {
+		// What was never made has nothing on disk to be found by.
+		if (o.state == System || o.state == Failed) && !keep[digest] && now.Sub(o.lastUsed) >= unusedGrace {
+			delete(m.all, digest)
+		}
+	}
 	entries, err := os.ReadDir(m.opts.Dir)
 	if err != nil {
 		m.log.Warn("cannot list the environments", "err", err)
@@ -464,6 +472,9 @@ func (m *Manager) requirements(need Need) (*requirements, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if len(m.read) >= maxRead {
+		m.read = map[string]*requirements{}
+	}
 	m.read[key] = what
 	return what, nil
 }

@@ -341,3 +341,52 @@ func TestClose(t *testing.T) {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }
+
+// The address of an index may have a password, which is for the one who asks there alone.
+func TestPasswordsOfIndexes(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	fake := filepath.Join(t.TempDir(), "python3")
+	seen := filepath.Join(t.TempDir(), "seen")
+	script := `#!/bin/sh
+case "$*" in
+*--version* | *venv*) exit 0 ;;
+*install*)
+	echo "$*" >` + seen + `
+	echo "Looking in $PIP_INDEX_URL"
+	echo "ERROR: no answer from $PIP_INDEX_URL by way of $HTTPS_PROXY" >&2 ;;
+esac
+exit 1
+`
+	if err := os.WriteFile(fake, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b.opts.PythonWheels, b.opts.PythonIndex = "", "https://me:swordfish@index.example/simple"
+	b.opts.Variables = map[string]string{"HTTPS_PROXY": "http://tokenfish@proxy.example"}
+	need := b.need(Python, map[string]string{"requirements.txt": "tiny"})
+	need.Interpreter.Path = fake
+	m := b.manager()
+	s := b.settle(m, need)
+	log, err := os.ReadFile(s.LogFile)
+	if err != nil || s.State != Failed {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	arguments, err := os.ReadFile(seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"error": s.Error, "log": s.Log, "progress": s.Progress, "log file": string(log), "arguments": string(arguments)} {
+		if strings.Contains(text, "fish") {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	if want := "ERROR: no answer from https://me:***@index.example/simple by way of http://***@proxy.example"; !strings.HasSuffix(s.Error, want) {
+		t.Errorf("error %q, want %q", s.Error, want)
+	}
+	// What failed and is not needed any more is forgotten.
+	m.Keep(nil)
+	m.prune(time.Now().Add(2 * unusedGrace))
+	if counts := m.count(); len(counts) != 0 {
+		t.Errorf("it still knows of %v", counts)
+	}
+}

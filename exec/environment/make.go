@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -38,7 +40,11 @@ type maker struct {
 	one *one
 	ctx context.Context
 	out io.Writer
-	tmp string
+	// mask keeps the passwords of indexes and proxies out of logs and errors.
+	mask *child.Mask
+	// index is the variable that names where to look, for those that look.
+	index string
+	tmp   string
 }
 
 // make makes an environment; errSystem says that there is nothing to make.
@@ -53,7 +59,7 @@ func (m *Manager) make(o *one) (err error) {
 		return fmt.Errorf("cannot make a folder: %v", err)
 	}
 	defer os.RemoveAll(tmp)
-	k := &maker{Manager: m, one: o, ctx: ctx, tmp: tmp}
+	k := &maker{Manager: m, one: o, ctx: ctx, mask: child.NewMask(m.passwords()), tmp: tmp}
 	if o.need.Runtime == Python && k.isSatisfied() {
 		return errSystem
 	}
@@ -65,8 +71,7 @@ func (m *Manager) make(o *one) (err error) {
 		return fmt.Errorf("cannot write its log: %v", err)
 	}
 	defer log.Close()
-	mask := child.NewMask(m.passwords())
-	k.out = &logWriter{file: log, tail: o.tail, mask: mask, left: logSize}
+	k.out = &logWriter{file: log, tail: o.tail, left: logSize}
 	m.log.Info("making an environment", "digest", o.digest, "runtime", o.need.Runtime, "pack", o.need.Pack)
 	// What a former try left is not whole.
 	if err := os.RemoveAll(o.dir); err != nil {
@@ -108,14 +113,19 @@ func (k *maker) seal() error {
 	return os.WriteFile(filepath.Join(k.one.dir, complete), data, 0o600)
 }
 
-// passwords are those in the addresses of indexes; pip and npm print the addresses.
+// passwords are those in the addresses of indexes and proxies; pip and npm print the addresses. Where a
+// token is all that an address has, it stands in the place of the user.
 func (m *Manager) passwords() []string {
 	var list []string
-	for _, address := range []string{m.opts.PythonIndex, m.opts.NodeRegistry} {
-		if u, err := url.Parse(address); err == nil && u.User != nil {
-			if password, ok := u.User.Password(); ok {
-				list = append(list, password)
-			}
+	for _, address := range append(slices.Collect(maps.Values(m.opts.Variables)), m.opts.PythonIndex, m.opts.NodeRegistry) {
+		u, err := url.Parse(address)
+		if err != nil || u.User == nil {
+			continue
+		}
+		if password, ok := u.User.Password(); ok && password != "" {
+			list = append(list, password)
+		} else {
+			list = append(list, u.User.Username())
 		}
 	}
 	return list
@@ -151,7 +161,8 @@ func (k *maker) python() error {
 	case k.opts.PythonWheels != "":
 		args = append(args, "--no-index", "--find-links", k.opts.PythonWheels)
 	case k.opts.PythonIndex != "":
-		args = append(args, "--index-url", k.opts.PythonIndex)
+		// An argument could be read by everybody on this machine, and an address may have a password.
+		k.index = "PIP_INDEX_URL=" + k.opts.PythonIndex
 	}
 	if err := k.run(in, o.need.Dir, append(args, "-r", "requirements.txt")...); err != nil {
 		return fmt.Errorf("cannot install requirements.txt: %w", err)
@@ -200,7 +211,7 @@ func (k *maker) node() error {
 	}
 	args := []string{npm, command, "--omit=dev", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=warn"}
 	if k.opts.NodeRegistry != "" {
-		args = append(args, "--registry", k.opts.NodeRegistry)
+		k.index = "npm_config_registry=" + k.opts.NodeRegistry
 	}
 	if err := k.run(o.need.Interpreter.Path, o.dir, args...); err != nil {
 		return fmt.Errorf("cannot install the modules of package.json: %w", err)
@@ -240,10 +251,16 @@ func (k *maker) run(path, dir string, args ...string) error {
 			return err
 		}
 	}
+	if name, address, ok := strings.Cut(k.index, "="); ok {
+		if err := env.Set(name, address); err != nil {
+			return err
+		}
+	}
 	said := newTail()
+	stdout, stderr := k.mask.Writer(io.MultiWriter(k.out, said)), k.mask.Writer(io.MultiWriter(k.out, said))
 	p, err := k.opts.Runner.Start(k.ctx, child.Spec{
 		Name: "environment of pack " + k.one.need.Pack, Path: path, Args: args, Dir: dir, Env: env.List(), Umask: openUmask,
-		Stdout: io.MultiWriter(k.out, said), Stderr: io.MultiWriter(k.out, said),
+		Stdout: stdout, Stderr: stderr,
 	})
 	if err != nil {
 		return err
@@ -256,7 +273,11 @@ func (k *maker) run(path, dir string, args ...string) error {
 		}
 		return k.ctx.Err()
 	}
-	if exit := p.Wait(); exit.Code != 0 {
+	exit := p.Wait()
+	if err := errors.Join(stdout.Close(), stderr.Close()); err != nil {
+		return err
+	}
+	if exit.Code != 0 {
 		return fmt.Errorf("%v: %s", exit, said.errorLine())
 	}
 	return nil
@@ -267,18 +288,16 @@ type logWriter struct {
 	mu   sync.Mutex
 	file *os.File
 	tail *tail
-	mask *child.Mask
 	left int
 }
 
 func (w *logWriter) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	text := w.mask.Bytes(p)
-	_, _ = w.tail.Write(text)
-	if n := min(len(text), w.left); n > 0 {
+	_, _ = w.tail.Write(p)
+	if n := min(len(p), w.left); n > 0 {
 		w.left -= n
-		_, _ = w.file.Write(text[:n])
+		_, _ = w.file.Write(p[:n])
 	}
 	return len(p), nil
 }
