@@ -1,0 +1,114 @@
+package storetest
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// invariants are what holds of every database, whatever happened to the nodes that wrote to it: each query
+// gives what breaks it.
+var invariants = []struct{ name, query string }{
+	{"an execution that has not ended is in the queue", `
+		SELECT 'execution ' || id || ' is ' || status
+		FROM attune.execution
+		WHERE finished_at IS NULL AND NOT EXISTS (SELECT FROM attune.queue WHERE execution_id = id)`},
+	{"what is in the queue has not ended", `
+		SELECT 'execution ' || execution_id || ' is ' || queue.status || ' in the queue and ' || COALESCE(execution.status, 'nowhere else')
+		FROM attune.queue LEFT JOIN attune.execution ON id = execution_id
+		WHERE id IS NULL OR finished_at IS NOT NULL`},
+	{"an end and its time come together", `
+		SELECT 'execution ' || id || ' is ' || status || ' and finished at ' || COALESCE(finished_at::text, 'no time')
+		FROM attune.execution
+		WHERE (status IN ('succeeded', 'failed', 'timed_out', 'cancelled', 'lost')) <> (finished_at IS NOT NULL)`},
+	{"an attempt has one outcome", `
+		SELECT 'execution ' || execution_id || ', attempt ' || min(number) || ' has ' || count(*)
+		FROM attune.attempt GROUP BY execution_id, token HAVING count(*) > 1
+		UNION ALL
+		SELECT 'execution ' || execution_id || ', attempt ' || number || ' has ' || count(*)
+		FROM attune.attempt GROUP BY execution_id, number HAVING count(*) > 1`},
+	{"attempts are counted without a gap", `
+		SELECT 'execution ' || execution.id || ' had ' || execution.attempt || ' attempts, of which ' || count(attempt.number) || ' are told of, up to ' || COALESCE(max(attempt.number), 0)
+		FROM attune.execution LEFT JOIN attune.attempt ON attempt.execution_id = execution.id
+		WHERE execution.finished_at IS NOT NULL
+		GROUP BY execution.id, execution.attempt
+		HAVING count(attempt.number) <> execution.attempt OR COALESCE(max(attempt.number), 0) <> execution.attempt`},
+	{"an execution ends as its last attempt did", `
+		SELECT 'execution ' || execution.id || ' is ' || execution.status || ', its last attempt ' || COALESCE(attempt.status, 'nowhere')
+		FROM attune.execution
+		LEFT JOIN attune.attempt ON attempt.execution_id = execution.id AND attempt.number = execution.attempt
+		WHERE execution.finished_at IS NOT NULL
+			AND execution.status <> 'cancelled'
+			AND attempt.status IS DISTINCT FROM execution.status`},
+	{"a place of an enforcement has one execution", `
+		SELECT count(*) || ' executions of event ' || event_id || ', rule ' || rule_ref || ', action ' || ordinal || ', item ' || item
+		FROM attune.execution WHERE enforcement_id IS NOT NULL
+		GROUP BY event_id, rule_ref, enforcement_id, ordinal, item HAVING count(*) > 1`},
+	{"an event has one enforcement for each rule", `
+		SELECT count(*) || ' enforcements of event ' || event_id || ' and rule ' || rule_ref
+		FROM attune.enforcement GROUP BY event_id, rule_ref HAVING count(*) > 1`},
+	{"an execution that a rule asked for has its enforcement", `
+		SELECT 'execution ' || execution.id
+		FROM attune.execution
+		WHERE enforcement_id IS NOT NULL AND NOT EXISTS (
+			SELECT FROM attune.enforcement
+			WHERE enforcement.id = execution.enforcement_id AND enforcement.event_id = execution.event_id AND enforcement.status = 'matched'
+		)`},
+	{"a matched event is stored", `
+		SELECT 'event ' || event_id || ', rule ' || rule_ref
+		FROM attune.enforcement
+		WHERE NOT EXISTS (SELECT FROM attune.event WHERE event.id = enforcement.event_id)`},
+}
+
+// CheckInvariants fails the test where the database says what must never be: an execution that is neither
+// waiting nor ended, an attempt with two outcomes, an event that led to too much. Nobody writes to it
+// meanwhile.
+func CheckInvariants(t testing.TB, url string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+	defer cancel()
+	conn := Connect(t, url)
+	for _, one := range invariants {
+		rows, err := conn.Query(ctx, one.query+" LIMIT 10")
+		if err != nil {
+			t.Errorf("%s: %v", one.name, err)
+			continue
+		}
+		for rows.Next() {
+			var what string
+			if err := rows.Scan(&what); err != nil {
+				t.Error(err)
+			}
+			t.Errorf("%s, but: %s", one.name, what)
+		}
+		if err := rows.Err(); err != nil {
+			t.Errorf("%s: %v", one.name, err)
+		}
+	}
+}
+
+// Settle waits until nothing waits or runs any more, and then checks the invariants.
+func Settle(t testing.TB, url string) {
+	t.Helper()
+	conn := Connect(t, url)
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var left int
+		if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM attune.queue").Scan(&left); err != nil {
+			t.Fatal(err)
+		}
+		if left == 0 {
+			break
+		}
+		select {
+		case <-deadline.C:
+			t.Errorf("%d executions have not ended", left)
+			return
+		case <-tick.C:
+		}
+	}
+	CheckInvariants(t, url)
+}
