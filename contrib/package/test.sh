@@ -136,12 +136,12 @@ want "the history was kept" inside sh -c 'attune execution list --action core.ec
 
 say "what is killed or hangs comes back, and nothing is left of it"
 before=$(inside systemctl show -P MainPID attune)
-want "a long action" inside attune run core.sleep seconds=600 --detach
-until_ "it runs" inside sh -c 'attune execution list --status running -o name | grep .'
+id=$(inside attune run core.sleep seconds=600 --detach)
+until_ "it runs" inside sh -c "attune execution list --status running -o name | grep -x $id"
 want "kill -9" inside sh -c "kill -9 $before"
 until_ "a new daemon" inside sh -c 'attune status | grep -F ready'
-until_ "the loss was told" inside sh -c 'attune execution list --status lost -o name | grep .'
-never "a child was left" inside sh -c 'grep -lsz "^ATTUNE_EXECUTION_ID=" /proc/[0-9]*/environ | grep .'
+until_ "the loss was told" inside sh -c "attune execution list --status lost -o name | grep -x $id"
+never "a child was left" inside sh -c "grep -lsz '^ATTUNE_EXECUTION_ID=$id\$' /proc/[0-9]*/environ | grep ."
 before=$(inside systemctl show -P MainPID attune)
 want "SIGSTOP" inside sh -c "kill -STOP $before"
 changed() { [[ $(inside systemctl show -P MainPID attune) != "$before" ]] && inside attune status; }
