@@ -164,6 +164,7 @@ func (c *command) root() *cobra.Command {
 		c.whyCommand(),
 		c.runCommand(),
 		c.auditCommand(),
+		c.importCommand(),
 		c.configCommand(),
 		c.migrateCommand(),
 		c.versionCommand(),
