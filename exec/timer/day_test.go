@@ -16,7 +16,7 @@ import (
 // due by the end is stored once, as far as each timer's policy makes up for it.
 func TestASimulatedDay(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(2) {
+	for seed := range uint64(1) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { simulateDay(t, rand.New(rand.NewPCG(seed, 92))) })
