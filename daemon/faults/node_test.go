@@ -110,7 +110,7 @@ func (l *ledger) starts() []string {
 }
 
 // settle waits until all has ended, and checks that nothing ran that is not recorded, that no attempt
-// began twice, and that what counts as succeeded has run.
+// began twice, that what counts as succeeded has run, and what holds of every database.
 func (l *ledger) settle() {
 	l.Helper()
 	l.until("the queue is empty", func() bool { return l.query("SELECT count(*) FROM attune.queue")[0] == "0" })
@@ -136,6 +136,7 @@ func (l *ledger) settle() {
 	if n := l.query("SELECT count(*) FROM attune.execution WHERE finished_at IS NOT NULL")[0]; n != fmt.Sprint(len(l.ids)) {
 		l.Errorf("%s of %d executions have ended", n, len(l.ids))
 	}
+	storetest.CheckInvariants(l, l.url)
 }
 
 // F86: a daemon is killed in the middle of its work. Its children die with it, what ran is lost, or tried

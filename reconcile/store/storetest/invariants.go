@@ -61,7 +61,7 @@ var invariants = []struct{ name, query string }{
 }
 
 // CheckInvariants fails the test where the database says what must never be: an execution that is neither
-// waiting nor ended, an attempt with two outcomes, an event that led to too much. Nobody writes to it
+// waiting nor ended, an attempt with two outcomes, an event that led to too much. Others may write to it
 // meanwhile.
 func CheckInvariants(t testing.TB, url string) {
 	t.Helper()
