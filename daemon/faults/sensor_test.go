@@ -307,7 +307,7 @@ while :; do say; sleep 0.5 & wait; done
 	}
 	together, err := os.ReadFile(data[0])
 	y.check(err)
-	for _, count := range strings.Fields(string(together)) {
+	for count := range strings.FieldsSeq(string(together)) {
 		if k, _ := strconv.Atoi(count); k > 4 {
 			t.Errorf("%d ended together", k)
 		}
