@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -61,6 +62,10 @@ func (c *command) triggerShow() *cobra.Command {
 			return t, err
 		}
 		token, err := client.WebhookToken(ctx, t.Ref)
+		if problem, is := errors.AsType[*api.Error](err); is && problem.Code == api.CodeConflict {
+			c.note("%s", problem.Detail) // it has none, which is no failure of a look
+			return t, nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +89,7 @@ func (c *command) triggerRotateToken() *cobra.Command {
 	}, func(w io.Writer, t *api.WebhookToken) {
 		fmt.Fprintln(w, t.Token)
 		if t.FormerUntil != nil {
-			c.note("the former token counts until " + t.FormerUntil.Local().Format(time.DateTime))
+			c.note("the former token counts until %s", t.FormerUntil.Local().Format(time.DateTime))
 		}
 	})
 	cmd.Flags().StringVar(&grace, "grace", "", "how long the former token counts beside the new one, such as 1h")

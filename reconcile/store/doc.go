@@ -41,6 +41,13 @@
 // makes of one too many is decided when it gets in line, which for a later time is then; skip spares what
 // has begun before. An action's other executions pay nothing for this.
 //
+// # Notices
+//
+// What happens to Attune itself (an execution ends, a pack is applied or refused, a node comes or goes) is
+// written into attune.notice by the very statement that has it happen, but only where an enabled rule
+// listens: else that costs the look for one. It stays there until it is an event. A notice may be handed on
+// more than once; its event_id has it stored once.
+//
 // # Leases
 //
 // What one node at a time may do, to apply packs or to run a sensor, is a row in attune.lease with a
