@@ -247,3 +247,23 @@ func TestNoticesAreTakenOnce(t *testing.T) {
 		t.Errorf("left behind: %+v", left)
 	}
 }
+
+// Whatever ends executions tells of it: a statement that does not has rules miss its ends.
+func TestEveryEndIsNoted(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	ends := 0
+	for _, name := range s.QueryNames() {
+		text := s.Query(name)
+		if !strings.Contains(text, "finished_at = EXCLUDED.finished_at") {
+			continue
+		}
+		ends++
+		if !strings.Contains(text, "'core.execution_finished'") {
+			t.Errorf("%s ends executions and has no NOTE_ENDED", name)
+		}
+	}
+	if ends == 0 {
+		t.Error("no statement ends executions")
+	}
+}
