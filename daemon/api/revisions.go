@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -99,19 +98,6 @@ func refusal(err error) error {
 		return newError(CodeConflict, err.Error(), "")
 	}
 	return err
-}
-
-// audit records what somebody did. It has been done: that it cannot be recorded is for the log.
-func (s *Server) audit(ctx context.Context, action, object string, detail any) {
-	encoded := json.RawMessage("{}")
-	if detail != nil {
-		if data, err := json.Marshal(detail); err == nil {
-			encoded = data
-		}
-	}
-	if err := s.opts.Store.Audit(ctx, caller(ctx), action, object, encoded); err != nil {
-		s.log.Error("change not recorded in the audit", "by", caller(ctx), "action", action, "ref", object, "err", err)
-	}
 }
 
 // forced refuses to force what is not held, and what a pin holds.

@@ -175,9 +175,9 @@ func (y *yard) query(sql string, args ...any) []string {
 }
 
 // exec changes the database behind the daemons' back.
-func (y *yard) exec(sql string, args ...any) {
+func (y *yard) exec(sql string) {
 	y.Helper()
-	storetest.Exec(y, y.url, sql, args...)
+	storetest.Exec(y, y.url, sql)
 }
 
 // until waits for a condition. It fails at once if a node that was started has ended by itself.
