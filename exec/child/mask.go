@@ -40,6 +40,8 @@ func NewMask(values []string) *Mask {
 	for _, v := range values {
 		for _, part := range append(splitLines(v), v) {
 			addVariants(seen, part)
+			// Who reads a secret from a file or a line often cuts what is around it.
+			addVariants(seen, strings.TrimSpace(part))
 		}
 	}
 	if len(seen) == 0 {

@@ -212,3 +212,11 @@ func TestMaskWriter(t *testing.T) {
 		}
 	}
 }
+
+func TestMaskTrimmed(t *testing.T) {
+	t.Parallel()
+	m := NewMask([]string{"  swordfish\t\n starfish \n"})
+	if got := m.String("<swordfish> and <starfish>"); got != "<***> and <***>" {
+		t.Errorf("got %q", got)
+	}
+}
