@@ -165,6 +165,7 @@ func (c *command) root() *cobra.Command {
 		c.runCommand(),
 		c.auditCommand(),
 		c.importCommand(),
+		c.databaseCommand(),
 		c.configCommand(),
 		c.migrateCommand(),
 		c.versionCommand(),

@@ -118,7 +118,7 @@ func choose(found []binaries, major int, dataDir string) (binaries, error) {
 	}
 	switch {
 	case major != 0:
-		return binaries{}, fmt.Errorf("the cluster in %s was made by PostgreSQL %d, and this machine has %s; either install that version (apt-get install postgresql-%d), or dump the database with a PostgreSQL %d elsewhere, move the folder away and restore into the new cluster (attune database restore)", dataDir, major, describe(found), major, major)
+		return binaries{}, fmt.Errorf("the cluster in %s was made by PostgreSQL %d, and this machine has %s; either install that version (apt-get install postgresql-%d), or dump the database with a PostgreSQL %d elsewhere, move the folder away and restore the dump with pg_restore", dataDir, major, describe(found), major, major)
 	case len(found) > 0:
 		return binaries{}, fmt.Errorf("this machine has %s, and versions %d to %d are supported; install one (apt-get install postgresql), or set database.url to a server elsewhere", describe(found), oldestMajor, newestMajor)
 	}
