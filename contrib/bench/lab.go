@@ -187,6 +187,7 @@ type Daemon struct {
 	log    bytes.Buffer
 	cmd    *exec.Cmd
 	ended  chan struct{}
+	edited []float64 // what edits have taken
 }
 
 // Daemon starts a daemon on a folder of packs. The files are named from packs/ on ("p/pack.yaml");
