@@ -43,7 +43,9 @@ func (s *Server) showSensor(ctx context.Context, in *byRef) (*Sensor, error) {
 	if one.Manifest, err = normalForm(catalog, r.Spec); err != nil {
 		return nil, err
 	}
-	one.Cursor, err = s.opts.Store.SensorCursor(ctx, r.Ref)
+	if s.opts.Store != nil { // a catalog alone is enough for all the rest
+		one.Cursor, err = s.opts.Store.SensorCursor(ctx, r.Ref)
+	}
 	return &one, err
 }
 
