@@ -113,7 +113,7 @@ func TestTables(t *testing.T) {
 		t.Fatal(err)
 	}
 	slices.Sort(got)
-	want := strings.Fields(`pack revision file runtime action trigger sensor rule trigger_instance webhook_token notice
+	want := strings.Fields(`pack revision file runtime action trigger sensor rule trigger_instance webhook_token notice errand
 		event enforcement execution attempt output event_key rule_state queue node lease generation
 		token audit idempotency_key concurrency execution_now schema_version`)
 	slices.Sort(want)
