@@ -37,7 +37,7 @@ const (
 )
 
 func channels() []string {
-	return []string{ChannelQueue, ChannelCatalog, ChannelFinished, ChannelCancel, ChannelNotice, ChannelErrand, ChannelLease} // tests wait for the last
+	return []string{ChannelQueue, ChannelCatalog, ChannelFinished, ChannelCancel, ChannelNotice, ChannelErrand, ChannelLease}
 }
 
 // Listener holds one connection that LISTENs on all channels.

@@ -63,7 +63,7 @@ func TestListener(t *testing.T) {
 	defer leaveCancels()
 	catalogs, leaveCatalogs := l.Subscribe(store.ChannelCatalog)
 	defer leaveCatalogs()
-	waitListening(t, s)
+	waitListening(t, s, l)
 
 	if got, want := fmt.Sprint(apply(t, s, whole("a"))), next(t, catalogs, something); got != want {
 		t.Errorf("generation %s, told %s", got, want)
@@ -102,10 +102,22 @@ func TestListener(t *testing.T) {
 }
 
 // waitListening waits until the listener hears, so that nothing is missed for want of it.
-func waitListening(t *testing.T, s *store.Store) {
+func waitListening(t *testing.T, s *store.Store, l *store.Listener) {
 	t.Helper()
+	heard, leave := l.Subscribe(store.ChannelNotice)
+	defer leave()
 	waitFor(t, func() bool {
-		return one[int](t, s, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN "+store.ChannelLease+"' AND state = 'idle'") == 1
+		sql(t, s, "SELECT pg_notify('attune_notice', 'test')")
+		for {
+			select {
+			case payload := <-heard:
+				if payload == "test" {
+					return true
+				}
+			default:
+				return false
+			}
+		}
 	})
 }
 
@@ -127,7 +139,7 @@ func TestManyFinishedFitNoPayload(t *testing.T) {
 	l := listen(t, s)
 	finished, leave := l.Subscribe(store.ChannelFinished)
 	defer leave()
-	waitListening(t, s)
+	waitListening(t, s, l)
 	drain(finished)
 	claimed := claim(t, s, "n", 900)
 	var outcomes []store.Outcome
@@ -150,11 +162,11 @@ func TestListenerComesBack(t *testing.T) {
 	queue, leave := l.Subscribe(store.ChannelQueue)
 	defer leave()
 	for round := 1; round <= 3; round++ {
-		waitListening(t, s)
+		waitListening(t, s, l)
 		drain(queue)
 		sql(t, s, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'")
 		next(t, queue, nothing) // woken to look, because something may have been missed
-		waitListening(t, s)
+		waitListening(t, s, l)
 		drain(queue)
 		enqueue(t, s, store.NewExecution{Action: "a.x"})
 		next(t, queue, anything)
@@ -173,10 +185,15 @@ func TestSlowSubscriberBlocksNobody(t *testing.T) {
 	s := storetest.New(t)
 	l := listen(t, s)
 	slow, leave := l.Subscribe(store.ChannelQueue)
-	waitListening(t, s)
+	marks, leaveMarks := l.Subscribe(store.ChannelCancel)
+	defer leaveMarks()
+	waitListening(t, s, l)
 	for range 200 {
 		sql(t, s, "SELECT pg_notify('attune_queue', 'x')")
 	}
+	// What was sent before has been delivered, too: a full one of quick's would lose what it waits for.
+	sql(t, s, "SELECT pg_notify('attune_cancel', 'mark')")
+	next(t, marks, func(p string) bool { return p == "mark" })
 	quick, leaveQuick := l.Subscribe(store.ChannelQueue)
 	defer leaveQuick()
 	sql(t, s, "SELECT pg_notify('attune_queue', 'y')")

@@ -26,7 +26,7 @@ func TestListenerNoticesAHalfOpenConnection(t *testing.T) {
 	l := listen(t, s)
 	queue, leave := l.Subscribe(store.ChannelQueue)
 	defer leave()
-	waitListening(t, s)
+	waitListening(t, s, l)
 	drain(queue)
 	proxy.silence()
 	next(t, queue, nothing)
