@@ -259,36 +259,6 @@ func TestNodesShareTheWork(t *testing.T) {
 	}
 }
 
-// F87: a node is frozen for longer than its leases last, and goes on. Others have taken over; its
-// children were killed first, and what it has to say changes nothing.
-func TestF87FrozenNode(t *testing.T) {
-	if !long {
-		t.Skip("takes a minute: make faults")
-	}
-	t.Parallel()
-	y := newYard(t, load)
-	frozen := y.node("exec.workers = 1").start()
-	l := y.ledger()
-	l.enqueue("again", 1)
-	y.until("it runs", func() bool { return len(l.starts()) == 1 })
-	began := time.Now()
-	frozen.signal(syscall.SIGSTOP)
-	awake := y.node("exec.workers = 1")
-	awake.launch()
-	y.until("its children are gone", func() bool { return len(frozen.children()) == 0 })
-	if took := time.Since(began); took > store.LeaseDuration {
-		t.Errorf("its children lived %v", took)
-	}
-	y.until("another node has taken over", func() bool { return len(l.starts()) == 2 })
-	if took := time.Since(began); took > 45*time.Second {
-		t.Errorf("another node took over after %v", took)
-	}
-	y.until("the other leads, and runs every sensor", func() bool { return awake.metric("attune_leader") == 1 })
-	frozen.signal(syscall.SIGCONT)
-	l.settle()
-	y.until("the first is back, and one leads", func() bool { return len(y.leaders()) == 1 && y.spread(2) })
-}
-
 // F32: two nodes with different trees. What the leader has is in force, nothing flaps, and the other node
 // says that it differs; when it comes to lead, it takes nobody back.
 func TestF32DifferentTrees(t *testing.T) {

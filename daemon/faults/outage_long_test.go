@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
 
@@ -432,4 +433,51 @@ func TestF91RollingRestart(t *testing.T) {
 	if longest > 5000 {
 		t.Errorf("the sensor did not run for %d ms", longest)
 	}
+}
+
+// F71 and F88: the network swallows everything and ends nothing. The node notices, kills what it can no
+// longer answer for before its leases end, and goes on when the network is back.
+func TestF71F88NodeCutOff(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	n, p := y.behindProxy()
+	l := y.ledger()
+	l.enqueue("hold", 1)
+	y.until("it runs", func() bool { return len(l.starts()) == 1 })
+	p.blackhole(true)
+	y.within(20*time.Second, "the node says that it is not ready", func() bool { return !n.ready() })
+	y.within(30*time.Second, "what it can no longer answer for is dead", func() bool { return len(n.children()) == 0 })
+	if n.metric("attune_self_fence_total") == 0 {
+		t.Error("it is not counted")
+	}
+	p.blackhole(false)
+	l.enqueue("book", 5)
+	l.settle()
+}
+
+// F87: a node is frozen for longer than its leases last, and goes on. Others have taken over; its
+// children were killed first, and what it has to say changes nothing.
+func TestF87FrozenNode(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	frozen := y.node("exec.workers = 1").start()
+	l := y.ledger()
+	l.enqueue("again", 1)
+	y.until("it runs", func() bool { return len(l.starts()) == 1 })
+	began := time.Now()
+	frozen.signal(syscall.SIGSTOP)
+	awake := y.node("exec.workers = 1")
+	awake.launch()
+	y.until("its children are gone", func() bool { return len(frozen.children()) == 0 })
+	if took := time.Since(began); took > store.LeaseDuration {
+		t.Errorf("its children lived %v", took)
+	}
+	y.until("another node has taken over", func() bool { return len(l.starts()) == 2 })
+	if took := time.Since(began); took > 45*time.Second {
+		t.Errorf("another node took over after %v", took)
+	}
+	y.until("the other leads, and runs every sensor", func() bool { return awake.metric("attune_leader") == 1 })
+	frozen.signal(syscall.SIGCONT)
+	l.settle()
+	y.until("the first is back, and one leads", func() bool { return len(y.leaders()) == 1 && y.spread(2) })
 }

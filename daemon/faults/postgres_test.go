@@ -91,29 +91,6 @@ func TestF72CutAtCommit(t *testing.T) {
 	l.settle()
 }
 
-// F71 and F88: the network swallows everything and ends nothing. The node notices, kills what it can no
-// longer answer for before its leases end, and goes on when the network is back.
-func TestF71F88NodeCutOff(t *testing.T) {
-	if !long {
-		t.Skip("takes a minute: make faults")
-	}
-	t.Parallel()
-	y := newYard(t, load)
-	n, p := y.behindProxy()
-	l := y.ledger()
-	l.enqueue("hold", 1)
-	y.until("it runs", func() bool { return len(l.starts()) == 1 })
-	p.blackhole(true)
-	y.within(20*time.Second, "the node says that it is not ready", func() bool { return !n.ready() })
-	y.within(30*time.Second, "what it can no longer answer for is dead", func() bool { return len(n.children()) == 0 })
-	if n.metric("attune_self_fence_total") == 0 {
-		t.Error("it is not counted")
-	}
-	p.blackhole(false)
-	l.enqueue("book", 5)
-	l.settle()
-}
-
 // The network between the node and the database breaks at any moment.
 func TestF72ConnectionsCut(t *testing.T) {
 	t.Parallel()

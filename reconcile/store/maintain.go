@@ -120,44 +120,27 @@ func (s *Store) dropPartitions(ctx context.Context, keep Retention, report *Main
 }
 
 func (s *Store) pruneEventKeys(ctx context.Context, _ Retention, _ *MaintainReport) error {
-	for range pruneRounds {
-		ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
-		tag, err := s.pool.Exec(ctx, s.queries.get("PruneEventKeys"), pgx.StrictNamedArgs{
-			"keep_seconds": EventKeyWindow.Seconds(), "most": pruneBatch,
-		})
-		cancel()
-		if err != nil {
-			return s.failed("prune event keys", err)
-		}
-		if tag.RowsAffected() < pruneBatch {
-			break
-		}
-	}
-	return nil
+	return s.pruneRows(ctx, "prune event keys", "PruneEventKeys", pgx.StrictNamedArgs{"keep_seconds": EventKeyWindow.Seconds()})
 }
 
 func (s *Store) pruneRuleStates(ctx context.Context, _ Retention, _ *MaintainReport) error {
-	for range pruneRounds {
-		ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
-		tag, err := s.pool.Exec(ctx, s.queries.get("PruneRuleStates"), pgx.StrictNamedArgs{"most": pruneBatch})
-		cancel()
-		if err != nil {
-			return s.failed("prune the states of rules", err)
-		}
-		if tag.RowsAffected() < pruneBatch {
-			break
-		}
-	}
-	return nil
+	return s.pruneRows(ctx, "prune the states of rules", "PruneRuleStates", pgx.StrictNamedArgs{})
 }
 
 func (s *Store) pruneConcurrency(ctx context.Context, _ Retention, _ *MaintainReport) error {
+	return s.pruneRows(ctx, "prune the keys of concurrency", "PruneConcurrency", pgx.StrictNamedArgs{})
+}
+
+// pruneRows repeats a query that removes at most so many rows, so that none holds its locks for long. What
+// is left after the last round is for the next maintenance.
+func (s *Store) pruneRows(ctx context.Context, doing, query string, args pgx.StrictNamedArgs) error {
+	args["most"] = pruneBatch
 	for range pruneRounds {
 		ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
-		tag, err := s.pool.Exec(ctx, s.queries.get("PruneConcurrency"), pgx.StrictNamedArgs{"most": pruneBatch})
+		tag, err := s.pool.Exec(ctx, s.queries.get(query), args)
 		cancel()
 		if err != nil {
-			return s.failed("prune the keys of concurrency", err)
+			return s.failed(doing, err)
 		}
 		if tag.RowsAffected() < pruneBatch {
 			break
