@@ -216,7 +216,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	if d.sensors, err = sensor.New(sensor.Options{
 		Runner: d.runner, Interpreters: d.interpreters, Environments: d.environments, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
-		Sink: d.intake, Holds: d.elector.Holds, StateChanged: d.news.sensorChanged, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
+		Sink: d.intake, Holds: d.elector.Holds, LeaseLost: func(string) { d.elector.poke() }, StateChanged: d.news.sensorChanged, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {

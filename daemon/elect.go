@@ -25,6 +25,10 @@ const (
 	// electFence is how long after the last renewal a lease is trusted: what is done under it has to have
 	// ended when another node may take it.
 	electFence = 18 * time.Second
+	// electSettle is how long after an outage of the database, which no lease outlives, a node takes only
+	// what it had: the others come back as well, with what their sensors printed meanwhile, and that would
+	// be lost to whoever is a moment faster.
+	electSettle = 5 * time.Second
 	// electMargin is how long after another node's lease has lapsed it is tried for.
 	electMargin = 100 * time.Millisecond
 )
@@ -60,6 +64,8 @@ type elector struct {
 	// renewed is when the leases of sensors were, renewedLead when the leader's was: that one is a statement
 	// of its own, because it waits while the packs that are applied are committed, and sensors must not.
 	renewed, renewedLead time.Duration
+	// settled is until when only what it had is taken.
+	settled time.Duration
 }
 
 func newElector(node string, l leases, log *slog.Logger, registry prometheus.Registerer) *elector {
@@ -93,12 +99,13 @@ func (e *elector) Leads() (token string, leads bool) {
 	return token, token != "" && e.isFresh(store.LeaseLeader)
 }
 
-// Holds tells whether this node may run a sensor.
-func (e *elector) Holds(ref string) bool {
+// Holds tells whether this node may run a sensor, and the token of its lease.
+func (e *elector) Holds(ref string) (token string, holds bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	name := store.LeaseSensor + ref
-	return e.tokens[name] != "" && !e.leaving[name] && e.isFresh(name)
+	token = e.tokens[name]
+	return token, token != "" && !e.leaving[name] && e.isFresh(name)
 }
 
 // isFresh tells whether a lease that is held can be trusted.
@@ -180,7 +187,7 @@ func (e *elector) elect(ctx context.Context) (wait time.Duration, err error) {
 	if err != nil {
 		return electRetry, err
 	}
-	hold, leave, release := e.decide(view)
+	hold, leave, release := e.decide(view, e.outage())
 	if e.leave(slices.Concat(leave, release)) {
 		e.changed()
 	}
@@ -188,17 +195,42 @@ func (e *elector) elect(ctx context.Context) (wait time.Duration, err error) {
 		return electRetry, err
 	}
 	switch {
-	case len(leave) > 0:
-		return electRetry, nil // until they have ended
+	case len(leave) > 0, e.settling():
+		return electRetry, nil // until they have ended, or the others are back
 	case view.NextLapse > 0:
 		return min(electPeriod, view.NextLapse+electMargin), nil
 	}
 	return electPeriod, nil
 }
 
+// outage gives the sensors that this node had, and that alone it may take, where the database was away for
+// so long that all leases have lapsed; nil: it may take any.
+func (e *elector) outage() (had map[string]bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.boottime()
+	if e.renewed > 0 && now-e.renewed >= store.LeaseDuration {
+		e.settled = now + electSettle
+	}
+	if now >= e.settled {
+		return nil
+	}
+	had = map[string]bool{}
+	for name := range e.tokens {
+		had[name] = true
+	}
+	return had
+}
+
+func (e *elector) settling() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.boottime() < e.settled
+}
+
 // decide tells what is to be renewed or taken, what is to be stopped, and what has stopped and is to be
-// given back.
-func (e *elector) decide(view *store.Leases) (hold, leave, release []string) {
+// given back. Of what nobody holds only had is taken; nil: any.
+func (e *elector) decide(view *store.Leases, had map[string]bool) (hold, leave, release []string) {
 	own := map[string]bool{}
 	for name, node := range view.Holder {
 		if node == e.node {
@@ -219,7 +251,7 @@ func (e *elector) decide(view *store.Leases) (hold, leave, release []string) {
 	for _, free := range []bool{false, true} { // what runs here stays here, before more is taken
 		for _, ref := range wanted {
 			name := store.LeaseSensor + ref
-			if own[name] == free || (free && view.Holder[name] != "") {
+			if own[name] == free || free && (view.Holder[name] != "" || had != nil && !had[name]) {
 				continue
 			}
 			if have < share {

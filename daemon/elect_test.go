@@ -50,6 +50,11 @@ func (c *candidates) join(name string) *candidate {
 	return n
 }
 
+func holds(n *candidate, ref string) bool {
+	_, holds := n.Holds(ref)
+	return holds
+}
+
 // elect lets each node hold some elections; what it was told to stop is stopped before the next.
 func (c *candidates) elect(nodes ...*candidate) {
 	c.t.Helper()
@@ -59,7 +64,7 @@ func (c *candidates) elect(nodes ...*candidate) {
 				c.t.Fatal(err)
 			}
 			for _, ref := range c.refs {
-				n.ended[ref] = !n.Holds(ref)
+				n.ended[ref] = !holds(n, ref)
 			}
 		}
 	}
@@ -72,7 +77,7 @@ func (c *candidates) held(nodes ...*candidate) (counts []int, leader string) {
 	for _, ref := range c.refs {
 		var on []string
 		for i, n := range nodes {
-			if n.Holds(ref) {
+			if holds(n, ref) {
 				on = append(on, n.node)
 				counts[i]++
 			}
@@ -174,7 +179,7 @@ func TestSensorWantedAgain(t *testing.T) {
 		if _, err := a.elect(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if a.Holds(all[0]) != step.holds {
+		if holds(a, all[0]) != step.holds {
 			t.Errorf("wanted %v, held %v", step.wanted, !step.holds)
 		}
 	}
@@ -211,7 +216,7 @@ func TestSensorsOutliveTheLead(t *testing.T) {
 		t.Error("the lead is trusted for ever")
 	}
 	for _, ref := range c.refs {
-		if !a.Holds(ref) {
+		if !holds(a, ref) {
 			t.Errorf("sensor %s is given up with the lead", ref)
 		}
 	}
@@ -241,5 +246,46 @@ func TestLeaderReadsThePacks(t *testing.T) {
 	c.elect(a, b)
 	if _, leader := c.held(a, b); leader != "b" {
 		t.Errorf("%s leads", leader)
+	}
+}
+
+// After an outage of the database that no lease outlived, each node goes on with what it had, whoever is
+// back first: its sensors' last lines wait to be stored under its leases.
+func TestElectionAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 4)
+	a, b := c.join("a"), c.join("b")
+	c.elect(a, b)
+	before, _ := c.held(a, b)
+	tokens := a.tokens
+	now := max(a.boottime(), b.boottime())
+	for _, n := range c.nodes {
+		n.boottime = func() time.Duration { return now }
+	}
+	now += store.LeaseDuration + time.Second
+	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second'")
+	storetest.Exec(t, c.url, "UPDATE attune.node SET seen_at = now() - INTERVAL '1 minute'")
+	for _, n := range []*candidate{b, a} {
+		if wait, err := n.elect(t.Context()); err != nil || wait > electRetry {
+			t.Errorf("the next election is in %v: %v", wait, err)
+		}
+	}
+	after, _ := c.held(a, b)
+	if !slices.Equal(before, after) {
+		t.Errorf("%v before, %v after", before, after)
+	}
+	for _, ref := range c.refs {
+		if token, holds := a.Holds(ref); holds && token != tokens[store.LeaseSensor+ref] {
+			t.Errorf("sensor %s has another token", ref)
+		}
+	}
+	// The other does not come back.
+	now += electSettle
+	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second' WHERE node = 'b'")
+	a.renewed, a.renewedLead = now, now
+	b.boottime = func() time.Duration { return now + electFence }
+	c.elect(a)
+	if counts, _ := c.held(a, b); counts[0] != len(c.refs) {
+		t.Errorf("in the end a has %v", counts)
 	}
 }

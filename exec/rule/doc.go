@@ -17,6 +17,7 @@
 //     waits. A commit whose outcome is unknown (the connection broke while it was under way) is tried
 //     again; an event with an EventID is then recognised and stored once, one without may be stored
 //     twice, for intake is at least once.
+//   - An event of a sensor that another node has by now is refused, and leaves no trace but a count.
 //   - What throttle, debounce, dedupe and breaker leave of a match is decided by the store, in the same
 //     transaction and in the order of the events, so that it holds over restarts and several nodes.
 //     A rule that matched leaves an enforcement whatever they say: throttled, deduplicated or skipped.

@@ -400,9 +400,16 @@ func (i *Intake) try(ctx context.Context, group []item) (stored []store.StoredEv
 }
 
 func (i *Intake) finish(group []item, stored []store.StoredEvent) {
+	fenced := map[string]int{}
 	for n := range group {
 		s := stored[n]
 		trigger := group[n].event.Trigger
+		if s.Fenced {
+			fenced[group[n].event.Source]++
+			i.metrics.rejected.WithLabelValues(rejectFenced).Inc()
+			i.call(group[n].done, s, fmt.Errorf("cannot store the event: another node has its sensor: %w", store.ErrNotHeld))
+			continue
+		}
 		i.metrics.latency.Observe(time.Since(group[n].taken).Seconds())
 		if s.Duplicate {
 			i.metrics.duplicates.WithLabelValues(trigger).Inc()
@@ -426,6 +433,9 @@ func (i *Intake) finish(group []item, stored []store.StoredEvent) {
 			}
 		}
 		i.call(group[n].done, s, nil)
+	}
+	for source, events := range fenced {
+		i.logger.Error("events are not stored, because this node lost their sensor", "sensor", source, "events", events)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -480,6 +481,47 @@ enabled: true
 			}
 		})
 	}
+}
+
+// TestEventsOfALostSensor has the store leave out what another node's sensor is the source of.
+func TestEventsOfALostSensor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		i := New(Options{Catalogs: fixed(catalogOf(t, 1, pack)), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		i.commit = func(_ context.Context, events []store.NewEvent, _ store.Matcher) ([]store.StoredEvent, error) {
+			stored := make([]store.StoredEvent, len(events))
+			for n := range events {
+				stored[n].Fenced = events[n].Lease == "old"
+			}
+			return stored, nil
+		}
+		var f fates
+		for n, lease := range []string{"old", "new", "old"} {
+			e := numbered(n)
+			e.Lease = lease
+			if err := i.SubmitAsync(t.Context(), e, f.of(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := i.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(f.errors["0"], store.ErrNotHeld) || f.errors["1"] != nil || !errors.Is(f.errors["2"], store.ErrNotHeld) {
+			t.Errorf("fates %v", f.errors)
+		}
+		if got := testutil.ToFloat64(i.metrics.rejected.WithLabelValues(rejectFenced)); got != 2 {
+			t.Errorf("%v events are counted", got)
+		}
+		if got := testutil.ToFloat64(i.metrics.events.WithLabelValues("p.t")); got != 1 {
+			t.Errorf("%v events are counted as stored", got)
+		}
+		if strings.Count(log.String(), "sensor=p.s events=2") != 1 {
+			t.Errorf("the log says\n%s", log.String())
+		}
+	})
 }
 
 // TestAMatcherFollowsTheGeneration shows the matcher a transaction that is newer than its index.

@@ -9,6 +9,7 @@ const (
 	rejectInvalid  = "invalid_payload"
 	rejectStore    = "store"
 	rejectClosed   = "closed"
+	rejectFenced   = "fenced" // another node has its sensor by now
 )
 
 type metrics struct {
@@ -65,7 +66,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			Name: "attune_rule_breaker_opened_total", Help: "How often a rule's breaker opened on this node.",
 		}, []string{"rule"}),
 	}
-	for _, reason := range []string{rejectUnknown, rejectDisabled, rejectInvalid, rejectStore, rejectClosed} {
+	for _, reason := range []string{rejectUnknown, rejectDisabled, rejectInvalid, rejectStore, rejectClosed, rejectFenced} {
 		m.rejected.WithLabelValues(reason)
 	}
 	if registerer != nil {

@@ -52,6 +52,8 @@
 //     its stdout is read to the end before another is started. Only kill -9 of the daemon can lose
 //     what was in a pipe; event_id, cursor and ack are there for sensors that can replay.
 //   - A second process of a sensor starts only after the first and its whole tree are dead.
+//   - A process belongs to the lease that it was started under. What it prints when another node has the
+//     sensor is not stored, and ends it, whatever this node still believes.
 //   - A sensor is restarted when its restart key changes, and else left alone.
 //   - A sensor that fails is started again for ever, unless it says by exit 78 that only a change of
 //     its configuration can help.

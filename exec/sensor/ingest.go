@@ -2,6 +2,7 @@ package sensor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -42,6 +43,8 @@ type ingest struct {
 	metrics *metrics
 	logger  *slog.Logger
 	mask    *child.Mask // for what the log shows of a line
+	// lost hears that the lease is another node's; nil: there is none.
+	lost func(lease string)
 
 	open     outstanding
 	badRate  *rate.Limiter
@@ -175,10 +178,22 @@ func (in *ingest) settled(err error) {
 		in.stats.stored(time.Now())
 		return
 	}
+	if errors.Is(err, store.ErrNotHeld) {
+		in.fenced()
+		return
+	}
 	in.count(lineRefused)
 	in.stats.badLine()
 	if in.badLog.Allow() {
 		in.logger.Warn("sensor's event was refused", "err", err)
+	}
+}
+
+// fenced counts what came under a lease that this node has lost, and ends what runs under it.
+func (in *ingest) fenced() {
+	in.count(lineFenced)
+	if in.lost != nil {
+		in.lost(in.src.lease)
 	}
 }
 
@@ -191,8 +206,12 @@ func (in *ingest) keepCursor(ctx context.Context, m *message) bool {
 		return false
 	}
 	for try := 0; ; try++ {
-		err := in.cursors.SetSensorCursor(ctx, in.src.ref, m.cursor)
-		if err == nil {
+		err := in.cursors.SetSensorCursor(ctx, in.src.ref, in.src.lease, m.cursor)
+		switch {
+		case err == nil:
+			return true
+		case errors.Is(err, store.ErrNotHeld):
+			in.fenced()
 			return true
 		}
 		if ctx.Err() == nil && !store.IsTransient(err) {

@@ -53,7 +53,7 @@ func (c *cursorKeeper) SensorCursor(context.Context, string) (json.RawMessage, e
 	return nil, nil
 }
 
-func (c *cursorKeeper) SetSensorCursor(_ context.Context, _ string, cursor json.RawMessage) error {
+func (c *cursorKeeper) SetSensorCursor(_ context.Context, _, _ string, cursor json.RawMessage) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.errors) > 0 {

@@ -33,6 +33,7 @@ const (
 type source struct {
 	ref, pack string
 	triggers  []string
+	lease     string // the token of the lease that its process runs under; empty: none
 }
 
 // message is what one line says: events, or control.
@@ -169,7 +170,7 @@ func (w *wireLine) eventLine(src *source) (*message, error) {
 	}
 	for i, payload := range payloads {
 		m.events[i] = store.NewEvent{
-			Trigger: trigger, Instance: instance, Source: src.ref, EventID: eventID, Payload: payload, Due: due,
+			Trigger: trigger, Instance: instance, Source: src.ref, EventID: eventID, Payload: payload, Due: due, Lease: src.lease,
 		}
 		if w.Events != nil && eventID != "" {
 			// Each event of a line needs a name of its own, and the same one in a replay.

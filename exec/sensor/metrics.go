@@ -10,6 +10,7 @@ const (
 	lineBad       = "bad"      // no event, and no control
 	lineTooLong   = "too_long" // beyond child.MaxLine
 	lineRefused   = "refused"  // an event that the Sink did not want
+	lineFenced    = "fenced"   // an event under a lease that is another node's by now
 	lineLost      = "lost"     // an event that the Sink did not take before the daemon ended
 )
 

@@ -291,7 +291,8 @@ func (l *launcher) start(ctx, sink context.Context, sn *sensor) (*process, error
 		p.feed = newFeed()
 	}
 	in := &ingest{
-		src:     source{ref: l.ref, pack: l.pack, triggers: spec.TriggerTypes},
+		src:     source{ref: l.ref, pack: l.pack, triggers: spec.TriggerTypes, lease: l.target.lease},
+		lost:    sn.lose,
 		sink:    l.opts.Sink,
 		cursors: l.opts.Instances,
 		stats:   &sn.stats,

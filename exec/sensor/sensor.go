@@ -37,7 +37,8 @@ type sensor struct {
 
 	mu     sync.Mutex
 	target *target
-	shown  Info // State and what else the goroutine shows; the rest is of stats and journal
+	lost   string // the lease that turned out to be another node's
+	shown  Info   // State and what else the goroutine shows; the rest is of stats and journal
 
 	// Of the goroutine alone.
 	back    backoff
@@ -51,7 +52,8 @@ type sensor struct {
 	polled  bool      // the last process finished its work
 	settled State     // what StateChanged was told last
 
-	stateChanged func(Change) // nil: nobody hears
+	stateChanged func(Change)     // nil: nobody hears
+	leaseLost    func(ref string) // nil: nobody hears
 }
 
 func newSensor(ref string, s *Supervisor) *sensor {
@@ -68,6 +70,7 @@ func newSensor(ref string, s *Supervisor) *sensor {
 		settled: StateStopped,
 
 		stateChanged: s.opts.StateChanged,
+		leaseLost:    s.opts.LeaseLost,
 	}
 }
 
@@ -90,6 +93,22 @@ func (s *sensor) drop() {
 	t.want, t.reason = hUnwanted, "it is gone"
 	s.target = &t
 	token(s.changed)
+}
+
+// lose ends what runs under a lease that is another node's, as the database says. This node may learn it
+// from nobody else, and for long.
+func (s *sensor) lose(lease string) {
+	s.mu.Lock()
+	first := s.lost != lease
+	s.lost = lease
+	s.mu.Unlock()
+	if !first {
+		return
+	}
+	token(s.changed)
+	if s.leaseLost != nil {
+		s.leaseLost(s.ref)
+	}
 }
 
 // ask asks for a restart.
@@ -131,6 +150,11 @@ func (s *sensor) wanted(ctx context.Context) (*target, happening) {
 	defer s.mu.Unlock()
 	if ctx.Err() != nil || s.target == nil {
 		return s.target, hUnwanted
+	}
+	if s.target.want != hUnwanted && s.target.lease != "" && s.target.lease == s.lost {
+		t := *s.target
+		t.want, t.reason = hUnwanted, reasonElsewhere
+		s.target = &t
 	}
 	return s.target, s.target.want
 }

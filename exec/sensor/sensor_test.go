@@ -702,3 +702,39 @@ func TestTheEndStopsEverything(t *testing.T) {
 		}
 	})
 }
+
+// What the database says of a lease holds at once, whatever this node still believes; under another lease
+// it goes on.
+func TestALostLeaseStopsTheSensor(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t, make(chan struct{}, 4))
+		var told []string
+		st.sensor.leaseLost = func(ref string) { told = append(told, ref) }
+		under := func(lease string) *target {
+			target := wanted("a")
+			target.hold(lease, true)
+			return target
+		}
+		st.aim(under("one"))
+		st.expect(StateRunning)
+		st.sensor.lose("one")
+		st.sensor.lose("one")
+		st.expect(StateStopped)
+		if info := st.sensor.info(); info.Problem != reasonElsewhere || len(told) != 1 {
+			t.Errorf("problem %q, told %v", info.Problem, told)
+		}
+		st.aim(under("one")) // a look that comes before the election
+		st.expect(StateStopped)
+		st.aim(under("two"))
+		st.expect(StateRunning)
+		st.sensor.lose("one") // the last words of the former process
+		st.expect(StateRunning)
+		// A process belongs to its lease, also where nothing was heard of the loss.
+		st.aim(under("three"))
+		st.expect(StateRunning)
+		if got := st.count(); got != 3 {
+			t.Errorf("%d processes", got)
+		}
+	})
+}

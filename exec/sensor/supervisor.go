@@ -42,7 +42,7 @@ type Sink interface {
 type Instances interface {
 	TriggerInstances(ctx context.Context, triggers []string) ([]store.TriggerInstance, error)
 	SensorCursor(ctx context.Context, sensor string) (json.RawMessage, error)
-	SetSensorCursor(ctx context.Context, sensor string, cursor json.RawMessage) error
+	SetSensorCursor(ctx context.Context, sensor, lease string, cursor json.RawMessage) error
 }
 
 var _ Instances = (*store.Store)(nil)
@@ -73,9 +73,11 @@ type Options struct {
 	Revisions    Revisions
 	Sink         Sink
 	PackConfig   func(pack string) map[string]any
-	// Holds tells whether this node is the one that runs a sensor; Changed is to be called when the
-	// answer changes. nil: it runs all.
-	Holds func(ref string) bool
+	// Holds tells whether this node is the one that runs a sensor, and the token of the lease by which it
+	// is; Changed is to be called when the answer changes. nil: it runs all.
+	Holds func(ref string) (lease string, holds bool)
+	// LeaseLost hears that a lease which Holds gave turned out to be another node's. nil: nobody hears.
+	LeaseLost func(ref string)
 	// StateChanged hears of each sensor whose state has changed for longer than a start or a stop takes. It
 	// must not wait. nil: nobody hears.
 	StateChanged func(Change)
@@ -231,8 +233,8 @@ func (s *Supervisor) look(ctx context.Context, begin func(*sensor)) error {
 		}
 		slices.SortFunc(own, func(a, b store.TriggerInstance) int { return cmp.Compare(a.ID, b.ID) })
 		t := newTarget(record, catalog.Packs[record.Pack], own, config)
-		if t.want != hUnwanted && s.opts.Holds != nil && !s.opts.Holds(record.Ref) {
-			t.want, t.reason = hUnwanted, reasonElsewhere
+		if s.opts.Holds != nil {
+			t.hold(s.opts.Holds(record.Ref))
 		}
 		s.aim(t, begin)
 	}

@@ -827,3 +827,30 @@ func BenchmarkEventsOfAProcess(b *testing.B) {
 	<-sink.none
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }
+
+// A process tells under which lease its lines are events, and is stopped when the Sink says that it is
+// another node's.
+func TestLinesUnderALostLease(t *testing.T) {
+	t.Parallel()
+	var lease atomic.Value
+	lease.Store("one")
+	lost := make(chan string, 1)
+	y := newYard(t, func(y *yard) {
+		y.opts.Holds = func(string) (string, bool) { return lease.Load().(string), true }
+		y.opts.LeaseLost = func(ref string) { lost <- ref }
+	})
+	y.sink.refuseWith(fmt.Errorf("not stored: %w", store.ErrNotHeld))
+	y.put("s", "1", "#!/bin/bash\nwhile echo '{\"payload\": {}}'; do sleep 0.1; done\n")
+	y.reaches("s", StateStopped)
+	if got := <-lost; got != "p.s" {
+		t.Errorf("%s lost its lease", got)
+	}
+	y.sink.refuseWith(nil)
+	lease.Store("two")
+	y.Changed()
+	y.running("s")
+	y.sink.payloads(t, 1)
+	if e := y.sink.all()[0]; e.Lease != "two" {
+		t.Errorf("the event came under the lease %q", e.Lease)
+	}
+}

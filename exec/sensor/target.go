@@ -28,6 +28,8 @@ type target struct {
 	confSchema *manifest.Schema // of packConfig: says what of it is secret
 	// key is the restart key: a process with another one has to be replaced.
 	key string
+	// lease is the token of the lease that a process runs under; empty: there are no leases.
+	lease string
 	// list is the digest of what a sensor with updates is told of its instances.
 	list string
 }
@@ -51,6 +53,19 @@ func newTarget(record *store.Record, pack *store.PackRow, instances []store.Trig
 	}
 	t.key, t.list = t.digests()
 	return t
+}
+
+// hold says whether this node may run the sensor, and under which lease. A process belongs to its lease.
+func (t *target) hold(lease string, holds bool) {
+	if t.want == hUnwanted {
+		return
+	}
+	if !holds {
+		t.want, t.reason = hUnwanted, reasonElsewhere
+		return
+	}
+	t.lease = lease
+	t.key += lease
 }
 
 func whyDisabled(record *store.Record, pack *store.PackRow) string {

@@ -134,7 +134,7 @@ type trialInstances struct {
 }
 
 // SetSensorCursor is of Instances.
-func (i trialInstances) SetSensorCursor(_ context.Context, _ string, cursor json.RawMessage) error {
+func (i trialInstances) SetSensorCursor(_ context.Context, _, _ string, cursor json.RawMessage) error {
 	i.told.tell(func() { i.told.trial.Cursor(cursor) })
 	return nil
 }

@@ -120,7 +120,7 @@ func (y *yard) SensorCursor(_ context.Context, sensor string) (json.RawMessage, 
 	return y.cursors[sensor], y.away
 }
 
-func (y *yard) SetSensorCursor(_ context.Context, sensor string, cursor json.RawMessage) error {
+func (y *yard) SetSensorCursor(_ context.Context, sensor, _ string, cursor json.RawMessage) error {
 	y.mu.Lock()
 	defer y.mu.Unlock()
 	y.cursors[sensor] = cursor
@@ -289,6 +289,13 @@ func (s *collectingSink) SubmitAsync(ctx context.Context, e store.NewEvent, done
 	token(s.more)
 	go done(store.StoredEvent{}, err)
 	return nil
+}
+
+// refuseWith has the events to come refused; nil: they are taken again.
+func (s *collectingSink) refuseWith(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = err
 }
 
 func (s *collectingSink) shut() {

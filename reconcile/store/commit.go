@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -23,7 +24,7 @@ const (
 )
 
 // CommitEvents stores events with their cursors, enforcements and executions in one transaction.
-// Order is kept. An event that PostgreSQL refuses for its content (a NUL, say) is sanitized and
+// Order is kept. An event whose lease is not held any more is left out, and its fate says so. An event that PostgreSQL refuses for its content (a NUL, say) is sanitized and
 // flagged, never lost, and never stops its neighbours: where that takes a transaction for each event,
 // passing failures are waited out, and an error comes with those that were stored before it.
 func (s *Store) CommitEvents(ctx context.Context, events []NewEvent, match Matcher) ([]StoredEvent, error) {
@@ -113,9 +114,75 @@ func addProblem(problem, more string) string {
 	return problem + "; " + more
 }
 
-// commit is one try at one transaction for all events. It takes two round trips, with the matcher
-// between them.
-func (s *Store) commit(ctx context.Context, events []NewEvent, match Matcher) (stored []StoredEvent, err error) {
+// commit is one try at one transaction for all events that are stored under a lease that is held, or under
+// none.
+func (s *Store) commit(ctx context.Context, events []NewEvent, match Matcher) ([]StoredEvent, error) {
+	stored, err := s.transact(ctx, events, match)
+	if !isNotHeld(err) {
+		return stored, err
+	}
+	// A lease that is lost does not come back, so this ends when none is left.
+	for lost := map[string]bool{}; ; {
+		more, err := s.lostLeases(ctx, events, lost)
+		if err != nil {
+			return nil, err
+		}
+		if len(more) == 0 {
+			return nil, fmt.Errorf("a lease was lost and found: %w", ErrNotHeld)
+		}
+		maps.Copy(lost, more)
+		held := slices.DeleteFunc(slices.Clone(events), func(e NewEvent) bool { return lost[e.Lease] })
+		if len(held) > 0 {
+			stored, err = s.transact(ctx, held, match)
+		}
+		if !isNotHeld(err) {
+			return withFenced(events, lost, stored), err
+		}
+	}
+}
+
+// withFenced puts the fate of the events that were left out into its place.
+func withFenced(events []NewEvent, lost map[string]bool, stored []StoredEvent) []StoredEvent {
+	all := make([]StoredEvent, 0, len(events))
+	for _, e := range events {
+		switch {
+		case lost[e.Lease]:
+			all = append(all, StoredEvent{Fenced: true})
+		case len(stored) > 0:
+			all, stored = append(all, stored[0]), stored[1:]
+		}
+	}
+	return all
+}
+
+// leasesOf gives the leases that events are stored under, each once.
+func leasesOf(events []NewEvent) (names, tokens []string) {
+	for i := range events {
+		if e := &events[i]; e.Lease != "" && !slices.Contains(tokens, e.Lease) {
+			names, tokens = append(names, LeaseSensor+e.Source), append(tokens, e.Lease)
+		}
+	}
+	return names, tokens
+}
+
+// lostLeases gives the tokens of events that no lease has, but for those that are known.
+func (s *Store) lostLeases(ctx context.Context, events []NewEvent, known map[string]bool) (map[string]bool, error) {
+	names, tokens := leasesOf(events)
+	held, err := collect(ctx, s, s.pool, "HeldLeases", pgx.StrictNamedArgs{"names": names, "tokens": tokens}, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	lost := map[string]bool{}
+	for _, token := range tokens {
+		if !known[token] && !slices.Contains(held, token) {
+			lost[token] = true
+		}
+	}
+	return lost, nil
+}
+
+// transact is one transaction for all events. It takes two round trips, with the matcher between them.
+func (s *Store) transact(ctx context.Context, events []NewEvent, match Matcher) (stored []StoredEvent, err error) {
 	conn, err := s.acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -308,8 +375,17 @@ func (c *eventCommit) finish(ctx context.Context) error {
 	if c.executions > 0 {
 		batch.Queue(c.s.queries.get("WakeQueue"))
 	}
+	c.queueLeases(&batch)
 	batch.Queue("COMMIT")
 	return c.send(ctx, &batch)
+}
+
+// queueLeases has the transaction fail where a lease is not held. It is the last before the commit: see
+// checkLease.
+func (c *eventCommit) queueLeases(batch *pgx.Batch) {
+	if names, tokens := leasesOf(c.events); len(names) > 0 {
+		batch.Queue(c.s.queries.get("MustHold"), pgx.StrictNamedArgs{"names": names, "tokens": tokens})
+	}
 }
 
 func (c *eventCommit) queueMatches(batch *pgx.Batch) error {

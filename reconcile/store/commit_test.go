@@ -314,7 +314,7 @@ func TestLastDue(t *testing.T) {
 	if got := after["a.u"].LastDue; got == nil || !got.Equal(stored[0].CreatedAt) {
 		t.Errorf("last event %v, expected %v", got, stored[0].CreatedAt)
 	}
-	if err := s.SetSensorCursor(t.Context(), "no.such", json.RawMessage(`1`)); err != nil {
+	if err := s.SetSensorCursor(t.Context(), "no.such", "", json.RawMessage(`1`)); err != nil {
 		t.Error(err)
 	}
 }
@@ -392,5 +392,69 @@ func TestCommitThatLosesItsAnswer(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// holdSensor takes the lease of a sensor for a node.
+func holdSensor(t testing.TB, s *store.Store, node, sensor string) (token string) {
+	t.Helper()
+	name := store.LeaseSensor + sensor
+	tokens, err := s.HoldLeases(t.Context(), node, []string{name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens[name]
+}
+
+// What a node stores for a sensor that another node has by now is left out whole, with its cursor and what
+// rules make of it; its neighbours in the group are stored, in their order.
+func TestEventsOfALostSensor(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	apply(t, s, change("a", trigger("a", "t"), sensor("a", "s", "a.t"), sensor("a", "u", "a.t")))
+	lapse := func() {
+		storetest.Exec(t, url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second'")
+	}
+	event := func(source, lease, id string) store.NewEvent {
+		return store.NewEvent{Trigger: "a.t", Source: source, Lease: lease, EventID: id, Cursor: object(t, id)}
+	}
+	old, kept := holdSensor(t, s, "a", "a.s"), holdSensor(t, s, "a", "a.u")
+	lapse()
+	// Nobody took it: that the database was away for long costs nothing.
+	if stored := commit(t, s, nil, event("a.s", old, "1")); stored[0].Fenced {
+		t.Error("a lease that only lapsed counts as lost")
+	}
+	if again := holdSensor(t, s, "a", "a.s"); again != old {
+		t.Error("who renews late gets another token, although nobody had it meanwhile")
+	}
+	lapse()
+	now := holdSensor(t, s, "b", "a.s")
+	if now == "" || now == old {
+		t.Fatalf("b holds it by %q, a by %q", now, old)
+	}
+	stored := commit(t, s, matchAll("a.x", 1),
+		event("a.u", kept, "2"), event("a.s", old, "3"), event("a.s", now, "4"), event("api", "", "5"), event("a.s", old, "6"))
+	var fates []string
+	for _, e := range stored {
+		fates = append(fates, fmt.Sprintf("%s %t %d", e.EventID, e.Fenced, len(e.Executions)))
+	}
+	if diff := cmp.Diff([]string{"2 false 1", " true 0", "4 false 1", "5 false 1", " true 0"}, fates); diff != "" {
+		t.Error(diff)
+	}
+	if found := one[string](t, s, "SELECT string_agg(event_id, ' ' ORDER BY id) FROM attune.event"); found != "1 2 4 5" {
+		t.Errorf("stored are %s", found)
+	}
+	if stored := commit(t, s, matchAll("a.x", 1), event("a.s", old, "7")); !stored[0].Fenced {
+		t.Errorf("%+v", stored[0])
+	}
+	if err := s.SetSensorCursor(t.Context(), "a.s", old, json.RawMessage(`"8"`)); !errors.Is(err, store.ErrNotHeld) {
+		t.Errorf("a cursor of who lost the sensor: %v", err)
+	}
+	if cursor, err := s.SensorCursor(t.Context(), "a.s"); err != nil || string(cursor) != `"4"` {
+		t.Errorf("cursor %s: %v", cursor, err)
+	}
+	if err := s.SetSensorCursor(t.Context(), "a.s", now, json.RawMessage(`"9"`)); err != nil {
+		t.Error(err)
 	}
 }

@@ -51,7 +51,9 @@
 // # Leases
 //
 // What one node at a time may do, to apply packs or to run a sensor, is a row in attune.lease with a
-// token, held like an attempt. [Store.ApplyAs] writes only while the leader's token counts.
+// token, held like an attempt. [Store.ApplyAs] writes only while the leader's token counts, and
+// [Store.CommitEvents] stores the events of a sensor, with its cursor, only while its own does. A sensor's
+// lease that lapsed and that nobody else took is what it was: an outage of the database costs no event.
 //
 // # Statuses
 //

@@ -15,6 +15,7 @@ const (
 	codeUndefinedTable = "42P01"
 	codeSerialization  = "40001"
 	codeDeadlock       = "40P01"
+	codeNotHeld        = "AT001" // of attune.must_hold
 )
 
 // The reasons of attune_db_failures_total.
@@ -104,6 +105,12 @@ func isTransientCode(code string) bool {
 		return true
 	}
 	return false
+}
+
+// isNotHeld says whether a transaction failed because a lease that it was made under is not held.
+func isNotHeld(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == codeNotHeld
 }
 
 // isData says whether the server refused what it was given: trying again is useless, trying with

@@ -35,6 +35,9 @@ type NewEvent struct {
 	Rules []string
 	// Depth is how many executions led to it, one after the other; 0: it comes from outside.
 	Depth int
+	// Lease is the token of its sensor's lease under which it was handed over: it is stored, and its cursor
+	// kept, only while that is held. Empty: it is nobody's.
+	Lease string
 }
 
 // Event is a stored event.
@@ -89,7 +92,9 @@ type Matcher func(ctx context.Context, generation int64, events []Event) ([][]Ma
 type StoredEvent struct {
 	Event
 	// Duplicate says that an event with this EventID is stored already; ID is that one's.
-	Duplicate  bool
+	Duplicate bool
+	// Fenced says that another node has the sensor by now: nothing of the event is stored.
+	Fenced     bool
 	Executions []int64
 	Matches    []Match
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,13 +40,20 @@ func (s *Store) SensorCursor(ctx context.Context, sensor string) (json.RawMessag
 	return cursors[0], nil
 }
 
-// SetSensorCursor keeps a cursor that came without an event.
-func (s *Store) SetSensorCursor(ctx context.Context, sensor string, cursor json.RawMessage) error {
-	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
-	defer cancel()
-	_, err := s.pool.Exec(ctx, s.queries.get("PutCursors"), pgx.StrictNamedArgs{
-		"sensor_refs": []string{sensor},
-		"cursors":     []string{storable(cursor)},
+// SetSensorCursor keeps a cursor that came without an event, under the sensor's lease; ErrNotHeld. Without
+// the lease's token it is nobody's.
+func (s *Store) SetSensorCursor(ctx context.Context, sensor, lease string, cursor json.RawMessage) error {
+	err := s.hot(ctx, "keep the cursor of sensor "+sensor, func(batch *pgx.Batch) {
+		s.queue(batch, "PutCursors", pgx.StrictNamedArgs{
+			"sensor_refs": []string{sensor},
+			"cursors":     []string{storable(cursor)},
+		})
+		if lease != "" {
+			s.queue(batch, "MustHold", pgx.StrictNamedArgs{"names": []string{LeaseSensor + sensor}, "tokens": []string{lease}})
+		}
 	})
-	return s.failed("keep the cursor of sensor "+sensor, err)
+	if isNotHeld(err) {
+		return fmt.Errorf("cannot keep the cursor of sensor %s: %w", sensor, ErrNotHeld)
+	}
+	return err
 }

@@ -116,16 +116,16 @@ LEFT JOIN attune.lease
     ON lease.lease_until > now();
 
 -- name: HoldLeases
--- Renews what the node holds and takes what nobody does, of these names. A lease that lapsed and is
--- taken again by the same node is a new one: somebody else may have had it meanwhile.
+-- Renews what the node holds and takes what nobody does, of these names. A lease that lapsed and that
+-- nobody else took keeps its token: what was done under it meanwhile, by the node alone, still counts.
 INSERT INTO attune.lease AS lease (name, node, token, lease_until)
 SELECT name, @node::text, gen_random_uuid(), now() + make_interval(secs => @lease_seconds::double precision)
 FROM unnest(@names::text[]) AS input (name)
 ORDER BY name
 ON CONFLICT (name) DO UPDATE
 SET node = EXCLUDED.node,
-    token = CASE WHEN lease.lease_until > now() THEN lease.token ELSE EXCLUDED.token END,
-    acquired_at = CASE WHEN lease.lease_until > now() THEN lease.acquired_at ELSE now() END,
+    token = CASE WHEN lease.node = EXCLUDED.node THEN lease.token ELSE EXCLUDED.token END,
+    acquired_at = CASE WHEN lease.node = EXCLUDED.node THEN lease.acquired_at ELSE now() END,
     lease_until = EXCLUDED.lease_until
 WHERE lease.node = EXCLUDED.node
     OR lease.lease_until <= now()
@@ -156,6 +156,16 @@ WHERE name = @name::text
     AND token = @token::uuid
     AND lease_until > clock_timestamp()
 FOR SHARE;
+
+-- name: MustHold
+SELECT attune.must_hold(@names::text[], @tokens::uuid[]);
+
+-- name: HeldLeases
+SELECT input.token::text
+FROM unnest(@names::text[], @tokens::uuid[]) AS input (name, token)
+JOIN attune.lease
+    ON lease.name = input.name
+    AND lease.token = input.token;
 
 -- name: LeaseHolder
 SELECT node
