@@ -22,6 +22,10 @@
 //	gone     no folder, or no pack.yaml in it              it is disabled, with all that is in it
 //	unsure   it is being written, or git is at work in it  another scan soon; until then it stays as it is
 //
+// A pack that is as it was is mostly known by one look at each of its folders and files: where a folder's own
+// times stand, nothing came or went in it. With links, with something to say, on a file system that tells less,
+// or while times are young, it is walked.
+//
 // Gone is not always believed: if over half of all packs vanish at once, a second scan 5 s later has to
 // agree. A packs folder that cannot be read, or over which an empty file system is mounted, says
 // nothing of its packs at all; it is tried each second.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // racyWindow is how long after a change a file's times cannot tell the next change from it: clocks of
@@ -42,6 +44,13 @@ func markOf(info fs.FileInfo) mark {
 	if !ok {
 		panic("reconcile: files of an unknown system: no inode in " + info.Name())
 	}
+	return mark{
+		dev: stat.Dev, ino: stat.Ino, size: stat.Size,
+		mtime: stat.Mtim.Nano(), ctime: stat.Ctim.Nano(), mode: stat.Mode,
+	}
+}
+
+func markOfStat(stat *unix.Stat_t) mark {
 	return mark{
 		dev: stat.Dev, ino: stat.Ino, size: stat.Size,
 		mtime: stat.Mtim.Nano(), ctime: stat.Ctim.Nano(), mode: stat.Mode,

@@ -16,7 +16,7 @@ import (
 
 // memoryVersion begins the file, so that one of another form is not read. It changes with the form, with
 // what a mark holds, and with what is hashed into a tree's digest.
-const memoryVersion = "attune memory 1\n"
+const memoryVersion = "attune memory 2\n"
 
 var errMemory = errors.New("it is not whole")
 
@@ -144,6 +144,11 @@ func (m *memory) encode() []byte {
 		for i := range f.files {
 			w.file(&f.files[i])
 		}
+		w.number(int64(len(f.dirs)))
+		for i := range f.dirs {
+			w.text(f.dirs[i].path[len(f.real):])
+			w.mark(&f.dirs[i].mark)
+		}
 	}
 	sum := sha256.Sum256(w.data)
 	return append(w.data, sum[:]...)
@@ -171,6 +176,10 @@ func decodeMemory(data []byte) (memory, error) {
 		f.files = make([]file, r.count())
 		for i := range f.files {
 			r.file(&f.files[i])
+		}
+		f.dirs = make([]dir, r.count())
+		for i := range f.dirs {
+			f.dirs[i] = dir{f.real + r.text(), r.mark()}
 		}
 		f.problems = map[string]string{}
 		m.packs[f.key] = one
@@ -204,9 +213,12 @@ func (w *memoryWriter) file(f *file) {
 	if f.racy {
 		racy = 1
 	}
-	for _, n := range []int64{
-		racy, int64(f.mark.dev), int64(f.mark.ino), f.mark.size, f.mark.mtime, f.mark.ctime, int64(f.mark.mode),
-	} {
+	w.number(racy)
+	w.mark(&f.mark)
+}
+
+func (w *memoryWriter) mark(m *mark) {
+	for _, n := range []int64{int64(m.dev), int64(m.ino), m.size, m.mtime, m.ctime, int64(m.mode)} {
 		w.number(n)
 	}
 }
@@ -248,7 +260,11 @@ func (r *memoryReader) file(f *file) {
 	f.path, f.link, f.to, f.from = r.text(), r.text(), r.text(), r.text()
 	f.digest = hex.EncodeToString([]byte(r.text()))
 	f.racy = r.number() != 0
-	f.mark = mark{
+	f.mark = r.mark()
+}
+
+func (r *memoryReader) mark() mark {
+	return mark{
 		dev: uint64(r.number()), ino: uint64(r.number()), size: r.number(), mtime: r.number(), ctime: r.number(),
 		mode: uint32(r.number()),
 	}

@@ -197,6 +197,12 @@ func TestMemoryIsWhatItWas(t *testing.T) {
 	t.Parallel()
 	text := rapid.String()
 	digest := rapid.StringMatching(`[0-9a-f]{64}`)
+	marks := rapid.Custom(func(t *rapid.T) mark {
+		return mark{
+			dev: rapid.Uint64().Draw(t, "dev"), ino: rapid.Uint64().Draw(t, "ino"), size: rapid.Int64().Draw(t, "size"),
+			mtime: rapid.Int64().Draw(t, "mtime"), ctime: rapid.Int64().Draw(t, "ctime"), mode: rapid.Uint32().Draw(t, "mode"),
+		}
+	})
 	fileOf := rapid.Custom(func(t *rapid.T) file {
 		f := file{path: text.Draw(t, "path"), racy: rapid.Bool().Draw(t, "racy")}
 		if rapid.Bool().Draw(t, "is a link") {
@@ -204,20 +210,19 @@ func TestMemoryIsWhatItWas(t *testing.T) {
 		} else {
 			f.digest, f.from = digest.Draw(t, "digest"), text.Draw(t, "from")
 		}
-		f.mark = mark{
-			dev: rapid.Uint64().Draw(t, "dev"), ino: rapid.Uint64().Draw(t, "ino"), size: rapid.Int64().Draw(t, "size"),
-			mtime: rapid.Int64().Draw(t, "mtime"), ctime: rapid.Int64().Draw(t, "ctime"), mode: rapid.Uint32().Draw(t, "mode"),
-		}
+		f.mark = marks.Draw(t, "mark")
 		return f
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		m := memory{environment: text.Draw(t, "environment"), packs: map[string]*remembered{}}
 		for _, key := range rapid.SliceOfDistinct(text, rapid.ID[string]).Draw(t, "keys") {
+			real := text.Draw(t, "real")
+			dirOf := rapid.Custom(func(t *rapid.T) dir { return dir{real + text.Draw(t, "folder"), marks.Draw(t, "mark")} })
 			m.packs[key] = &remembered{
 				folder: &folder{
 					place: place{key: key, ref: text.Draw(t, "ref"), directory: text.Draw(t, "directory"), root: text.Draw(t, "root")},
-					real:  text.Draw(t, "real"), digest: digest.Draw(t, "tree"), sum: digest.Draw(t, "sum"),
-					files: rapid.SliceOf(fileOf).Draw(t, "files"), problems: map[string]string{},
+					real:  real, digest: digest.Draw(t, "tree"), sum: digest.Draw(t, "sum"),
+					files: rapid.SliceOf(fileOf).Draw(t, "files"), dirs: rapid.SliceOfN(dirOf, 0, 3).Draw(t, "folders"), problems: map[string]string{},
 				},
 				needs: rapid.SliceOf(text).Draw(t, "needs"), offer: text.Draw(t, "offer"), row: text.Draw(t, "row"),
 			}
@@ -227,7 +232,7 @@ func TestMemoryIsWhatItWas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all := cmp.AllowUnexported(memory{}, remembered{}, folder{}, file{}, place{}, mark{})
+		all := cmp.AllowUnexported(memory{}, remembered{}, folder{}, file{}, dir{}, place{}, mark{})
 		if diff := cmp.Diff(m, back, all, cmpopts.EquateEmpty()); diff != "" {
 			t.Fatalf("(-written +read):\n%s", diff)
 		}

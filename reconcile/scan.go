@@ -58,6 +58,8 @@ type folder struct {
 	remote string
 	// files is sorted by path.
 	files []file
+	// dirs are its folders, where they and the files are enough to look at; see steady.
+	dirs []dir
 	// problems are the manifests that cannot be read, and why. They are no part of the tree.
 	problems map[string]string
 	// findings are about files, not about what manifests say.
@@ -118,9 +120,13 @@ type visit struct {
 // scan looks at one pack. With settle, changes that are younger than the quiet time are waited for:
 // so nobody who polls takes what is being written for what is meant.
 func (s *scanner) scan(p place, now time.Time, settle bool) visit {
+	old := s.folders[p.key]
+	if s.confirmed(p, old) {
+		delete(s.waits, p.key)
+		return visit{outcome: same, folder: old}
+	}
 	s.cover.begin(p.key)
 	defer s.cover.end(p.key)
-	old := s.folders[p.key]
 	w, err := s.walk(p, old, now)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		s.forget(p.key)
@@ -133,7 +139,7 @@ func (s *scanner) scan(p place, now time.Time, settle bool) visit {
 	if !w.confirms(p, old) {
 		next = w.finish(p)
 	}
-	next.remote = w.remote
+	next.remote, next.dirs = w.remote, w.steady(next)
 	if retry := s.wait(p, w, old, next, now, settle); retry > 0 {
 		return visit{outcome: unsure, retry: retry}
 	}

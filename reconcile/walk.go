@@ -42,17 +42,20 @@ type walk struct {
 	old   []file
 	now   time.Time
 
+	dirs     []dir
 	files    []file
 	content  map[string][]byte
 	problems map[string]string
 	findings manifest.Errors
 	held     bool
 	noPack   bool
-	unstable bool // something changed while it was looked at
-	empty    bool // a manifest has no bytes, or a script has none any more
-	kept     int  // bytes of content that are no manifests'
-	read     bool // a file had to be read
-	remote   string
+	unstable bool   // something changed while it was looked at
+	empty    bool   // a manifest has no bytes, or a script has none any more
+	kept     int    // bytes of content that are no manifests'
+	read     bool   // a file had to be read
+	linked   bool   // there are links, in the pack or on the way to it
+	kind     string // of the file system, where it does not tell of all changes
+	remote   string // the same, where the packs folder's is another
 	newest   int64
 	bytes    int64
 	full     bool // over a limit
@@ -69,6 +72,7 @@ func (s *scanner) walk(p place, old *folder, now time.Time) (*walk, error) {
 	for _, link := range links {
 		s.cover.name(p.key, link)
 	}
+	w.linked = len(links) > 0
 	if err != nil {
 		return w, err
 	}
@@ -79,6 +83,7 @@ func (s *scanner) walk(p place, old *folder, now time.Time) (*walk, error) {
 	}
 	defer root.Close()
 	w.root = root
+	w.kind = unwatchableKind(real)
 	w.remote = w.elsewhere()
 	if _, err := root.Lstat("pack.yaml"); errors.Is(err, fs.ErrNotExist) {
 		w.noPack = true
@@ -106,7 +111,7 @@ func (w *walk) elsewhere() string {
 	if err != nil || markOf(pack).dev == markOf(packs).dev {
 		return ""
 	}
-	return unwatchableKind(w.base)
+	return w.kind
 }
 
 // dir walks one folder. at is its path in the tree, real the path in the pack that it was reached by.
@@ -123,7 +128,9 @@ func (w *walk) dir(d *os.Root, at, real string, depth int) {
 		return
 	}
 	m := markOf(info)
-	w.cover.folder(w.place.key, filepath.Join(w.base, real), m.identity())
+	where := filepath.Join(w.base, real)
+	w.cover.folder(w.place.key, where, m.identity())
+	w.dirs = append(w.dirs, dir{where, m})
 	w.newest = max(w.newest, m.ctime)
 	if m.worldWritable() {
 		w.refuse(at, fmt.Sprintf("cannot load the pack: everybody may write this folder (mode %04o)", m.mode&0o7777))
@@ -250,6 +257,7 @@ func (w *walk) regular(d *os.Root, name, here, there string, info fs.FileInfo) {
 // symlink keeps a link that leads to a part of the tree. One that leads through an ignored name is
 // followed, and what it leads to is kept in its place: ConfigMaps are made of such.
 func (w *walk) symlink(d *os.Root, name, here, there string, m mark, depth int) {
+	w.linked = true
 	target, err := d.Readlink(name)
 	if err != nil {
 		w.lost(here, err, nil)

@@ -34,6 +34,8 @@ type coverage interface {
 	packs(root, dir string, id identity)
 	// name covers one entry of a folder, ignored name or not: a link on the way to a pack.
 	name(key, path string)
+	// holds says that these folders, and nothing else, are covered for a pack.
+	holds(key string, dirs []dir) bool
 }
 
 // uncovered is for scans that nobody waits for changes after.
@@ -44,6 +46,7 @@ func (uncovered) end(string)                      {}
 func (uncovered) folder(string, string, identity) {}
 func (uncovered) packs(string, string, identity)  {}
 func (uncovered) name(string, string)             {}
+func (uncovered) holds(string, []dir) bool        { return true }
 
 // watcher turns changes of folders into open windows. It watches folders, never files, because
 // editors replace files; and it never reads one: an event only says that a pack is to be looked at.
@@ -272,6 +275,27 @@ func (w *watcher) name(key, path string) {
 		return // the scan tells what it cannot reach
 	}
 	w.watch(dir, markOf(info).identity())
+}
+
+func (w *watcher) holds(key string, dirs []dir) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := w.covers[key]
+	if c == nil || len(c.folders) != len(dirs) || len(c.roots)+len(c.names) > 0 {
+		return false
+	}
+	for i := range dirs {
+		if c.folders[i] != dirs[i].path {
+			return false
+		}
+		if w.notify == nil {
+			continue
+		}
+		if id, ok := w.watched[dirs[i].path]; !ok || id != dirs[i].mark.identity() {
+			return false
+		}
+	}
+	return true
 }
 
 // end forgets what the pack no longer covers.
