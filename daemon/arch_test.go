@@ -24,6 +24,7 @@ var ranks = map[string]int{
 	"daemon/attune":             100, // main: nothing but the call of the command line
 	"daemon/faults":             100, // tests alone: it breaks whole daemons
 	"daemon/cli":                90,  // people face this; it talks to a daemon by the client, or starts one
+	"daemon/doctor":             85,  // looks at all that a daemon needs, also where none runs
 	"daemon":                    80,  // builds everything and decides the order of stopping
 	"daemon/api":                70,  // serves what exec and reconcile know
 	"daemon/webhook":            65,  // the one door without a token of the API; the api listens for it

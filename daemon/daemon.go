@@ -259,7 +259,7 @@ func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options
 		Socket: socket, Listen: d.config.HTTP.Listen, TLS: tlsConfig,
 		Info: api.Info{
 			Version: d.opts.Version, Node: d.node, PID: os.Getpid(), StartedAt: d.began, StateDirectory: d.state,
-			Directories: d.config.Packs.Directories, Interpreters: d.interpreters.All(),
+			Directories: d.config.Packs.Directories, Interpreters: d.interpreters.All(), Trees: d.runner.Trees(),
 			Database: api.DatabaseStatus{Private: d.cluster != nil, URL: redactURL(d.config.Database.URL)},
 		},
 		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.packConfig, Sensors: d.sensors, Workers: d.workers,

@@ -486,3 +486,6 @@ func redactURL(text string) string {
 		return passwordWord.ReplaceAllString(text, "${1}xxxxx")
 	}
 }
+
+// HasPassword tells whether a database's address holds a password.
+func HasPassword(address string) bool { return redactURL(address) != address }

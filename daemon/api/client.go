@@ -121,6 +121,11 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 	return get[Status](ctx, c, "/status", nil)
 }
 
+// Examine asks for what only the daemon can find out for doctor.
+func (c *Client) Examine(ctx context.Context) (*Examination, error) {
+	return get[Examination](ctx, c, "/examination", nil)
+}
+
 // Packs lists packs by ref: those in force, or all.
 func (c *Client) Packs(ctx context.Context, f ComponentFilter) ([]Pack, error) {
 	return list[Pack](ctx, c, "/packs", f.query())

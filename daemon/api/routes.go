@@ -46,6 +46,8 @@ func (s *Server) routes(api huma.API) {
 
 	route(api, get, "/status", "status", "How the daemon is doing", s.status)
 
+	route(api, get, "/examination", "examine", "What the daemon finds out for doctor: its database, and how it holds its children", s.examine)
+
 	route(api, get, "/packs", "list-packs", "List packs", s.listPacks)
 	route(api, get, "/packs/{ref}", "show-pack", "Show a pack", s.showPack)
 	route(api, get, "/packs/{ref}/revisions", "list-revisions", "List a pack's revisions, newest first", s.listRevisions)

@@ -69,6 +69,7 @@ type Info struct {
 	StateDirectory string
 	Directories    []string // of packs
 	Interpreters   []child.Interpreter
+	Trees          child.Trees
 	// Database describes it without what is measured; PID is the private server's.
 	Database DatabaseStatus
 }

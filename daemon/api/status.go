@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/attune-io/attune/exec/child"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -36,6 +37,24 @@ func (s *Server) status(ctx context.Context, _ *none) (*Status, error) {
 	status.Ready = len(unready) == 0
 	status.Problems = orEmpty(append(unready, s.opts.Degraded()...))
 	return status, nil
+}
+
+// Examination is what only a running daemon can find out for doctor.
+type Examination struct {
+	Database *store.ServerExamination `json:"database"`
+	// DatabaseError says why the database could not be examined; empty: it was.
+	DatabaseError string      `json:"database_error,omitempty"`
+	Trees         child.Trees `json:"trees"`
+}
+
+// examine answers without the database too.
+func (s *Server) examine(ctx context.Context, _ *none) (*Examination, error) {
+	e := &Examination{Trees: s.opts.Info.Trees}
+	var err error
+	if e.Database, err = s.opts.Store.Examine(ctx); err != nil {
+		e.DatabaseError = err.Error()
+	}
+	return e, nil
 }
 
 // inForce counts the components in force.

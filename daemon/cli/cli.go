@@ -154,6 +154,7 @@ func (c *command) root() *cobra.Command {
 	root.AddCommand(
 		c.daemonCommand(),
 		c.statusCommand(),
+		c.doctorCommand(),
 		c.packCommand(),
 		c.actionCommand(),
 		c.triggerCommand(),

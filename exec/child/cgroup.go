@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,6 +33,23 @@ type cgroups struct {
 	controllers map[string]bool
 }
 
+// Trees is how whole trees of children are held together, for who wants to know whether limits bind.
+type Trees struct {
+	// Cgroup is where the children's cgroups are; empty: there are none, because of Why.
+	Cgroup string `json:"cgroup"`
+	Why    string `json:"why"`
+	// Controllers are what can be bounded of a whole tree: of memory, pids and cpu.
+	Controllers []string `json:"controllers"`
+}
+
+// Trees tells how this run holds its children.
+func (r *Runner) Trees() Trees {
+	if r.cgroups == nil {
+		return Trees{Why: r.noCgroups, Controllers: []string{}}
+	}
+	return Trees{Cgroup: r.cgroups.path, Controllers: slices.Sorted(maps.Keys(r.cgroups.controllers))}
+}
+
 // delegatedCgroups finds out whether this process's cgroup v2 was given to it to be divided, and divides
 // it. That root could write everywhere is no permission: the manager that owns the tree would fight back.
 func delegatedCgroups(runID string) (*cgroups, error) {
@@ -45,6 +64,18 @@ func delegatedCgroups(runID string) (*cgroups, error) {
 		return nil, fmt.Errorf("%s is not delegated to this process", own)
 	}
 	return divide(own, runID)
+}
+
+// HasCgroups tells whether this machine has the cgroups that trees are held in, delegated to somebody or not.
+func HasCgroups() bool {
+	own, err := ownCgroup()
+	if err != nil {
+		return false
+	}
+	// The root of the hierarchy has no cgroup.kill, those below it do.
+	_, err = os.Stat(filepath.Join(own, "cgroup.kill"))
+	_, atRoot := os.Stat(filepath.Join(own, "cgroup.type"))
+	return err == nil || errors.Is(atRoot, fs.ErrNotExist)
 }
 
 // canStartInCgroup tells why no child can begin its life in a cgroup: that takes clone3, which seccomp hides

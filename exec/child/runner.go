@@ -41,15 +41,16 @@ type Options struct {
 // Runner starts the children of one run of the daemon. Every child gets ATTUNE_RUN_ID, leads its own
 // process group, and has a cgroup where one is delegated.
 type Runner struct {
-	logger  *slog.Logger
-	id      string
-	null    *os.File
-	cgroups *cgroups // nil where none is delegated
-	keeper  *keeperLink
-	state   *stateDir // nil without
-	oom     oomKills
-	limits  Limits
-	users   users
+	logger    *slog.Logger
+	id        string
+	null      *os.File
+	cgroups   *cgroups // nil where none is delegated, because of noCgroups
+	noCgroups string
+	keeper    *keeperLink
+	state     *stateDir // nil without
+	oom       oomKills
+	limits    Limits
+	users     users
 	// ambient says that this daemon has capabilities that its children would inherit.
 	ambient bool
 	// mayLimit says that the limits of another user's process may be set.
@@ -140,6 +141,7 @@ func (r *Runner) prepare(ctx context.Context, opts Options) (err error) {
 		return fmt.Errorf("cannot protect the daemon's memory: %v", err)
 	}
 	if r.cgroups, err = delegatedCgroups(r.id); err != nil {
+		r.noCgroups = err.Error()
 		r.logger.Info("no delegated cgroup, children are tracked by process group and environment", "err", err)
 	}
 	// The record comes first: a run that dies between the two must be found.

@@ -161,6 +161,22 @@ func programsIn(search string, names []string) []string {
 	return paths
 }
 
+// Scripts gives the interpreters in a PATH that are scripts, of a version manager, say, and that no program
+// comes before.
+func Scripts(path string) []string {
+	var found []string
+	for _, k := range kinds() {
+		programs := programsIn(path, k.programs)
+		if len(programs) == 0 {
+			continue
+		}
+		if _, script := shebang(readHead(programs[0])); script {
+			found = append(found, programs[0])
+		}
+	}
+	return found
+}
+
 func probe(ctx context.Context, r *Runner, k kind, path, search string) (*Interpreter, error) {
 	env := NewEnv(os.Getenv("HOME"), os.TempDir())
 	if err := env.Set("PATH", search); err != nil { // a shim looks for its version manager there

@@ -19,6 +19,8 @@ type Connection struct {
 	Env []string
 	// Major is the server's version where it is known; 0: it is not.
 	Major int
+	// URL is the same as a connection string, with the password: it is never shown.
+	URL string
 }
 
 // Connect says how to reach the private server that runs in dir. It changes nothing, and works for root and
@@ -49,10 +51,32 @@ func Connect(dir string) (*Connection, error) {
 	if running == nil {
 		return fail(errors.New("it does not run; it does while the daemon does"))
 	}
-	return &Connection{Major: major, Env: []string{
+	password := strings.TrimSpace(string(secret))
+	return &Connection{Major: major, URL: address(running.socketDir, password), Env: []string{
 		"PGHOST=" + running.socketDir, "PGPORT=" + port, "PGUSER=" + role, "PGDATABASE=" + database,
-		"PGPASSWORD=" + strings.TrimSpace(string(secret)), "PGSSLMODE=disable",
+		"PGPASSWORD=" + password, "PGSSLMODE=disable",
 	}}, nil
+}
+
+// HasServer tells whether this machine has the programs of a server that a private cluster of a major version
+// needs; 0: of any version that is supported.
+func HasServer(major int, path string) bool {
+	var dirs []string
+	for version := newestMajor; version >= oldestMajor; version-- {
+		if major == 0 || version == major {
+			dirs = append(dirs, packageDirs(version)...)
+		}
+	}
+	if slices.ContainsFunc(dirs, func(dir string) bool { return isProgram(filepath.Join(dir, "initdb")) }) {
+		return true
+	}
+	// Elsewhere a version is known to whoever asks it, which the start does.
+	for _, dir := range append(filepath.SplitList(path), filepath.SplitList(child.ChildPath)...) {
+		if server, err := filepath.EvalSymlinks(filepath.Join(dir, "postgres")); err == nil && isProgram(filepath.Join(filepath.Dir(server), "initdb")) {
+			return true
+		}
+	}
+	return false
 }
 
 // Program finds one of PostgreSQL's programs (psql, pg_dump): of the version, or for 0 the newest, and else in

@@ -156,10 +156,15 @@ func (c *Cluster) launch(ctx context.Context) (*server, error) {
 func (c *Cluster) URL() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	query := url.Values{"host": {c.layout.socketDir}, "port": {port}, "sslmode": {"disable"}}
+	return address(c.layout.socketDir, c.secret)
+}
+
+// address is the connection string of the server at a socket.
+func address(socketDir, secret string) string {
+	query := url.Values{"host": {socketDir}, "port": {port}, "sslmode": {"disable"}}
 	u := url.URL{
 		Scheme: "postgres",
-		User:   url.UserPassword(role, c.secret),
+		User:   url.UserPassword(role, secret),
 		Path:   "/" + database,
 		// libpq takes a plus sign as it is.
 		RawQuery: strings.ReplaceAll(query.Encode(), "+", "%20"),

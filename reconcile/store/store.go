@@ -82,6 +82,7 @@ type Options struct {
 
 // Store is a pool of connections to one Attune database. It is safe for concurrent use.
 type Store struct {
+	url  string // with its password: never logged
 	pool *pgxpool.Pool
 	// hotPool has connections that plan for indexes only, for the statements of the queue; nil behind a
 	// pooler, which takes no settings with a connection.
@@ -146,7 +147,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("cannot open the database: %w", err)
 	}
 	s := &Store{
-		pool: pool, hotPool: hotPool,
+		url: url, pool: pool, hotPool: hotPool,
 		pooler:     cmp.Or(opts.Pooler, PoolerNone),
 		log:        log,
 		highest:    highest,

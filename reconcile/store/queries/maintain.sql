@@ -175,3 +175,83 @@ FROM attune.execution_id;
 -- name: PutNumbersForward
 -- Whoever waited for the lock finds that another was first.
 SELECT setval('attune.execution_id', @number::bigint);
+
+-- name: Examine
+SELECT
+    current_setting('server_version_num')::integer AS version_number,
+    current_setting('server_version') AS version,
+    current_setting('server_encoding') AS encoding,
+    pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' AS read_only,
+    current_setting('synchronous_commit') AS synchronous_commit,
+    current_setting('fsync') = 'on' AS fsync,
+    current_setting('full_page_writes') = 'on' AS full_page_writes,
+    current_setting('autovacuum') = 'on' AS autovacuum,
+    current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer AS connections,
+    (
+        SELECT count(*)::integer
+        FROM pg_stat_activity
+        WHERE backend_type = 'client backend'
+    ) AS connected,
+    (
+        SELECT count(*)::integer
+        FROM pg_stat_activity
+        WHERE backend_type = 'client backend'
+            AND usename = current_user
+            AND application_name = 'attune'
+    ) AS own_connected,
+    current_user::text AS role,
+    has_database_privilege(current_database(), 'CREATE') AS may_create,
+    has_function_privilege('pg_ls_waldir()', 'EXECUTE') AS may_see_wal,
+    pg_database_size(current_database()) AS size_bytes,
+    COALESCE((
+        SELECT EXTRACT(EPOCH FROM max(clock_timestamp() - xact_start))
+        FROM pg_stat_activity
+        WHERE pid <> pg_backend_pid()
+            AND xact_start IS NOT NULL
+            AND backend_type = 'client backend'
+    ), 0)::double precision AS oldest_seconds,
+    ARRAY(
+        SELECT slot_name::text
+        FROM pg_replication_slots
+        WHERE NOT active
+        ORDER BY slot_name
+    ) AS idle_slots,
+    to_regnamespace('attune') IS NOT NULL AS has_schema,
+    COALESCE((
+        SELECT pg_has_role(nspowner, 'USAGE')
+        FROM pg_namespace
+        WHERE nspname = 'attune'
+    ), FALSE) AS owns_schema,
+    ARRAY(
+        SELECT pg_class.relname || ': ' || string_agg(wanted.privilege, ', ' ORDER BY wanted.privilege)
+        FROM pg_class
+        CROSS JOIN (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS wanted (privilege)
+        WHERE pg_class.relnamespace = to_regnamespace('attune')
+            AND pg_class.relkind IN ('r', 'p')
+            AND NOT pg_class.relispartition
+            AND pg_class.relname <> 'schema_version'
+            AND NOT has_table_privilege(pg_class.oid, wanted.privilege)
+        GROUP BY pg_class.relname
+        ORDER BY pg_class.relname
+    ) AS missing_privileges,
+    pg_backend_pid()::bigint AS backend;
+
+-- name: WALSize
+SELECT COALESCE(sum(size), 0)::bigint
+FROM pg_ls_waldir();
+
+-- name: HistoryAhead
+-- For how many whole days from now a partition of each history is there.
+SELECT COALESCE(min(ahead), 0)::integer
+FROM (
+    SELECT max(substring(child.relname FROM '\d{8}$')::date - (now() AT TIME ZONE 'UTC')::date) AS ahead
+    FROM pg_class AS parent
+    JOIN pg_inherits
+        ON pg_inherits.inhparent = parent.oid
+    JOIN pg_class AS child
+        ON child.oid = pg_inherits.inhrelid
+    WHERE parent.relnamespace = to_regnamespace('attune')
+        AND parent.relname IN ('event', 'enforcement', 'execution', 'attempt', 'output')
+        AND child.relname ~ '\d{8}$'
+    GROUP BY parent.relname
+) AS histories;
