@@ -99,7 +99,7 @@ func candidateOf(b *manifest.Bundle, ref, path string, catalog *store.Catalog) *
 	if b.Pack != nil {
 		b.Pack.Enabled = true
 	}
-	manifest.Check([]*manifest.Bundle{b}, manifest.CheckOptions{InForce: catalog.InForce()})
+	manifest.Check([]*manifest.Bundle{b}, manifest.CheckOptions{InForce: catalog.InForce(), SwitchedOff: switchedOff(catalog)})
 	c.Components = b.Components()
 	for _, broken := range b.Broken {
 		if broken.Kind == manifest.KindRule && broken.Ref == ref {

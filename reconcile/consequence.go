@@ -110,7 +110,9 @@ func matching(ref string, was, will bool, why string) []Effect {
 // ruleEffects finds out whether a sensor's trigger instances change with a rule. A sensor that takes
 // updates is told of that; any other is started with its instances, and so anew.
 func (d *differ) ruleEffects(c *componentChange) []Effect {
-	effects := matching(c.ref(), c.was, c.will, c.why)
+	was := c.was && d.heard(c.record.Spec)
+	will := c.will && d.heard(c.component)
+	effects := matching(c.ref(), was, will, c.why)
 	var before, after string
 	if c.record != nil && c.was {
 		before = d.instance(c.record.Spec)
@@ -134,6 +136,17 @@ func (d *differ) ruleEffects(c *componentChange) []Effect {
 		}
 	}
 	return effects
+}
+
+// heard says whether a rule's trigger fires: where an operator has switched it off, the rule matches nothing,
+// whatever its manifest says.
+func (d *differ) heard(rule manifest.Component) bool {
+	trigger := d.actual.Triggers[rule.(*manifest.Rule).Trigger.Ref]
+	if trigger == nil {
+		return true
+	}
+	why, _ := store.SwitchedOff(trigger, d.actual.Packs[trigger.Pack])
+	return why == ""
 }
 
 // triggerEffects are those on the rules of a trigger that comes or goes, and on the sensors whose

@@ -181,7 +181,7 @@ func (r *Reconciler) compare(j *job, seeds map[string]bool, now time.Time) (stat
 func (r *Reconciler) changedOffers(states map[string]*PackState) map[string]bool {
 	changed := map[string]bool{}
 	for ref, s := range states {
-		if p := r.packs[ref]; p.offer != offerOf(s, r.world.set) {
+		if p := r.packs[ref]; p.offer != offerOf(s, r.world.set, r.catalog.Packs[ref], r.records[ref]) {
 			changed[ref] = true
 		}
 	}
@@ -275,14 +275,27 @@ func (r *Reconciler) check(states map[string]*PackState, now time.Time) {
 		InForce:     r.world.around(bundles),
 		Config:      r.opts.PackConfig,
 		ConfigPlace: r.opts.ConfigPlace,
+		SwitchedOff: switchedOff(r.catalog),
 		Environment: newPreflight(r.opts.Interpreters, folders, now),
 		Version:     r.opts.Version,
 		Now:         now,
 	})
 }
 
+// switchedOff gives what manifest.Check asks of operators' switches.
+func switchedOff(c *store.Catalog) func(kind manifest.Kind, ref string) (why, wayBack string) {
+	return func(kind manifest.Kind, ref string) (why, wayBack string) {
+		record := c.Records(kind)[ref]
+		if record == nil {
+			return "", ""
+		}
+		return store.SwitchedOff(record, c.Packs[record.Pack])
+	}
+}
+
 // offerOf is a digest of what other packs may name in this one: when it changes, they are checked again.
-func offerOf(s *PackState, world *manifest.Set) string {
+// records are what the database has of it, for what operators switched off.
+func offerOf(s *PackState, world *manifest.Set, row *store.PackRow, records []*store.Record) string {
 	pack := s.Bundle.Pack
 	if pack == nil {
 		pack = world.Packs[s.Folder]
@@ -292,6 +305,11 @@ func offerOf(s *PackState, world *manifest.Set) string {
 		field(h, pack.Version)
 		if pack.Enabled {
 			field(h, "enabled")
+		}
+	}
+	for _, record := range records {
+		if why, _ := store.SwitchedOff(record, row); why != "" {
+			field(h, "off", string(record.Kind), record.Ref, why)
 		}
 	}
 	offer := func(c manifest.Component) {
@@ -375,7 +393,7 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 		} else {
 			r.world.recorded(ref, r.catalog, r.records[ref])
 		}
-		p.offer = offerOf(s, r.world.set)
+		p.offer = offerOf(s, r.world.set, r.catalog.Packs[ref], r.records[ref])
 	}
 	for ref, one := range plans {
 		if states[ref] == nil { // it has vanished

@@ -182,7 +182,8 @@ type request struct {
 	cause string // empty: nobody asked
 	since map[string]time.Time
 	at    time.Time // not before
-	// again says that nobody asked but a pass that failed, or the machine: what is not quiet is left alone.
+	// again says that no person asked but a pass that failed, a new leader or the machine: what is not
+	// quiet is left alone.
 	again bool
 }
 
@@ -352,11 +353,12 @@ func (r *Reconciler) signal() {
 // Ready is closed after the first scan was applied.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
-// Dirty asks for a scan soon. cause is for the revision and the log: "signal", "resync".
+// Dirty asks for a scan of all packs soon. cause is for the revision and the log: "leader", "resync". As no
+// person asked, what is being written is left until it is quiet.
 func (r *Reconciler) Dirty(cause string) {
 	r.mu.Lock()
-	if r.asked.cause == "" || r.asked.again {
-		r.asked.cause, r.asked.again = cause, false
+	if r.asked.cause == "" {
+		r.asked.cause, r.asked.again = cause, true
 	}
 	r.mu.Unlock()
 	r.signal()

@@ -757,8 +757,9 @@ func TestStatusAndMetrics(t *testing.T) {
 func TestLostEvents(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	// The regular scan is asked for below: one that came in between would watch the folders again.
-	b.options = func(o *Options) { o.Resync = time.Hour }
+	// The regular scan is asked for below: one that came in between would watch the folders again. Nothing is
+	// too young for it.
+	b.options = func(o *Options) { o.Resync, o.Quiet = time.Hour, time.Nanosecond }
 	b.pack("one")
 	b.start()
 	b.watcher.mu.Lock()
@@ -782,5 +783,87 @@ func TestPacksAreAppliedTogether(t *testing.T) {
 	have := b.applications()
 	if len(have) != 1 || !slices.Equal(have[0], []string{"a", "b", "c"}) {
 		t.Errorf("applied %v", have)
+	}
+}
+
+// TestRuleTellsOfOperatorsSwitch: a rule whose action or trigger an operator has switched off is accepted, and
+// says so with its place, who did it and the way back; also one in another pack; until it is taken back.
+func TestRuleTellsOfOperatorsSwitch(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.write("two/pack.yaml", "ref: two\nlabel: Two\nversion: 1.0.0\n")
+	b.write("two/rules/r.yaml", "name: r\ntrigger: one.tick\naction: {ref: one.act, parameters: {text: x}}\n")
+	b.start()
+	flip := func(kind manifest.Kind, ref, reason string, enable bool) {
+		t.Helper()
+		_, generation, err := b.store.Switch(t.Context(), store.Switch{Kind: kind, Refs: []string{ref}, Enable: enable, By: "alice", Reason: reason})
+		b.do(err)
+		b.Noticed(generation) // as a daemon hears of it
+	}
+	findings := func(c *store.Catalog, ref string) string { return strings.Join(texts(c.Packs[ref].Errors), "\n") }
+
+	flip(manifest.KindAction, "one.act", "it floods", false)
+	b.await("the warnings", func(c *store.Catalog) bool { return findings(c, "one") != "" && findings(c, "two") != "" })
+	at := b.catalog().Actions["one.act"].DisabledAt.UTC().Format(time.RFC3339)
+	want := `: cannot run its action: action "one.act" is switched off: alice disabled it at ` + at + " (it floods); `attune action enable one.act` takes that back"
+	for ref, place := range map[string]string{"one": "warning: one/rules/rule.yaml:3:15", "two": "warning: two/rules/r.yaml:3:15"} {
+		if diff := cmp.Diff(place+want, findings(b.catalog(), ref)); diff != "" {
+			t.Errorf("pack %s (-want +have):\n%s", ref, diff)
+		}
+	}
+	if c := b.catalog(); !c.Rules["two.r"].Enabled || !c.Rules["one.rule"].Enabled {
+		t.Error("an operator's switch refused a rule")
+	}
+
+	// A new rule is planned and applied with the same words, and said to match nothing where its trigger is off.
+	flip(manifest.KindTrigger, "one.tick", "", false)
+	b.await("the trigger's warnings", func(c *store.Catalog) bool {
+		return strings.Contains(findings(c, "two"), "cannot match any event: trigger")
+	})
+	b.write("two/rules/late.yaml", "name: late\ntrigger: one.tick\naction: one.act\n")
+	plan, err := b.Plan(t.Context())
+	b.do(err)
+	if diff := cmp.Diff([]string{"+ rule two.late"}, steps(plan)); diff != "" || len(effects(plan)) > 0 {
+		t.Errorf("effects %v, steps (-want +have):\n%s", effects(plan), diff)
+	}
+	if all := strings.Join(texts(plan.Packs[0].Errors), "\n"); strings.Count(all, "two/rules/late.yaml") != 2 {
+		t.Errorf("the plan tells of the new rule:\n%s", all)
+	}
+
+	flip(manifest.KindTrigger, "one.tick", "", true)
+	flip(manifest.KindAction, "one.act", "", true)
+	b.await("no warnings", func(c *store.Catalog) bool { return findings(c, "one") == "" && findings(c, "two") == "" })
+
+	// The same where the whole pack is off.
+	flip(manifest.KindPack, "one", "", false)
+	b.await("the pack's warnings", func(c *store.Catalog) bool {
+		return strings.Contains(findings(c, "two"), `trigger "one.tick" is switched off: its pack is not in force, because alice disabled it at 2`) &&
+			strings.Contains(findings(c, "two"), "`attune pack enable one` takes that back")
+	})
+}
+
+// TestDirtyLeavesWhatIsWritten: a pass that no person asked for, as one after taking the lead, does not apply
+// what is half saved.
+func TestDirtyLeavesWhatIsWritten(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Hour, time.Hour }
+	b.pack("one")
+	b.pack("two")
+	b.start()
+	half := b.catalog().Packs["one"].TreeDigest
+	b.write("one/actions/act.sh", "#!/bin/bash\necho ha")
+	awaitCondition(t, "the watcher's word", func() bool { return b.watcher.isOpen(b.path("one")) }, b.log.String)
+	b.Dirty("leader")
+	// A file that is renamed into place is not waited for an hour: when it is in force, the pass is over.
+	b.replace("two/actions/act.sh", "#!/bin/bash\necho two again\n")
+	b.await("the other pack's edit", func(c *store.Catalog) bool { return c.Packs["two"].Revision == 2 })
+	if row := b.catalog().Packs["one"]; row.TreeDigest != half {
+		t.Errorf("what was being written is in force: revision %d", row.Revision)
+	}
+	b.write("one/actions/act.sh", "#!/bin/bash\necho half\n")
+	if b.reload(); b.catalog().Packs["one"].Revision != 2 {
+		t.Error("the whole edit is not in force")
 	}
 }

@@ -83,20 +83,8 @@ func nearest(ref string, known []string) string {
 
 // disabled says why a component is not in force, and what to do about it.
 func disabled(catalog *store.Catalog, r *store.Record) *Error {
-	hint := ""
 	pack := catalog.Packs[r.Pack]
-	switch {
-	case !r.Present:
-	case pack != nil && pack.DisabledBy != "":
-		hint = "`attune pack enable " + r.Pack + "` takes that back"
-	case pack != nil && !pack.Enabled:
-		hint = "see `attune pack show " + r.Pack + "`"
-	case r.DisabledBy != "":
-		hint = fmt.Sprintf("`attune %s enable %s` takes that back", r.Kind, r.Ref)
-	default:
-		hint = "edit " + r.Pack + "/" + r.File
-	}
-	return newError(CodeDisabled, fmt.Sprintf("%s %s is disabled: %s", r.Kind, r.Ref, whyDisabled(catalog, r)), hint)
+	return newError(CodeDisabled, fmt.Sprintf("%s %s is disabled: %s", r.Kind, r.Ref, store.WhyDisabled(r, pack)), store.WayBack(r, pack))
 }
 
 // selected gives the records of a kind that a list wants, by ref.
@@ -118,7 +106,7 @@ func component(catalog *store.Catalog, r *store.Record) Component {
 	c := Component{
 		Ref: r.Ref, Pack: r.Pack, Name: head.Name, Label: head.Label, Description: head.Description,
 		Enabled: r.Enabled, Present: r.Present, ManifestEnabled: r.ManifestEnabled, DisabledBy: optional(r.DisabledBy), DisabledAt: r.DisabledAt,
-		DisabledReason: optional(r.DisabledReason), WhyDisabled: whyDisabled(catalog, r),
+		DisabledReason: optional(r.DisabledReason), WhyDisabled: store.WhyDisabled(r, catalog.Packs[r.Pack]),
 		Tags: orEmpty(head.Tags), File: r.File, Digest: r.TreeDigest, Errors: manifest.Errors{},
 		CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 	}

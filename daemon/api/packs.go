@@ -42,7 +42,7 @@ func packs(catalog *store.Catalog, all bool) []Pack {
 func pack(row *store.PackRow, counts ComponentCounts) Pack {
 	p := Pack{
 		Ref: row.Ref, Enabled: row.Enabled, Present: row.Present, ManifestEnabled: row.ManifestEnabled, DisabledBy: optional(row.DisabledBy),
-		DisabledAt: row.DisabledAt, DisabledReason: optional(row.DisabledReason), WhyDisabled: whyPackDisabled(row), Directory: row.Directory, Revision: row.Revision, Digest: row.TreeDigest,
+		DisabledAt: row.DisabledAt, DisabledReason: optional(row.DisabledReason), WhyDisabled: row.WhyDisabled(), Directory: row.Directory, Revision: row.Revision, Digest: row.TreeDigest,
 		PinnedBy: optional(row.PinnedBy), PinnedAt: row.PinnedAt, PinnedReason: optional(row.PinnedReason),
 		Errors: orEmpty(row.Errors), Components: counts, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt,
 	}
@@ -113,7 +113,7 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 		for _, r := range selected(catalog, kind, &componentQuery{All: true, Pack: row.Ref}) {
 			list = append(list, ComponentState{
 				Ref: r.Ref, Label: r.Spec.Head().Label, Enabled: r.Enabled, Present: r.Present, Held: held(row, r),
-				DisabledBy: optional(r.DisabledBy), WhyDisabled: whyDisabled(catalog, r),
+				DisabledBy: optional(r.DisabledBy), WhyDisabled: store.WhyDisabled(r, row),
 			})
 		}
 		return list

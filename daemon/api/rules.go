@@ -44,7 +44,7 @@ func (s *Server) rule(catalog *store.Catalog, record *store.Record) Rule {
 	r := Rule{
 		Component: component(catalog, record), Trigger: spec.Trigger.Ref, TriggerParameters: orObject(spec.Trigger.Parameters),
 		When: spec.When, ForEach: spec.ForEach, Priority: spec.Priority, Actions: []RuleAction{},
-		Limits: limitsOf(spec), Breaker: s.breakerOf(record.Ref),
+		Limits: limitsOf(spec), Breaker: s.breakerOf(record.Ref), Obstacles: obstacles(catalog, record),
 	}
 	for _, use := range spec.Actions {
 		parameters := orObject(use.Parameters)
@@ -57,6 +57,28 @@ func (s *Server) rule(catalog *store.Catalog, record *store.Record) Rule {
 		r.Action = r.Actions[0].Action
 	}
 	return r
+}
+
+// obstacles are what a rule in force names and is not in force, its trigger first.
+func obstacles(catalog *store.Catalog, rule *store.Record) []Obstacle {
+	found := []Obstacle{}
+	if !rule.Enabled {
+		return found
+	}
+	look := func(kind manifest.Kind, ref string) {
+		named := catalog.Records(kind)[ref]
+		if named == nil || named.Enabled || slices.ContainsFunc(found, func(o Obstacle) bool { return o.Kind == kind && o.Ref == ref }) {
+			return
+		}
+		pack := catalog.Packs[named.Pack]
+		found = append(found, Obstacle{Kind: kind, Ref: ref, Why: store.WhyDisabled(named, pack), Hint: store.WayBack(named, pack)})
+	}
+	spec := rule.Spec.(*manifest.Rule)
+	look(manifest.KindTrigger, spec.Trigger.Ref)
+	for _, use := range spec.Actions {
+		look(manifest.KindAction, use.Ref)
+	}
+	return found
 }
 
 func orObject(m map[string]any) map[string]any {

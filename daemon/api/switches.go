@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/attune-io/attune/reconcile/manifest"
@@ -73,10 +72,10 @@ func (s *Server) flip(ctx context.Context, asked NewSwitch, enable bool) (*Switc
 	for _, ref := range asked.Refs {
 		item := SwitchItem{Kind: asked.Kind, Ref: ref, Changed: slices.Contains(changed, ref)}
 		if asked.Kind == manifest.KindPack {
-			item.Enabled, item.WhyDisabled = catalog.Packs[ref].Enabled, whyPackDisabled(catalog.Packs[ref])
+			item.Enabled, item.WhyDisabled = catalog.Packs[ref].Enabled, catalog.Packs[ref].WhyDisabled()
 		} else {
 			r := catalog.Records(asked.Kind)[ref]
-			item.Enabled, item.WhyDisabled = r.Enabled, whyDisabled(catalog, r)
+			item.Enabled, item.WhyDisabled = r.Enabled, store.WhyDisabled(r, catalog.Packs[r.Pack])
 		}
 		if enable && asked.Kind == manifest.KindRule && s.breakerOf(ref) != nil {
 			if _, err := s.opts.Store.ResetRule(ctx, ref); err != nil {
@@ -114,60 +113,6 @@ func (s *Server) mayFlip(ctx context.Context, asked NewSwitch, enable bool) erro
 		}
 	}
 	return nil
-}
-
-// operatorsWord says who switched a thing off, and why; empty: nobody did.
-func operatorsWord(by, reason string) string {
-	switch {
-	case by == "":
-		return ""
-	case reason != "":
-		return fmt.Sprintf("%s disabled it (%s)", by, reason)
-	default:
-		return by + " disabled it"
-	}
-}
-
-// whyDisabled tells everything because of which a component is not in force; empty: it is.
-func whyDisabled(catalog *store.Catalog, r *store.Record) string {
-	if r.Enabled {
-		return ""
-	}
-	var reasons []string
-	if !r.Present {
-		reasons = append(reasons, "its manifest has vanished from the pack")
-	}
-	if word := operatorsWord(r.DisabledBy, r.DisabledReason); word != "" {
-		reasons = append(reasons, word)
-	}
-	if r.Present && !r.ManifestEnabled {
-		reasons = append(reasons, "its manifest says enabled: false")
-	}
-	if pack := catalog.Packs[r.Pack]; r.Present && pack != nil && !pack.Enabled {
-		reasons = append(reasons, "pack "+r.Pack+" is not in force")
-	}
-	return strings.Join(reasons, ", and ")
-}
-
-// whyPackDisabled is whyDisabled of a pack.
-func whyPackDisabled(row *store.PackRow) string {
-	if row.Enabled {
-		return ""
-	}
-	var reasons []string
-	if !row.Present {
-		reasons = append(reasons, "its folder is gone")
-	}
-	if word := operatorsWord(row.DisabledBy, row.DisabledReason); word != "" {
-		reasons = append(reasons, word)
-	}
-	switch {
-	case row.Present && row.Manifest == nil:
-		reasons = append(reasons, "its pack.yaml was never accepted")
-	case row.Present && !row.ManifestEnabled:
-		reasons = append(reasons, "its pack.yaml says enabled: false")
-	}
-	return strings.Join(reasons, ", and ")
 }
 
 // auditQuery narrows the audit.

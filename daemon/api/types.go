@@ -268,12 +268,24 @@ type Rule struct {
 	Actions  []RuleAction `json:"actions"`
 	ForEach  string       `json:"for_each"`
 	Priority int          `json:"priority"`
+	// Obstacles tell why it matches nothing, or does not run all of its actions, although it is in force
+	// itself: what it names is not.
+	Obstacles []Obstacle `json:"obstacles"`
 	// Limits are its throttle, debounce, dedupe and breaker, as people would say them.
 	Limits []string `json:"limits"`
 	// Breaker is null while the breaker is closed, or where there is none.
 	Breaker *BreakerState `json:"breaker"`
 	// WaitingForQuiet counts the keys for which debounce has an event waiting, only where one rule is shown.
 	WaitingForQuiet int `json:"waiting_for_quiet,omitempty"`
+}
+
+// Obstacle is a component that a rule names and that is not in force.
+type Obstacle struct {
+	Kind manifest.Kind `json:"kind"` // trigger or action
+	Ref  string        `json:"ref"`
+	// Why is the reason as a sentence, and Hint what brings it back; empty: nothing that fits in a line.
+	Why  string `json:"why"`
+	Hint string `json:"hint"`
 }
 
 // RuleAction is an action that a rule queues, and its parameters with their templates.

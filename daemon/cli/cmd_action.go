@@ -77,7 +77,7 @@ func (c *command) componentFields(w io.Writer, kind string, h *api.Component, mo
 		{kind, h.Ref},
 		{"label", h.Label},
 		{"description", h.Description},
-		{"enabled", enabledText(h.Enabled, h.WhyDisabled, h.DisabledAt)},
+		{"enabled", enabledText(h.Enabled, h.WhyDisabled)},
 	}
 	fields = append(fields, more...)
 	fields = append(fields,

@@ -113,7 +113,7 @@ func (c *command) packScreen(w io.Writer, p *api.PackDetail) {
 		{"label", p.Label},
 		{"description", p.Description},
 		{"version", p.Version},
-		{"enabled", enabledText(p.Enabled, p.WhyDisabled, p.DisabledAt)},
+		{"enabled", enabledText(p.Enabled, p.WhyDisabled)},
 		{"revision", fmt.Sprintf("%d, %s", p.Revision, short(p.Digest))},
 		{"pinned", pinnedText(&p.Pack)},
 		{"drift", driftText(p.Drift)},
@@ -215,15 +215,11 @@ func driftText(d *reconcile.Drift) string {
 }
 
 // enabledText says whether a thing is in force, and if not, why.
-func enabledText(enabled bool, why string, at *time.Time) string {
+func enabledText(enabled bool, why string) string {
 	if enabled {
 		return "yes"
 	}
-	text := "no: " + why
-	if at != nil {
-		text += fmt.Sprintf("; switched off %s ago", agePtr(time.Now(), at))
-	}
-	return text
+	return "no: " + why
 }
 
 // enabledCell is the same in a column: by whom something is off, or by what.

@@ -38,6 +38,9 @@ func (c *command) ruleList() *cobra.Command {
 				if r.Breaker != nil {
 					return cell{"breaker open", styleWarn}
 				}
+				if len(r.Obstacles) > 0 {
+					return cell{"yes, " + string(r.Obstacles[0].Kind) + " off", styleWarn}
+				}
 				return componentEnabledCell(&r.Component)
 			}},
 			textColumn("trigger", func(r *api.Rule) string { return r.Trigger }),
@@ -87,6 +90,17 @@ func (c *command) ruleScreen(w io.Writer, r *api.Rule) {
 			text += " " + jsonText(a.Parameters)
 		}
 		fields = append(fields, [2]string{"action", text})
+	}
+	for _, o := range r.Obstacles {
+		effect := "matches nothing"
+		if o.Kind == manifest.KindAction {
+			effect = "does not run it"
+		}
+		text := fmt.Sprintf("%s %s is disabled: %s", o.Kind, o.Ref, o.Why)
+		if o.Hint != "" {
+			text += "; " + o.Hint
+		}
+		fields = append(fields, [2]string{effect, text})
 	}
 	for _, limit := range r.Limits {
 		name, text, _ := strings.Cut(limit, ": ")

@@ -137,21 +137,16 @@ func (ix *Index) idle(ref string) string {
 	}
 	rule, ok := record.Spec.(*manifest.Rule)
 	switch {
-	case !record.Present:
-		return "its file is gone"
-	case record.DisabledBy != "":
-		return record.DisabledBy + " disabled it"
-	case !record.ManifestEnabled:
-		return "its manifest says enabled: false"
 	case !record.Enabled:
-		return "its pack is not in force"
+		return whyOff(ix.catalog, record)
 	case !ok:
 		return "its record holds no rule"
-	case ix.catalog.Triggers[rule.Trigger.Ref] == nil:
-		return fmt.Sprintf("there is no trigger %s", rule.Trigger.Ref)
-	default:
-		return fmt.Sprintf("its trigger %s is disabled", rule.Trigger.Ref)
 	}
+	trigger := ix.catalog.Triggers[rule.Trigger.Ref]
+	if trigger == nil {
+		return fmt.Sprintf("there is no trigger %s", rule.Trigger.Ref)
+	}
+	return fmt.Sprintf("its trigger %s is disabled: %s", rule.Trigger.Ref, whyOff(ix.catalog, trigger))
 }
 
 // because tells the terms of a condition that did not hold, and what they looked at.

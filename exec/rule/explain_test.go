@@ -69,7 +69,7 @@ func TestExplain(t *testing.T) {
 		if len(errs) > 0 {
 			t.Fatal(errs)
 		}
-		c.Packs["p"] = &store.PackRow{Ref: "p", Manifest: &manifest.Pack{ConfSchema: schema}}
+		c.Packs["p"] = &store.PackRow{Ref: "p", Present: true, Enabled: true, Manifest: &manifest.Pack{ConfSchema: schema}}
 	})
 	ix := NewIndex(c, nil, quiet())
 	config := func(string) map[string]any { return map[string]any{"zone": "south", "token": "hunter2"} }
@@ -88,7 +88,7 @@ func TestExplain(t *testing.T) {
 		"p.south":   {OutcomeElsewhere, "the event is of another instance of the trigger, for other parameters than the rule gives"},
 		"p.other":   {OutcomeElsewhere, "it waits for p.u, the event is of p.t"},
 		"p.off":     {OutcomeDisabled, "its manifest says enabled: false"},
-		"p.unheard": {OutcomeDisabled, "its trigger p.idle is disabled"},
+		"p.unheard": {OutcomeDisabled, "its trigger p.idle is disabled: its manifest says enabled: false"},
 		"p.nobody":  {OutcomeDisabled, "there is no such rule"},
 	} {
 		v := ix.Explain(rule, e, config)
@@ -122,7 +122,7 @@ func TestExplainHidesSecrets(t *testing.T) {
 		t.Fatal(errs)
 	}
 	c := catalogOf(t, 1, explained, func(c *store.Catalog) {
-		c.Packs["p"] = &store.PackRow{Ref: "p", Manifest: &manifest.Pack{ConfSchema: schema}}
+		c.Packs["p"] = &store.PackRow{Ref: "p", Present: true, Enabled: true, Manifest: &manifest.Pack{ConfSchema: schema}}
 	})
 	v := NewIndex(c, nil, quiet()).Explain("p.secrets", event(`{"password": "hunter2", "o": {"pin": "hunter2"}}`),
 		func(string) map[string]any { return map[string]any{"token": "hunter2"} })

@@ -42,10 +42,12 @@ type triggerRules struct {
 // it was made from changed, and compiled when the first event asks for it: a daemon with thousands
 // of rules starts without compiling one.
 type entry struct {
-	rule     *manifest.Rule
-	trigger  *store.Record
-	digest   string // of the rule
-	actions  []*store.Record
+	rule    *manifest.Rule
+	trigger *store.Record
+	digest  string // of the rule
+	actions []*store.Record
+	// off tells of each action that is not in force why it is not.
+	off      []string
 	instance string
 	dynamic  bool // reads the event: by a condition, for_each, the key of a limit or a template
 
@@ -121,10 +123,12 @@ func (ix *Index) entry(record *store.Record, previous *Index) *entry {
 		trigger: trigger,
 		digest:  record.Digest,
 		actions: make([]*store.Record, len(rule.Actions)),
+		off:     make([]string, len(rule.Actions)),
 		dynamic: dynamic(rule),
 	}
 	for i, use := range rule.Actions {
 		e.actions[i] = ix.catalog.Actions[use.Ref]
+		e.off[i] = whyOff(ix.catalog, e.actions[i])
 	}
 	e.instance, _ = spec.Instance(record.Ref, rule.Trigger.Parameters)
 	return e
@@ -140,11 +144,19 @@ func (e *entry) same(catalog *store.Catalog, record, trigger *store.Record) bool
 		if was == is {
 			continue
 		}
-		if was == nil || is == nil || was.Digest != is.Digest || was.Enabled != is.Enabled || was.Present != is.Present {
+		if was == nil || is == nil || was.Digest != is.Digest || was.Enabled != is.Enabled || was.Present != is.Present || e.off[i] != whyOff(catalog, is) {
 			return false
 		}
 	}
 	return true
+}
+
+// whyOff tells why a component is not in force; empty: it is, or there is none.
+func whyOff(catalog *store.Catalog, record *store.Record) string {
+	if record == nil {
+		return ""
+	}
+	return store.WhyDisabled(record, catalog.Packs[record.Pack])
 }
 
 // dynamic says whether what a rule does depends on the event.
@@ -383,7 +395,7 @@ func (e *entry) queue(m *store.Match, place int, items []any, env *manifest.Env)
 		return fmt.Errorf("cannot run action %s: no such action", compiled.Ref)
 	case !record.Enabled:
 		// Somebody switched it off, which is an order and no mistake: what else the rule does goes on.
-		m.Warnings = append(m.Warnings, fmt.Sprintf("action %s is disabled", compiled.Ref))
+		m.Warnings = append(m.Warnings, fmt.Sprintf("action %s is disabled: %s", compiled.Ref, e.off[place]))
 		return nil
 	}
 	action, ok := record.Spec.(*manifest.Action)

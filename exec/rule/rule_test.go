@@ -150,14 +150,14 @@ func TestMatch(t *testing.T) {
 		{
 			name:   "one action that is disabled",
 			rules:  "-- p/rules/r.yaml --\ntrigger: t\nactions: [b, a]\n",
-			change: func(c *store.Catalog) { c.Actions["p.b"].Enabled = false },
-			want:   []string{`p.r matched [action p.b is disabled] p.a.1.0{"message":"hello"}`},
+			change: func(c *store.Catalog) { c.Actions["p.b"].Enabled, c.Actions["p.b"].DisabledBy = false, "alice" },
+			want:   []string{`p.r matched [action p.b is disabled: alice disabled it] p.a.1.0{"message":"hello"}`},
 		},
 		{
 			name:   "all actions disabled",
 			rules:  "-- p/rules/r.yaml --\ntrigger: t\naction: b\n",
-			change: func(c *store.Catalog) { c.Actions["p.b"].Enabled = false },
-			want:   []string{`p.r skipped (action p.b is disabled)`},
+			change: func(c *store.Catalog) { c.Actions["p.b"].Enabled, c.Actions["p.b"].ManifestEnabled = false, false },
+			want:   []string{`p.r skipped (action p.b is disabled: its manifest says enabled: false)`},
 		},
 		{
 			name:   "a rule that is disabled",

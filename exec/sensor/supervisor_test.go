@@ -634,7 +634,7 @@ func TestRemovingASensor(t *testing.T) {
 	}
 	y.remove("s")
 	y.reaches("s", StateStopped)
-	if info := y.info("s"); alive(pid) || info.Problem != "its manifest is gone" {
+	if info := y.info("s"); alive(pid) || info.Problem != "its manifest has vanished from the pack" {
 		t.Errorf("alive %v, it shows %+v", alive(pid), info)
 	}
 	y.put("s", "1", "sleep 999")

@@ -47,7 +47,7 @@ func newTarget(record *store.Record, pack *store.PackRow, instances []store.Trig
 		t.want, t.reason = hUnwanted, "its record holds no sensor"
 		return t
 	case !record.Enabled:
-		t.want, t.reason = hUnwanted, whyDisabled(record, pack)
+		t.want, t.reason = hUnwanted, store.WhyDisabled(record, pack)
 	case spec.OnDemand && len(instances) == 0:
 		t.want, t.reason = hUnneeded, "no enabled rule wants its triggers"
 	}
@@ -66,23 +66,6 @@ func (t *target) hold(lease string, holds bool) {
 	}
 	t.lease = lease
 	t.key += lease
-}
-
-func whyDisabled(record *store.Record, pack *store.PackRow) string {
-	switch {
-	case !record.Present:
-		return "its manifest is gone"
-	case record.DisabledBy != "" && record.DisabledReason != "":
-		return fmt.Sprintf("disabled by %s (%s)", record.DisabledBy, record.DisabledReason)
-	case record.DisabledBy != "":
-		return "disabled by " + record.DisabledBy
-	case !record.ManifestEnabled:
-		return "its manifest says enabled: false"
-	case pack != nil && !pack.Enabled:
-		return fmt.Sprintf("pack %s is disabled", pack.Ref)
-	default:
-		return "it is disabled"
-	}
 }
 
 // digests makes the restart key, and the digest of the list of instances.

@@ -88,10 +88,10 @@ func TestWhatIsWanted(t *testing.T) {
 		{name: "without a rule", change: func(in *ingredients) { in.instances = nil }, want: hWanted},
 		{name: "on demand, with a rule", change: func(in *ingredients) { in.spec.OnDemand = true }, want: hWanted},
 		{name: "on demand, without", change: func(in *ingredients) { in.spec.OnDemand, in.instances = true, nil }, want: hUnneeded, reason: "no enabled rule wants its triggers"},
-		{name: "gone", change: func(in *ingredients) { in.record.Enabled, in.record.Present = false, false }, want: hUnwanted, reason: "its manifest is gone"},
-		{name: "by an operator", change: func(in *ingredients) { in.record.Enabled, in.record.DisabledBy = false, "alice" }, want: hUnwanted, reason: "disabled by alice"},
+		{name: "gone", change: func(in *ingredients) { in.record.Enabled, in.record.Present = false, false }, want: hUnwanted, reason: "its manifest has vanished from the pack"},
+		{name: "by an operator", change: func(in *ingredients) { in.record.Enabled, in.record.DisabledBy = false, "alice" }, want: hUnwanted, reason: "alice disabled it"},
 		{name: "by its manifest", change: func(in *ingredients) { in.record.Enabled, in.record.ManifestEnabled = false, false }, want: hUnwanted, reason: "its manifest says enabled: false"},
-		{name: "with its pack", change: func(in *ingredients) { in.record.Enabled, in.pack.Enabled = false, false }, want: hUnwanted, reason: "pack p is disabled"},
+		{name: "with its pack", change: func(in *ingredients) { in.record.Enabled, in.pack.Enabled = false, false }, want: hUnwanted, reason: "pack p is not in force, because its folder is gone"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

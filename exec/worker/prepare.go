@@ -25,9 +25,6 @@ import (
 // tempPrefix tells the folders of attempts from those of sensors, which are in the same folder.
 const tempPrefix = "exec-"
 
-// errGone is what people read who removed a pack while executions of it waited.
-var errGone = errors.New("action no longer exists, or is disabled")
-
 // plan is an attempt that is ready to start.
 type plan struct {
 	action  *manifest.Action
@@ -73,7 +70,7 @@ func (p *plan) result(stdout *child.Capture, problem *error) json.RawMessage {
 func (a *attempt) prepare() (*plan, error) {
 	action := a.action()
 	if action == nil {
-		return nil, errGone
+		return nil, a.gone()
 	}
 	p := &plan{action: action, pack: packOf(a.claim.Action)}
 	p.timeout = a.timeout(action, p.pack)
@@ -92,6 +89,28 @@ func (a *attempt) prepare() (*plan, error) {
 		return p, err
 	}
 	return p, a.lay(p, delivery)
+}
+
+// gone tells people why there is nothing to run: they removed the action while this execution waited, or
+// switched it off.
+func (a *attempt) gone() error {
+	catalog, err := a.pool.opts.Store.Catalog(a.ctx, nil)
+	if err != nil {
+		return fmt.Errorf("action no longer exists, or is disabled (%w)", err)
+	}
+	record := catalog.Actions[a.claim.Action]
+	if record == nil || !record.Present && record.DisabledBy == "" {
+		return errors.New("action no longer exists")
+	}
+	pack := catalog.Packs[record.Pack]
+	why := store.WhyDisabled(record, pack)
+	if why == "" {
+		return errors.New("action was not in force, or could not be read, when this was claimed")
+	}
+	if back := store.WayBack(record, pack); back != "" {
+		why += "; " + back
+	}
+	return errors.New("action is disabled: " + why)
 }
 
 // timeout is the execution's own, else the action's, else the daemon's, but never more than the pack

@@ -288,7 +288,9 @@ func TestFailures(t *testing.T) {
 		a.RunnerType, a.Interpreter = manifest.RuntimeNative, ""
 		return &a
 	}())
+	m.action("off", `true`)
 	m.apply()
+	m.switchOff("p.off", "it floods")
 	m.run()
 	tests := []struct {
 		action, parameters, want string
@@ -309,7 +311,9 @@ func TestFailures(t *testing.T) {
 		{action: "p.crlf", want: "CR", code: -1},
 		{action: "p.noexec", want: "cannot start execution", code: -1},
 		{action: "p.away", parameters: `{"x": "` + strings.Repeat("y", manifest.MaxEnvironment) + `"}`, want: "write parameter_delivery: stdin", code: -1},
-		{action: "p.nobody", want: "action no longer exists, or is disabled", code: -1},
+		{action: "p.nobody", want: "action no longer exists", code: -1},
+		{action: "p.off", want: "Z (it floods); `attune action enable p.off` takes that back", code: -1},
+		{action: "p.off", want: "action is disabled: alice disabled it at 2", code: -1},
 	}
 	for _, test := range tests {
 		t.Run(test.action, func(t *testing.T) {
@@ -783,6 +787,15 @@ func TestOptionsAreChecked(t *testing.T) {
 		if _, err := New(opts); err == nil || !strings.Contains(err.Error(), "Options."+field+" is") {
 			t.Errorf("%s: %v", field, err)
 		}
+	}
+}
+
+// switchOff disables an action as an operator does.
+func (m *machine) switchOff(action, reason string) {
+	m.t.Helper()
+	off := store.Switch{Kind: manifest.KindAction, Refs: []string{action}, By: "alice", Reason: reason}
+	if changed, _, err := m.store.Switch(m.t.Context(), off); err != nil || len(changed) != 1 {
+		m.t.Fatalf("switched %v, %v", changed, err)
 	}
 }
 

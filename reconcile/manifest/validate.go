@@ -35,6 +35,9 @@ type CheckOptions struct {
 	// ConfigPlace gives where the operator wrote a key of [packs.config.<pack>]; nil, or a zero Place:
 	// nobody knows.
 	ConfigPlace func(pack, key string) Place
+	// SwitchedOff tells who has switched a component off, or its pack, whatever the files say, and what
+	// takes that back; empty: nobody has. nil: there are no operators.
+	SwitchedOff func(kind Kind, ref string) (why, wayBack string)
 	// Environment may be nil: then what it would tell is not checked.
 	Environment Environment
 	// Version is the daemon's own version, for a pack's `attune` range. Without numbers, as a build from

@@ -20,6 +20,7 @@ func (k *componentCheck) rule(r *Rule) {
 	case k.disabled(&trigger.Header):
 		k.fail("/trigger/ref", "enable it, or disable this rule", "cannot use trigger %q: it is disabled", trigger.Ref)
 	default:
+		k.switched(r, KindTrigger, trigger.Ref, "/trigger/ref", "match any event")
 		k.instance(r, trigger)
 	}
 	if trigger != nil && trigger.Ref == executionFinished && r.When == "" {
@@ -36,6 +37,8 @@ func (k *componentCheck) rule(r *Rule) {
 			continue
 		case k.disabled(&action.Header):
 			k.fail(pointer+"/ref", "enable it, or disable this rule", "cannot use action %q: it is disabled", action.Ref)
+		default:
+			k.switched(r, KindAction, action.Ref, pointer+"/ref", "run its action")
 		}
 		actions[use.Ref] = action
 		k.parameters(action.Parameters, use.Parameters, pointer+"/parameters")
@@ -43,6 +46,20 @@ func (k *componentCheck) rule(r *Rule) {
 	for _, e := range checkRule(r, trigger, actions) {
 		finding := *e
 		k.add(&finding)
+	}
+}
+
+// switched warns that an operator has switched off what a rule names: the rule is accepted, because that is
+// no matter of the files, and yet it does less than they say.
+func (k *componentCheck) switched(r *Rule, kind Kind, ref, pointer, effect string) {
+	if k.opts.SwitchedOff == nil || k.off {
+		return
+	}
+	if off, _ := k.opts.SwitchedOff(KindRule, r.Ref); off != "" {
+		return
+	}
+	if why, wayBack := k.opts.SwitchedOff(kind, ref); why != "" {
+		k.report(SeverityWarning, pointer, wayBack, "cannot %s: %s %q is switched off: %s", effect, kind, ref, why)
 	}
 }
 
