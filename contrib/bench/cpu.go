@@ -19,7 +19,8 @@ func (u usage) sub(v usage) usage {
 // per tells the microseconds of each part per execution.
 func (u usage) per(n int) string {
 	each := func(d time.Duration) int64 { return d.Microseconds() / int64(n) }
-	return fmt.Sprintf("CPU per execution: daemon %d µs, its children %d µs, PostgreSQL %d µs", each(u.daemon), each(u.children), each(u.postgres))
+	return fmt.Sprintf("CPU per execution: daemon %d µs, its children %d µs, PostgreSQL %d µs, in all %d µs",
+		each(u.daemon), each(u.children), each(u.postgres), each(u.daemon+u.children+u.postgres))
 }
 
 // cpu reads what a daemon, the children that it has waited for, and the server have used.

@@ -27,7 +27,7 @@ func warmBenchmarks() []Benchmark {
 				if err != nil {
 					return nil, nil, err
 				}
-				return ours, xargs(filepath.Join(d.Dir, "packs", "p", "actions", "hello.sh")), nil
+				return ours, xargs(lab.log, filepath.Join(d.Dir, "packs", "p", "actions", "hello.sh")), nil
 			},
 		},
 		pythonWarm("python-warm-json", 4, "import json\nprint(json.dumps({}))\n"),
