@@ -163,6 +163,10 @@ func TestWarmLikeCold(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(h.dir, "actions", "beside.py"), []byte(helper), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	const gone = "class A:\n def __del__(self): print('end of', __name__, NAME)\nNAME = 'module'\na = A()\n"
+	if err := os.WriteFile(filepath.Join(h.dir, "actions", "gone.py"), []byte(gone), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct{ name, kind, text string }{
 		{"hello", WarmBash, "echo out; echo err >&2"},
 		{"code", WarmBash, "exit 7"},
@@ -204,6 +208,22 @@ func TestWarmLikeCold(t *testing.T) {
 		{"descriptors", WarmPython, "import os\nprint(sorted(os.listdir('/proc/self/fd')))"},
 		{"future", WarmPython, "print(1 if 'annotations' in dir() else 0)\ndef f(x: undefined): pass\n"},
 		{"processes", WarmPython, "import multiprocessing as m, os\ndef f(x): return x * x\nif __name__ == '__main__':\n    with m.Pool(2) as p: print(p.map(f, [1, 2]))\n    with m.get_context('spawn').Pool(1) as p: print(p.map(f, [3]))"},
+		{"written late", WarmPython, "import os\nf = os.fdopen(os.dup(1), 'w')\nf.write('late')\ng = open(os.dup(2), 'w')\ng.write('later')"},
+		{"finalizers", WarmPython, "import weakref\nclass A:\n def __del__(self): print('end', self.name, NAME)\nNAME = 'global'\na, b = A(), A()\na.name, b.name = 'a', 'b'\nb.self = b\nweakref.finalize(a, print, 'finalized')"},
+		{"finalizers beside", WarmPython, "import gone"},
+		{"finalizers kept", WarmPython, "import json\nclass A:\n def __del__(self): print('end', self.name, NAME)\nNAME = 'global'\njson.kept = A()\njson.kept.name = 'kept'"},
+		{"generator", WarmPython, "def g():\n try:\n  yield 1\n finally:\n  print('closed')\nx = g()\nnext(x)"},
+		{"own stdout", WarmPython, "import io, os, sys\nsys.stdout = io.TextIOWrapper(os.fdopen(os.dup(1), 'wb'))\nprint('mine')"},
+		{"no stdout", WarmPython, "import sys\nprint('x')\nsys.stdout.close()\nsys.stderr = None"},
+		{"lost stdout", WarmPython, "import os\nprint('x', end='')\nos.close(1)"},
+		{"buffers of C", WarmPython, "import ctypes\nctypes.CDLL(None).printf(b'from C')"},
+		{"left thread", WarmPython, "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\nprint('end')"},
+		{"failing exit", WarmPython, "import atexit\natexit.register(print, 1, file=3)\nraise SystemExit(2)"},
+		{"early exit", WarmPython, "import atexit\natexit.register(print, 'bye')\natexit._run_exitfuncs()\nprint('end')\nraise SystemExit(4)"},
+		{"negative code", WarmPython, "raise SystemExit(-1)"},
+		{"large code", WarmPython, "raise SystemExit(1 << 40)"},
+		{"hook with a code", WarmPython, "import sys\nsys.excepthook = lambda *a: sys.exit(5)\n1/0"},
+		{"code of a fork", WarmPython, "import os, sys\npid = os.fork()\nif pid == 0:\n sys.exit(3)\nprint(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"},
 		{"hello", WarmNode, "console.log('out'); console.error('err')"},
 		{"code", WarmNode, "process.exitCode = 7"},
 		{"signal", WarmNode, "process.kill(process.pid, 'SIGTERM'); setTimeout(() => {}, 100000)"},

@@ -8,12 +8,15 @@ What is imported ahead is what a script names and what does not come from its ow
 modules may look at the environment of one attempt when they are imported.
 """
 
+import atexit
 import builtins
 import gc
 import os
 import sys
 
+import _imp
 import _socket
+import _thread
 
 
 class Parent:
@@ -21,6 +24,9 @@ class Parent:
     SHY = ("antigravity", "this", "idlelib", "turtle", "tkinter")
 
     def __init__(self):
+        atexit.register(self.leave)  # the first to be registered is the last to be called
+        self.status = None
+        self.look()
         self.root = os.path.join(os.path.realpath(sys.argv[1]), "")
         self.preload = sys.argv[2:] != ["bare"]
         self.codes = {}
@@ -112,6 +118,7 @@ class Parent:
                 self.imports(compile(text, script, "exec", 0x400, dont_inherit=True))
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
             return
+        self.look()
         gc.collect()
         gc.freeze()
 
@@ -141,6 +148,21 @@ class Parent:
             __import__(module, {}, {}, names, 0)
         except BaseException:
             pass
+
+    def look(self):
+        """Notes what is imported, so that a child can tell what it has imported itself."""
+        self.known = {name: id(module) for name, module in sys.modules.items()}
+        self.plain = all(map(self.is_plain, list(sys.modules.values())))
+
+    @staticmethod
+    def is_plain(module):
+        """Tells whether a module is Python, or C that comes with it: other C may have buffers that are
+        written only by the C library's exit."""
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or not file.endswith(tuple(_imp.extension_suffixes())):
+            return True
+        folder, name = os.path.split(file)
+        return os.path.basename(folder) == "lib-dynload" and not name.startswith("_ctypes.")
 
     def begin(self, sock):
         """In the child: takes its work, becomes what a new interpreter would be, and gives the code."""
@@ -182,6 +204,59 @@ class Parent:
                 code = compile(f.read(), script, "exec", dont_inherit=True)
         return code, values
 
+    def over(self, error=None):
+        """Notes how the script has ended, where it is clear what the interpreter will make of it."""
+        if error is None:
+            self.status = 0
+        elif isinstance(error, SystemExit):
+            code = error.code
+            if code is None:
+                self.status = 0
+            elif not isinstance(code, int):
+                self.status = 1
+            elif -(1 << 31) <= code < 1 << 31:
+                self.status = code & 0xFF
+        elif isinstance(error, Exception) and sys.excepthook is sys.__excepthook__:
+            self.status = 1
+
+    def leave(self):
+        """Ends a child as the interpreter is about to, but takes apart only what the child has added: taking
+        apart what was imported ahead means a copy of nearly each page that it shares with its parent.
+        Where anything is unusual it does nothing, and the interpreter does all."""
+        if self.status is None or not self.plain or _thread._count() > 0:
+            return
+        own = []
+        try:
+            for name in reversed(sys.modules):
+                module = sys.modules[name]
+                if self.known.get(name) == id(module):
+                    break
+                if not self.is_plain(module):
+                    return
+                own.append(name)
+            own.append("__main__")
+            self.flush()
+            sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+            for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+                vars(sys).pop(name, None)
+            while own:
+                module = sys.modules.pop(own.pop(), None)
+            module = None
+            gc.collect()
+            # What is still there hangs on a module that was imported ahead.
+            if any(hasattr(type(thing), "__del__") for thing in gc.get_objects()):
+                return
+            self.flush()
+        except BaseException:
+            return  # it comes up again, and is told
+        os._exit(self.status)
+
+    @staticmethod
+    def flush():
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+
 
 class Hook:
     """Leaves our own frames out of a traceback."""
@@ -199,9 +274,12 @@ parent = Parent()
 work = parent.serve()
 try:
     exec(*parent.begin(work))
-except SystemExit:
+    parent.over()
+except SystemExit as error:
+    parent.over(error)
     raise
-except BaseException:
+except BaseException as error:
+    parent.over(error)
     if callable(sys.excepthook):
         sys.excepthook = Hook(sys.excepthook)
     raise
