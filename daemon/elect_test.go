@@ -22,6 +22,8 @@ type candidates struct {
 	store *store.Store
 	refs  []string
 	nodes []*candidate
+	// later is by how much their clock is put forward.
+	later time.Duration
 }
 
 type candidate struct {
@@ -31,7 +33,8 @@ type candidate struct {
 
 func newCandidates(t *testing.T, sensors int) *candidates {
 	url := storetest.NewURL(t)
-	c := &candidates{t: t, url: url, store: storetest.Open(t, url)}
+	c := &candidates{t: t, url: url}
+	c.store = storetest.Open(t, url, func(o *store.Options) { o.Now = func() time.Time { return time.Now().Add(c.later) } })
 	for i := range sensors {
 		c.refs = append(c.refs, fmt.Sprintf("p.s%d", i))
 	}
@@ -136,6 +139,11 @@ func TestElection(t *testing.T) {
 	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second' WHERE node = 'b'")
 	storetest.Exec(t, c.url, "UPDATE attune.node SET seen_at = now() - INTERVAL '1 minute' WHERE id = 'b'")
 	b.boottime = func() time.Duration { return max(b.renewed, b.renewedLead) + electFence }
+	c.elect(d) // for all that it knows, the database's clock was put forward
+	if _, leads := d.Leads(); leads {
+		t.Error("d leads before anybody knows that b has died")
+	}
+	c.later += store.LeaseDuration
 	c.elect(d)
 	if counts, leader = c.held(b, d); counts[1] != 5 || leader != "d" {
 		t.Errorf("after b has died, %v, and %s leads", counts, leader)
@@ -150,6 +158,8 @@ func TestFencedLeader(t *testing.T) {
 	c.elect(a, b)
 	token, _ := a.Leads()
 	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second'")
+	c.elect(b)
+	c.later += store.LeaseDuration
 	c.elect(b)
 	if _, leads := b.Leads(); !leads {
 		t.Fatal("b does not lead")
@@ -284,6 +294,8 @@ func TestElectionAfterAnOutage(t *testing.T) {
 	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second' WHERE node = 'b'")
 	a.renewed, a.renewedLead = now, now
 	b.boottime = func() time.Duration { return now + electFence }
+	c.elect(a)
+	c.later += store.LeaseDuration
 	c.elect(a)
 	if counts, _ := c.held(a, b); counts[0] != len(c.refs) {
 		t.Errorf("in the end a has %v", counts)

@@ -190,7 +190,8 @@ func TestF79Deadlock(t *testing.T) {
 		ids := l.enqueue("wait", 10)
 		y.until("they run", func() bool { return len(l.starts()) == started+10 })
 		lock := func(ids []int64) {
-			_, err := conn.Exec(t.Context(), "SELECT FROM attune.queue WHERE execution_id = ANY($1) FOR UPDATE", ids)
+			// Of the queue, the daemon passes over what is locked.
+			_, err := conn.Exec(t.Context(), "SELECT FROM attune.execution WHERE id = ANY($1) FOR UPDATE", ids)
 			y.check(err)
 		}
 		_, err := conn.Exec(t.Context(), "BEGIN")

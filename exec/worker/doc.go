@@ -36,7 +36,9 @@
 //   - When a node dies, its keeper kills its children; the others see the lease lapse and end the
 //     attempts as lost. No attempt is renewed that no one here knows of.
 //   - An outcome that cannot be written is kept in memory and on disk until the database takes it. An
-//     unknown commit is sent again: finishing twice by one token is finishing once.
+//     unknown commit is sent again: finishing twice by one token is finishing once. One that cannot be
+//     written on its own account, because it is refused or its row is locked, is set aside, and the others
+//     go on.
 //   - Nothing in the database is open or locked while a child runs.
 //   - While it drains, leases are renewed until the last attempt has finished.
 //

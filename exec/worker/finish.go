@@ -2,8 +2,10 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -21,6 +23,13 @@ const (
 	gatherMost  = 4 * time.Millisecond
 	gatherCount = 8
 
+	// lockedFirst is the pause before an outcome is sent again whose row somebody had locked, doubling until
+	// finishRetryMost; one that takes as long as lockedTold is told of. refusedRetry is that before one is
+	// sent again that the database refuses in every form, until somebody has mended what refuses it.
+	lockedFirst  = 10 * time.Millisecond
+	lockedTold   = time.Second
+	refusedRetry = time.Minute
+
 	// finalFlush is how long the end waits for a database that does not take the last outcomes.
 	finalFlush = 10 * time.Second
 )
@@ -34,6 +43,8 @@ type ended struct {
 
 	attempt *attempt // nil: of a former run
 	spooled bool
+	// wait is how long it is set aside for, the next time that it cannot be recorded on its own account.
+	wait time.Duration
 }
 
 // finisher writes outcomes, as many at once as have come together while the last ones were written.
@@ -53,12 +64,17 @@ type finisher struct {
 
 	mu      sync.Mutex
 	pending []*ended
+	// aside are those that cannot be recorded for now; true: because their row is locked.
+	aside map[*ended]bool
+	// countAside tells the metric how many there are.
+	countAside func(count int)
 }
 
-func (f *finisher) init(q queue, log *slog.Logger, s spool, settle func(*ended, bool), mayGather func() bool) {
-	f.queue, f.log, f.spool, f.settle, f.mayGather = q, log, s, settle, mayGather
+func (f *finisher) init(q queue, log *slog.Logger, s spool, settle func(*ended, bool), mayGather func() bool, countAside func(int)) {
+	f.queue, f.log, f.spool, f.settle, f.mayGather, f.countAside = q, log, s, settle, mayGather, countAside
 	f.signal = make(chan struct{}, 1)
 	f.stopping = make(chan struct{})
+	f.aside = map[*ended]bool{}
 	f.ctx, f.giveUp = context.WithCancel(context.Background())
 }
 
@@ -120,11 +136,59 @@ func (f *finisher) run() {
 		select {
 		case <-f.signal:
 		case <-f.stopping:
-			if f.backlog() == 0 {
+			if f.isDone() {
+				return
+			}
+			// What is locked comes back by itself, unless it takes too long.
+			select {
+			case <-f.signal:
+			case <-f.ctx.Done():
+				f.mu.Lock()
+				left := slices.Collect(maps.Keys(f.aside))
+				f.mu.Unlock()
+				f.keep(left)
 				return
 			}
 		}
 	}
+}
+
+// isDone says that nothing is left that a try in a moment may record.
+func (f *finisher) isDone() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.pending) == 0 && !slices.Contains(slices.Collect(maps.Values(f.aside)), true)
+}
+
+// setAside has an outcome that cannot be recorded on its own account sent again later, while the others go
+// on.
+func (f *finisher) setAside(e *ended, why error) {
+	isLocked, told := errors.Is(why, store.ErrRowLocked), false
+	log := f.log.With("action", e.Action, "execution_id", e.ExecutionID, "attempt", e.Attempt)
+	if isLocked {
+		e.wait = min(max(2*e.wait, lockedFirst), finishRetryMost)
+		if told = e.wait >= lockedTold && e.wait < 2*lockedTold; told {
+			log.Warn("an outcome cannot be recorded yet: end the transaction that holds the lock", "err", why)
+		}
+	} else if told = e.wait != refusedRetry; told {
+		e.wait = refusedRetry
+		log.Error("an outcome cannot be recorded in any form, it is kept and tried again: see what refuses it (a constraint, a trigger, a partition that is gone) and mend that", "err", why)
+	}
+	if told {
+		f.keep([]*ended{e}) // it may be there for long
+	}
+	f.mu.Lock()
+	f.aside[e] = isLocked
+	f.countAside(len(f.aside))
+	f.mu.Unlock()
+	time.AfterFunc(e.wait, func() {
+		f.mu.Lock()
+		delete(f.aside, e)
+		f.pending = append(f.pending, e)
+		f.countAside(len(f.aside))
+		f.mu.Unlock()
+		f.add() // tells run
+	})
 }
 
 // gather lets a few outcomes come together while there is so much to do that nothing waits for them.
@@ -165,11 +229,16 @@ func (f *finisher) write(ctx context.Context, batch []*ended) (left []*ended) {
 		// A commit whose answer is lost may have happened. Then the same outcome, sent again, is found
 		// to be written.
 		accepted, err := f.queue.Finish(ctx, outcomes)
-		if err == nil {
+		apart, some := errors.AsType[*store.LeftError](err)
+		if err == nil || some {
 			if failing != "" {
 				f.log.Info("outcomes are written again", "count", len(batch))
 			}
 			for i, e := range batch {
+				if some && apart.Left[i] != nil {
+					f.setAside(e, apart.Left[i])
+					continue
+				}
 				f.spool.remove(e, f.log)
 				f.settle(e, accepted[i])
 			}
@@ -221,10 +290,15 @@ func FlushSpool(ctx context.Context, s *store.Store, dir string, logger *slog.Lo
 			outcomes[i] = e.Outcome
 		}
 		accepted, err := s.Finish(ctx, outcomes)
-		if err != nil {
+		apart, some := errors.AsType[*store.LeftError](err)
+		if err != nil && !some {
 			return fmt.Errorf("cannot write the outcomes of a former run: %w", err)
 		}
 		for i, e := range batch {
+			if some && apart.Left[i] != nil {
+				logger.Warn("cannot write an outcome that a former run left, it stays in the spool folder", "component", "worker", "execution_id", e.ExecutionID, "attempt", e.Attempt, "err", apart.Left[i])
+				continue
+			}
 			logger.Info("wrote an outcome that a former run left", "component", "worker", "execution_id", e.ExecutionID, "attempt", e.Attempt, "accepted", accepted[i])
 			sp.remove(e, logger)
 		}

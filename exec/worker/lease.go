@@ -82,14 +82,21 @@ func (l *lease) hasten() {
 func (p *Pool) renewLeases(ctx context.Context) {
 	orphans := map[string]time.Duration{}
 	failing := false
+	var locked lockedLeases
 	for ctx.Err() == nil {
 		wait := renewPeriod
-		err := p.renew(ctx, orphans)
+		renewal, err := p.renew(ctx, orphans)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
 			wait = renewRetry
+		} else {
+			p.metrics.locked.Set(float64(len(renewal.Locked)))
+			if len(renewal.Locked) > 0 {
+				wait = renewRetry
+			}
+			locked.note(p, renewal.Locked)
 		}
 		if failed := err != nil; failed != failing {
 			failing = failed
@@ -109,15 +116,42 @@ func (p *Pool) renewLeases(ctx context.Context) {
 	}
 }
 
+// lockedLeases counts for how many renewals on end some were locked.
+type lockedLeases int
+
+// lockedRenewals is after how many it is told: whatever writes to a row locks it for a moment.
+const lockedRenewals = 3
+
+// note tells of it once. A lease that is not renewed for this is not at stake, as long as this node is seen
+// to live.
+func (l *lockedLeases) note(p *Pool, tokens []string) {
+	if len(tokens) == 0 {
+		if *l >= lockedRenewals {
+			p.log.Info("the leases whose rows were locked are renewed again")
+		}
+		*l = 0
+		return
+	}
+	if *l++; *l == lockedRenewals {
+		var ids []int64
+		for _, token := range tokens {
+			if a := p.heldBy(token); a != nil {
+				ids = append(ids, a.claim.ExecutionID)
+			}
+		}
+		p.log.Warn("leases cannot be renewed, because another session has locked their rows in attune.queue: end its transaction; the other leases are renewed", "executions", ids)
+	}
+}
+
 // renew renews all leases of the node, and does what the answer says.
-func (p *Pool) renew(ctx context.Context, orphans map[string]time.Duration) error {
+func (p *Pool) renew(ctx context.Context, orphans map[string]time.Duration) (*store.Renewal, error) {
 	// Both before the statement is sent: the lease begins no later than that, and an attempt that was
 	// claimed since may be missing in the answer.
 	sent := p.boottime()
 	before := p.unfinished()
 	renewal, err := p.queue.Renew(ctx, p.opts.Node)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.lease.renewedAt(sent)
 	p.leaseUntil(sent + store.LeaseDuration)
@@ -136,7 +170,7 @@ func (p *Pool) renew(ctx context.Context, orphans map[string]time.Duration) erro
 		}
 	}
 	p.releaseOrphans(ctx, held, orphans)
-	return nil
+	return renewal, nil
 }
 
 func (p *Pool) heldBy(token string) *attempt {

@@ -24,6 +24,9 @@ import (
 // errAwayTest is a transient error to store.IsTransient.
 var errAwayTest = fmt.Errorf("the database is away: %w", context.DeadlineExceeded)
 
+// errRefusedTest is what the database says of an attempt that it does not let end.
+var errRefusedTest = errors.New("new row violates a check constraint")
+
 // fakeQueue is a database of this test alone: it hands out each claim once and notes what it is told.
 type fakeQueue struct {
 	mu       sync.Mutex
@@ -35,6 +38,8 @@ type fakeQueue struct {
 	released []string
 	outcomes []store.Outcome
 	renewals []time.Time
+	// locked are the rows that another session has locked, refused the attempts that cannot end in any form.
+	locked, refused map[string]bool
 	// lostClaim makes the next claim commit without an answer.
 	lostClaim bool
 	// later falls due at dueAt.
@@ -96,9 +101,17 @@ func (q *fakeQueue) Start(_ context.Context, tokens []string) (map[string]bool, 
 		return nil, errAwayTest
 	}
 	held := map[string]bool{}
+	var locked []string
 	for _, token := range tokens {
+		if q.locked[token] {
+			locked = append(locked, token)
+			continue
+		}
 		held[token] = q.held[token]
 		q.started = append(q.started, token)
+	}
+	if len(locked) > 0 {
+		return held, &store.LockedError{Tokens: locked}
 	}
 	return held, nil
 }
@@ -134,6 +147,9 @@ func (q *fakeQueue) Renew(context.Context, string) (*store.Renewal, error) {
 	r := &store.Renewal{}
 	for token := range q.held {
 		r.Held = append(r.Held, token)
+		if q.locked[token] {
+			r.Locked = append(r.Locked, token)
+		}
 		if q.cancel[token] {
 			r.Cancel = append(r.Cancel, token)
 		}
@@ -147,11 +163,22 @@ func (q *fakeQueue) Finish(_ context.Context, outcomes []store.Outcome) ([]bool,
 	if q.away {
 		return nil, errAwayTest
 	}
-	accepted := make([]bool, len(outcomes))
+	accepted, left := make([]bool, len(outcomes)), map[int]error{}
 	for i, o := range outcomes {
+		switch {
+		case q.locked[o.Token]:
+			left[i] = store.ErrRowLocked
+			continue
+		case q.refused[o.Token]:
+			left[i] = errRefusedTest
+			continue
+		}
 		accepted[i] = q.held[o.Token]
 		delete(q.held, o.Token)
 		q.outcomes = append(q.outcomes, o)
+	}
+	if len(left) > 0 {
+		return accepted, &store.LeftError{Left: left}
 	}
 	return accepted, nil
 }
@@ -414,6 +441,86 @@ func TestFencesItself(t *testing.T) {
 		}
 		s.proc(t, 2) // with the lease back, it goes on
 	})
+}
+
+// A row that another session has locked, however long: its attempt begins and is told of when that lets go,
+// and nobody else waits for it.
+func TestRowLockedByAnother(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.queue.set(func() { s.queue.locked = map[string]bool{token(1): true} })
+		s.offer(1, 2)
+		pass(3 * time.Second)
+		if n := s.started(); n != 1 {
+			t.Fatalf("%d have begun", n)
+		}
+		s.proc(t, 2).end(child.Exit{})
+		pass(time.Second)
+		s.queue.set(func() { s.queue.locked = nil })
+		pass(time.Second)
+		s.proc(t, 1)
+		s.queue.set(func() { s.queue.locked = map[string]bool{token(1): true} })
+		s.offer(3)
+		pass(2 * store.LeaseDuration)
+		if stops := s.proc(t, 1).stopped(); len(stops) != 0 {
+			t.Errorf("stopped %v, although its node is seen to live", stops)
+		}
+		if got := testutil.ToFloat64(s.metrics.locked); got != 1 {
+			t.Errorf("attune_leases_locked is %v", got)
+		}
+		s.proc(t, 1).end(child.Exit{})
+		s.proc(t, 3).end(child.Exit{})
+		pass(2 * time.Second)
+		if got := s.queue.told().outcomes; len(got) != 2 {
+			t.Errorf("outcomes: %+v", got)
+		}
+		if files, _ := os.ReadDir(s.opts.SpoolDir); len(files) != 1 || testutil.ToFloat64(s.metrics.aside) != 1 {
+			t.Errorf("%d files in the spool, attune_outcomes_set_aside is %v", len(files), testutil.ToFloat64(s.metrics.aside))
+		}
+		s.queue.set(func() { s.queue.locked = nil })
+		pass(finishRetryMost + renewRetry)
+		if got := s.queue.told().outcomes; len(got) != 3 || got[2].Token != token(1) || got[2].Status != store.StatusSucceeded {
+			t.Errorf("outcomes: %+v", got)
+		}
+		if files, _ := os.ReadDir(s.opts.SpoolDir); len(files) != 0 || testutil.ToFloat64(s.metrics.aside) != 0 || testutil.ToFloat64(s.metrics.locked) != 0 {
+			t.Errorf("%d files in the spool, attune_outcomes_set_aside is %v", len(files), testutil.ToFloat64(s.metrics.aside))
+		}
+	})
+}
+
+// What the database refuses in every form holds up nobody, is renewed so that nobody runs it again, and is
+// written when that has been mended; if the daemon ends before, it is in the spool.
+func TestRefusedOutcomeIsSetAside(t *testing.T) {
+	t.Parallel()
+	var dir string
+	onStage(t, false, func(s *stage, _ func()) {
+		dir = s.opts.SpoolDir
+		s.queue.set(func() { s.queue.refused = map[string]bool{token(1): true, token(2): true} })
+		s.offer(1, 2)
+		pass(3 * time.Second)
+		s.proc(t, 1).end(child.Exit{})
+		s.proc(t, 2).end(child.Exit{})
+		pass(time.Second)
+		s.offer(3)
+		pass(3 * time.Second)
+		s.proc(t, 3).end(child.Exit{})
+		pass(orphanAfter + 2*renewPeriod)
+		told := s.queue.told()
+		if len(told.outcomes) != 1 || told.outcomes[0].Token != token(3) || len(told.released) != 0 {
+			t.Errorf("outcomes %+v, released %v", told.outcomes, told.released)
+		}
+		if got := testutil.ToFloat64(s.metrics.aside); got != 2 {
+			t.Errorf("attune_outcomes_set_aside is %v", got)
+		}
+		s.queue.set(func() { delete(s.queue.refused, token(1)) })
+		pass(refusedRetry)
+		if told := s.queue.told(); len(told.outcomes) != 2 || told.outcomes[1].Token != token(1) {
+			t.Errorf("outcomes %+v", told.outcomes)
+		}
+	})
+	if files, _ := os.ReadDir(dir); len(files) != 1 {
+		t.Errorf("%d files are left in the spool", len(files))
+	}
 }
 
 func TestFenceKillsTheStubborn(t *testing.T) {

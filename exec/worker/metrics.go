@@ -15,6 +15,8 @@ type metrics struct {
 	selfFence  prometheus.Counter
 	shortages  *prometheus.CounterVec
 	unkillable prometheus.Counter
+	aside      prometheus.Gauge
+	locked     prometheus.Gauge
 	total      int
 }
 
@@ -46,6 +48,12 @@ func newMetrics(registerer prometheus.Registerer, workers int) *metrics {
 	m.unkillable = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "attune_unkillable_children_total", Help: "Actions whose processes were killed and did not end: they are stuck in the kernel, and not tried again.",
 	})
+	m.aside = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "attune_outcomes_set_aside", Help: "Outcomes that cannot be recorded for now, because another session has locked their row or the database refuses them, and that are tried again.",
+	})
+	m.locked = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "attune_leases_locked", Help: "Attempts of this node whose lease could not be renewed the last time, because another session has locked their row.",
+	})
 	m.shortages = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "attune_start_shortages_total", Help: "Starts that failed for want of something the machine had run out of, by what.",
 	}, []string{"shortage"})
@@ -54,10 +62,12 @@ func newMetrics(registerer prometheus.Registerer, workers int) *metrics {
 	}
 	m.setBusy(0)
 	if registerer != nil {
-		registerer.MustRegister(m.executions, m.duration, m.wait, m.workers, m.fenced, m.selfFence, m.shortages, m.unkillable)
+		registerer.MustRegister(m.executions, m.duration, m.wait, m.workers, m.fenced, m.selfFence, m.shortages, m.unkillable, m.aside, m.locked)
 	}
 	return m
 }
+
+func (m *metrics) setAside(count int) { m.aside.Set(float64(count)) }
 
 func (m *metrics) setBusy(busy int) {
 	m.workers.WithLabelValues("busy").Set(float64(busy))

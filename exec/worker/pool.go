@@ -255,7 +255,7 @@ func newPool(opts Options, q queue) *Pool {
 	p.slots.free = opts.Workers
 	p.lease.init()
 	p.starter.init(q, p.log)
-	p.finisher.init(q, p.log, spool{dir: opts.SpoolDir}, p.settle, p.isStocked)
+	p.finisher.init(q, p.log, spool{dir: opts.SpoolDir}, p.settle, p.isStocked, p.metrics.setAside)
 	return p
 }
 

@@ -2,7 +2,9 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/attune-io/attune/reconcile/store"
@@ -90,6 +92,11 @@ func (s *starter) commit(ctx context.Context, group []startRequest) {
 			return
 		}
 		held, err := s.queue.Start(ctx, tokens)
+		if locked, some := errors.AsType[*store.LockedError](err); some {
+			group = s.answerUnlocked(group, held, locked.Tokens)
+			go s.later(ctx, group)
+			return
+		}
 		if err == nil || !store.IsTransient(err) {
 			for _, r := range group {
 				r.answer <- startAnswer{held: held[r.token], err: err}
@@ -101,6 +108,35 @@ func (s *starter) commit(ctx context.Context, group []startRequest) {
 		case <-ctx.Done():
 			return
 		case <-time.After(startRetry):
+		}
+	}
+}
+
+// answerUnlocked answers all but those whose rows are locked, and gives these.
+func (s *starter) answerUnlocked(group []startRequest, held map[string]bool, locked []string) (left []startRequest) {
+	for _, r := range group {
+		if slices.Contains(locked, r.token) {
+			left = append(left, r)
+		} else {
+			r.answer <- startAnswer{held: held[r.token]}
+		}
+	}
+	return left
+}
+
+// later asks again for those whose rows are locked: nobody else is to wait for them.
+func (s *starter) later(ctx context.Context, group []startRequest) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(startRetry):
+	}
+	for _, r := range group {
+		select {
+		case s.requests <- r:
+		case <-r.ctx.Done():
+		case <-ctx.Done():
+			return
 		}
 	}
 }

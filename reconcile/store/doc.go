@@ -27,7 +27,11 @@
 //   - an attempt that lapses after its start ends as lost, and is tried again only where the action
 //     says so (on_lost: retry), at most [MaxLostAttempts] times where it names no number.
 //
-// Nothing is open or locked while a process runs. Times are the database's: nodes may have any clock.
+// Nothing is open or locked while a process runs. Times are the database's: nodes may have any clock. Its
+// clock may be put forward or back: a lease that looks lapsed still is its node's, and nobody ends or takes
+// what belongs to a node that was seen to renew within [LeaseDuration] by the clock of who would. What one
+// attempt is refused, or a row that another session has locked, keeps no other from starting, ending or
+// being renewed.
 // Packs take turns; within a pack the higher priority goes first, then who was due first.
 //
 // # Concurrency

@@ -56,7 +56,7 @@ func failureReason(err error) string {
 }
 
 // IsTransient says whether a later try of the same statement may succeed: a lost or refused
-// connection, a server that is starting or stopping, a deadlock, a time-out.
+// connection, a server that is starting or stopping, a deadlock, a time-out, a row that somebody has locked.
 func IsTransient(err error) bool {
 	if err == nil {
 		return false
@@ -70,7 +70,7 @@ func IsTransient(err error) bool {
 	var connect *pgconn.ConnectError
 	var network net.Error
 	switch {
-	case errors.As(err, &connect), errors.As(err, &network):
+	case errors.As(err, &connect), errors.As(err, &network), errors.Is(err, ErrRowLocked):
 		return true
 	case errors.Is(err, context.DeadlineExceeded),
 		errors.Is(err, pgconn.ErrConnClosed),
@@ -128,6 +128,20 @@ func isData(err error) bool {
 		return true
 	}
 	return false
+}
+
+// isRefused says whether the server would not take something for what it is: what it was given, or the
+// row that it is for. Besides what isData tells, that is a trigger of an operator's, and a damaged page.
+func isRefused(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code[:min(2, len(pg.Code))] {
+	case "P0", "XX":
+		return true
+	}
+	return isData(err)
 }
 
 // failed gives the error its object. A server that turned read-only is left at once, because every

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -34,13 +36,29 @@ type Output struct {
 	Omitted int64  // bytes of the middle that were not kept
 }
 
+// LeftError is what Finish gives where it recorded all but some outcomes: why, by their place. One that is
+// not [ErrRowLocked] was refused in every form.
+type LeftError struct{ Left map[int]error }
+
+func (e *LeftError) Error() string {
+	first := slices.Min(slices.Collect(maps.Keys(e.Left)))
+	return fmt.Sprintf("cannot record %d outcomes: %v", len(e.Left), e.Left[first])
+}
+
+// Unwrap gives the errors of all.
+func (e *LeftError) Unwrap() []error { return slices.Collect(maps.Values(e.Left)) }
+
 // Finish records outcomes in one statement, by token only. An outcome whose token no longer holds
 // changes nothing but is kept as evidence on its attempt; its place in the answer is false. One that
 // was recorded before, and is sent again because the answer was lost, is true. RetryAt is taken as a
 // distance from now, so that only the database's clock counts; an execution that somebody has
 // cancelled meanwhile ends as cancelled instead.
+//
+// An outcome that the database refuses holds up no other: it is recorded without its output and result
+// or, where that is refused too, as failed for that reason. What cannot be recorded at all is in a
+// [LeftError], and its place in the answer means nothing.
 func (s *Store) Finish(ctx context.Context, outcomes []Outcome) (accepted []bool, err error) {
-	accepted = make([]bool, len(outcomes))
+	call := finishing{accepted: make([]bool, len(outcomes)), left: map[int]error{}}
 	var part []sentOutcome
 	size := 0
 	seen := map[uuid.UUID]bool{}
@@ -56,16 +74,26 @@ func (s *Store) Finish(ctx context.Context, outcomes []Outcome) (accepted []bool
 		part = append(part, sentOutcome{place: i, token: token, Outcome: cleanOutcome(o)})
 		size += len(o.Result) + len(o.Stdout.Text) + len(o.Stderr.Text)
 		if len(part) >= finishRows || size >= finishBytes {
-			if err := s.finishAll(ctx, part, accepted); err != nil {
+			if err := s.finishAll(ctx, part, &call); err != nil {
 				return nil, err
 			}
 			part, size = nil, 0
 		}
 	}
-	if err := s.finishAll(ctx, part, accepted); err != nil {
+	if err := s.finishAll(ctx, part, &call); err != nil {
 		return nil, err
 	}
-	return accepted, nil
+	if len(call.left) > 0 {
+		return call.accepted, &LeftError{Left: call.left}
+	}
+	return call.accepted, nil
+}
+
+// finishing is what one call of Finish has come to: by the places of the outcomes, which of them count,
+// and why some could not be recorded.
+type finishing struct {
+	accepted []bool
+	left     map[int]error
 }
 
 // sentOutcome is an outcome with its place in the caller's list.
@@ -75,31 +103,56 @@ type sentOutcome struct {
 	Outcome
 }
 
-// finishAll records outcomes together or, where the database refuses the content of one, each alone.
-func (s *Store) finishAll(ctx context.Context, part []sentOutcome, accepted []bool) error {
+// finishAll records outcomes together or, where the database refuses one, in halves, until that one is
+// alone.
+func (s *Store) finishAll(ctx context.Context, part []sentOutcome, call *finishing) error {
 	if len(part) == 0 {
 		return nil
 	}
-	err := s.finish(ctx, part, accepted)
-	if err == nil || !isData(err) {
+	err := s.finish(ctx, part, call)
+	switch {
+	case err == nil || !isRefused(err):
+		return err
+	case len(part) == 1:
+		return s.finishRefused(ctx, part[0], err, call)
+	}
+	half := len(part) / 2
+	if err := s.finishAll(ctx, part[:half], call); err != nil {
 		return err
 	}
-	if len(part) > 1 {
-		for i := range part {
-			if err := s.finishAll(ctx, part[i:i+1], accepted); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	s.log.Warn("an outcome is recorded without its output and result, which are refused", "component", "store", "err", err)
-	bare := part[0]
-	bare.Error = addProblem(bare.Error, "the database refused its output or result: "+cleanText(err.Error()))
-	bare.Result, bare.Stdout.Text, bare.Stderr.Text = nil, "", ""
-	return s.finish(ctx, []sentOutcome{bare}, accepted)
+	return s.finishAll(ctx, part[half:], call)
 }
 
-func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool) error {
+// finishRefused records of an outcome what the database takes.
+func (s *Store) finishRefused(ctx context.Context, refused sentOutcome, why error, call *finishing) error {
+	stripped := refused
+	stripped.Error = addProblem(refused.Error, "the database refused its output or result: "+cleanText(why.Error()))
+	stripped.Result, stripped.Stdout.Text, stripped.Stderr.Text = nil, "", ""
+	err := s.finish(ctx, []sentOutcome{stripped}, call)
+	if !isRefused(err) {
+		if err == nil && call.left[refused.place] == nil {
+			s.metrics.refused.WithLabelValues(asStripped).Inc()
+			s.log.Warn("an outcome is recorded without its output and result, which are refused", "component", "store", "execution_id", executionOf(refused.token), "err", why)
+		}
+		return err
+	}
+	failed := sentOutcome{place: refused.place, token: refused.token, Outcome: Outcome{
+		Token: refused.Token, Status: StatusFailed,
+		Error: fmt.Sprintf("it ended as %s, but the database refused to record that: %s", refused.Status, cleanText(err.Error())),
+	}}
+	last := s.finish(ctx, []sentOutcome{failed}, call)
+	if isRefused(last) {
+		call.left[refused.place] = last
+		return nil
+	}
+	if last == nil && call.left[refused.place] == nil {
+		s.metrics.refused.WithLabelValues(asFailed).Inc()
+		s.log.Error("an outcome is recorded as failed, because the database refuses it even without output and result", "component", "store", "execution_id", executionOf(refused.token), "status", refused.Status, "err", err)
+	}
+	return last
+}
+
+func (s *Store) finish(ctx context.Context, part []sentOutcome, call *finishing) error {
 	places, freed := make(map[string]int, len(part)), keyedSet{}
 	for _, o := range part {
 		places[o.token.String()] = o.place
@@ -109,7 +162,7 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool)
 		var key *string
 		var notified int64
 		_, err := pgx.ForEachRow(rows, []any{&token, &action, &key, &notified}, func() error {
-			accepted[places[token]] = true
+			call.accepted[places[token]] = true
 			freed.add(&action, key)
 			return nil
 		})
@@ -125,11 +178,35 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, accepted []bool)
 	s.admit(ctx, freed)
 	var late []sentOutcome
 	for _, o := range part {
-		if !accepted[o.place] {
+		if !call.accepted[o.place] {
 			late = append(late, o)
 		}
 	}
-	return s.keepEvidence(ctx, late, accepted)
+	late, err = s.withoutLocked(ctx, late, call)
+	if err != nil {
+		return err
+	}
+	return s.keepEvidence(ctx, late, call.accepted)
+}
+
+// withoutLocked gives those that are late, and not only passed over because their row was locked.
+func (s *Store) withoutLocked(ctx context.Context, some []sentOutcome, call *finishing) (late []sentOutcome, err error) {
+	if len(some) == 0 {
+		return nil, nil
+	}
+	ids, tokens := make([]int64, len(some)), make([]uuid.UUID, len(some))
+	for i, o := range some {
+		ids[i], tokens[i] = executionOf(o.token), o.token
+	}
+	held, err := s.stillHeld(ctx, ids, tokens)
+	for _, o := range some {
+		if _, is := held[o.token.String()]; is {
+			call.left[o.place] = ErrRowLocked
+		} else {
+			late = append(late, o)
+		}
+	}
+	return late, err
 }
 
 func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {

@@ -26,25 +26,27 @@ type Leases struct {
 	NextLapse time.Duration
 }
 
-// Leases tells who holds what.
+// Leases tells who holds what. A lease that looks lapsed counts as held until it has not been renewed for
+// as long as it lasts by this process's clock, too: the database's may have been put forward.
 func (s *Store) Leases(ctx context.Context, node string) (*Leases, error) {
 	leases := &Leases{Holder: map[string]string{}}
+	var seen []sign
+	holders, lefts := map[string]string{}, map[string]time.Duration{}
 	err := s.hot(ctx, "look at the leases", func(batch *pgx.Batch) {
 		s.queue(batch, "LeasesNow", pgx.StrictNamedArgs{
 			"node": node, "lease_seconds": LeaseDuration.Seconds(),
 		}).Query(func(rows pgx.Rows) error {
 			var name *string
 			var holder string
+			var until time.Time
 			var seconds float64
-			_, err := pgx.ForEachRow(rows, []any{&name, &holder, &seconds, &leases.Nodes}, func() error {
+			_, err := pgx.ForEachRow(rows, []any{&name, &holder, &until, &seconds, &leases.Nodes}, func() error {
 				if name == nil {
 					return nil
 				}
-				leases.Holder[*name] = holder
 				left := time.Duration(seconds * float64(time.Second))
-				if holder != node && (leases.NextLapse == 0 || left < leases.NextLapse) {
-					leases.NextLapse = left
-				}
+				seen = append(seen, sign{name: *name, at: until, age: LeaseDuration - left})
+				holders[*name], lefts[*name] = holder, left
 				return nil
 			})
 			return err
@@ -52,6 +54,19 @@ func (s *Store) Leases(ctx context.Context, node string) (*Leases, error) {
 	})
 	if err != nil {
 		return nil, err
+	}
+	renewed := s.leaseVigil.look(s.now(), seen)
+	for name, holder := range holders {
+		left := lefts[name]
+		if left <= 0 {
+			if left = renewed[name]; left <= 0 {
+				continue // it is nobody's
+			}
+		}
+		leases.Holder[name] = holder
+		if holder != node && (leases.NextLapse == 0 || left < leases.NextLapse) {
+			leases.NextLapse = left
+		}
 	}
 	return leases, nil
 }
@@ -62,7 +77,7 @@ func (s *Store) HoldLeases(ctx context.Context, node string, names []string) (to
 	tokens = map[string]string{}
 	err = s.hot(ctx, "hold the leases of node "+node, func(batch *pgx.Batch) {
 		s.queue(batch, "HoldLeases", pgx.StrictNamedArgs{
-			"node": node, "names": names, "lease_seconds": LeaseDuration.Seconds(),
+			"node": node, "names": names, "lease_seconds": LeaseDuration.Seconds(), "kept": s.leaseVigil.living(s.now()),
 		}).Query(func(rows pgx.Rows) error {
 			var name, token string
 			_, err := pgx.ForEachRow(rows, []any{&name, &token}, func() error {

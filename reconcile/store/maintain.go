@@ -199,6 +199,6 @@ func (s *Store) RevisionsInUse(ctx context.Context) ([]string, error) {
 func (s *Store) forgetNodes(ctx context.Context, _ Retention, _ *MaintainReport) error {
 	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
 	defer cancel()
-	_, err := s.pool.Exec(ctx, s.queries.get("ForgetNodes"))
+	_, err := s.pool.Exec(ctx, s.queries.get("ForgetNodes"), pgx.StrictNamedArgs{"living": s.nodeVigil.living(s.now())})
 	return s.failed("forget nodes", err)
 }

@@ -11,7 +11,15 @@ type metrics struct {
 	failures    *prometheus.CounterVec
 	older       prometheus.Counter
 	concurrency *prometheus.CounterVec
+	refused     *prometheus.CounterVec
+	stuck       prometheus.Counter
 }
+
+// How an outcome was recorded after all that the database refused as it was.
+const (
+	asStripped = "stripped"
+	asFailed   = "failed"
+)
 
 // newMetrics registers the metrics, or takes those that a former Store registered: opening is tried
 // again while the server is away.
@@ -33,6 +41,17 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Name: "attune_concurrency_ended_total",
 			Help: "Executions that the concurrency of their action ended: skipped, replaced while they waited, or unwanted and stopped while they ran.",
 		}, []string{"fate"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_outcomes_refused_total",
+			Help: "Outcomes of attempts that the database refused as they were, by how they were recorded after all: stripped of output and result, or as failed.",
+		}, []string{"as"}),
+		stuck: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "attune_attempts_stuck_total",
+			Help: "Attempts whose lease lapsed and that the database does not let end.",
+		}),
+	}
+	for _, as := range []string{asStripped, asFailed} {
+		m.refused.WithLabelValues(as)
 	}
 	for _, reason := range failureReasons() {
 		m.failures.WithLabelValues(reason)
@@ -43,7 +62,10 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 	if registerer == nil {
 		return m, nil
 	}
-	return m, errors.Join(take(registerer, &m.reconnects), take(registerer, &m.failures), take(registerer, &m.older), take(registerer, &m.concurrency))
+	return m, errors.Join(
+		take(registerer, &m.reconnects), take(registerer, &m.failures), take(registerer, &m.older), take(registerer, &m.concurrency),
+		take(registerer, &m.refused), take(registerer, &m.stuck),
+	)
 }
 
 // take registers a collector, or puts the one in its place that is registered already.

@@ -237,7 +237,8 @@ func (m *model) renew() {
 	}
 	var held, cancel []string
 	for _, e := range m.executions {
-		if e.token != "" && !e.lapsed && e.node == node {
+		if e.token != "" && e.node == node {
+			e.lapsed = false
 			held = append(held, e.token)
 			if e.cancel {
 				cancel = append(cancel, e.token)

@@ -40,9 +40,33 @@ const (
 // nodeLostAfter is how long a node is not seen before it is told as lost: its leases have lapsed by then.
 const nodeLostAfter = LeaseDuration + 5*time.Second
 
+// lookAtNodes tells which nodes live: those that have renewed their leases within the time of one, by this
+// process's clock.
+func (s *Store) lookAtNodes(ctx context.Context) (living []string, err error) {
+	var seen []sign
+	err = s.hot(ctx, "look which nodes live", func(batch *pgx.Batch) {
+		s.queue(batch, "NodesSeen", nil).Query(func(rows pgx.Rows) error {
+			var one sign
+			var seconds float64
+			_, err := pgx.ForEachRow(rows, []any{&one.name, &one.at, &seconds}, func() error {
+				one.age = time.Duration(seconds * float64(time.Second))
+				seen = append(seen, one)
+				return nil
+			})
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	now := s.now()
+	s.nodeVigil.look(now, seen)
+	return s.nodeVigil.living(now), nil
+}
+
 // markLostNodes tells of nodes that are not seen any more.
-func (s *Store) markLostNodes(ctx context.Context) error {
-	lost, err := collect(ctx, s, s.pool, "MarkLostNodes", pgx.StrictNamedArgs{"seconds": nodeLostAfter.Seconds()}, pgx.RowTo[string])
+func (s *Store) markLostNodes(ctx context.Context, living []string) error {
+	lost, err := collect(ctx, s, s.pool, "MarkLostNodes", pgx.StrictNamedArgs{"seconds": nodeLostAfter.Seconds(), "living": living}, pgx.RowTo[string])
 	for _, id := range lost {
 		s.log.Warn("node lost: it has not been seen for longer than a lease lasts", "component", "store", "node", id)
 	}

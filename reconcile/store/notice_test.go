@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
@@ -172,7 +173,10 @@ func TestPacksAreNoted(t *testing.T) {
 
 func TestNodesAreNoted(t *testing.T) {
 	t.Parallel()
-	s := storetest.New(t)
+	later := time.Duration(0)
+	s := storetest.Open(t, storetest.NewURL(t), func(o *store.Options) {
+		o.Now = func() time.Time { return time.Now().Add(later) }
+	})
 	listening(t, s, "node_state_changed")
 	node := store.Node{ID: "n-1", Host: "n", PID: 7, Version: "1"}
 	put := func(n store.Node) {
@@ -189,6 +193,8 @@ func TestNodesAreNoted(t *testing.T) {
 	put(node)
 	reap()
 	sql(t, s, "UPDATE attune.node SET seen_at = now() - INTERVAL '1 minute'")
+	reap() // as far as anybody can know, the clock was put forward
+	later = store.LeaseDuration
 	reap()
 	reap()
 	for range 2 {

@@ -35,8 +35,9 @@ func TestHotPlans(t *testing.T) {
 		"LockConcurrency":  {"actions": []string{"a.x"}, "keys": []string{"x"}},
 		"Admit":            {"actions": []string{"a.x"}, "keys": []string{"x"}},
 		"StrayLines":       {"most": 10},
+		"StillHeld":        {"ids": ids, "tokens": tokens},
 		"RenewLeases":      {"node": "n", "lease_seconds": 30.0},
-		"EndLapsed":        {"node": "", "reason": "", "most_attempts": 3, "longest_delay": 60.0},
+		"EndLapsed":        {"node": "", "living": []string{"n"}, "lease_seconds": 30.0, "only": 0, "reason": "", "most_attempts": 3, "longest_delay": 60.0},
 		"CancelExecutions": {"ids": []int64{claimed[0].ExecutionID}, "cancelled_by": "x"},
 		"FinishAttempts": {
 			"ids": ids, "tokens": tokens, "statuses": []string{"failed"}, "exit_codes": []*int{nil}, "signals": []string{""}, "errors": []string{""},

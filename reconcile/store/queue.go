@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -444,8 +445,22 @@ func parseTokens(tokens []string) (ids []int64, parsed []uuid.UUID) {
 // executionOf is the execution whose attempt a token names.
 func executionOf(token uuid.UUID) int64 { return int64(binary.BigEndian.Uint64(token[:8])) }
 
+// ErrRowLocked says that somebody else has locked the row of an attempt; trying again will do.
+var ErrRowLocked = errors.New("its row in attune.queue is locked by another session")
+
+// LockedError is what Start gives where somebody else has locked the rows of some.
+type LockedError struct{ Tokens []string }
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("cannot start %d attempts: %v", len(e.Tokens), ErrRowLocked)
+}
+
+// Unwrap gives ErrRowLocked.
+func (e *LockedError) Unwrap() error { return ErrRowLocked }
+
 // Start records, before the exec, that an attempt begins. Those whose token no longer holds are
-// absent from the answer, and must not be started.
+// absent from the answer, and must not be started. After a [LockedError] the answer counts, and those that
+// it names are to be said again.
 func (s *Store) Start(ctx context.Context, tokens []string) (held map[string]bool, err error) {
 	held = map[string]bool{}
 	if len(tokens) == 0 {
@@ -467,7 +482,40 @@ func (s *Store) Start(ctx context.Context, tokens []string) (held map[string]boo
 	if err != nil {
 		return nil, err
 	}
+	if len(held) == len(parsed) {
+		return held, nil
+	}
+	left, err := s.stillHeld(ctx, ids, parsed)
+	if err != nil {
+		return nil, err
+	}
+	var locked []string
+	for token, canStart := range left {
+		if canStart && !held[token] {
+			locked = append(locked, token)
+		}
+	}
+	if len(locked) > 0 {
+		return held, &LockedError{Tokens: locked}
+	}
 	return held, nil
+}
+
+// stillHeld tells which attempts are held by these tokens, and whether they could begin.
+func (s *Store) stillHeld(ctx context.Context, ids []int64, tokens []uuid.UUID) (held map[string]bool, err error) {
+	held = map[string]bool{}
+	err = s.hot(ctx, "look which attempts are still held", func(batch *pgx.Batch) {
+		s.queue(batch, "StillHeld", pgx.StrictNamedArgs{"ids": ids, "tokens": tokens}).Query(func(rows pgx.Rows) error {
+			var token string
+			var canStart bool
+			_, err := pgx.ForEachRow(rows, []any{&token, &canStart}, func() error {
+				held[token] = canStart
+				return nil
+			})
+			return err
+		})
+	})
+	return held, err
 }
 
 // Release gives claimed attempts of which nothing was begun back to the queue, without using an attempt:
@@ -533,12 +581,14 @@ func (s *Store) Hurry(ctx context.Context, pack string) (hurried int64, err erro
 // Renewal is what renewing a node's leases tells.
 type Renewal struct {
 	Held []string // tokens still held
+	// Locked are those of them that could not be renewed now, because somebody else has locked their row.
+	Locked []string
 	// Cancel are the tokens whose execution somebody wants cancelled.
 	Cancel []string
 }
 
-// Renew extends every lease of the node, in one statement, and records that the node lives. A lease
-// that has lapsed is not renewed, reaped or not.
+// Renew extends every lease of the node, in one statement, and records that the node lives. What is
+// locked it leaves alone; a lease that looks lapsed and was not reaped is the node's and is renewed.
 func (s *Store) Renew(ctx context.Context, node string) (*Renewal, error) {
 	renewal := &Renewal{}
 	err := s.hot(ctx, "renew the leases of node "+node, func(batch *pgx.Batch) {
@@ -547,9 +597,17 @@ func (s *Store) Renew(ctx context.Context, node string) (*Renewal, error) {
 			"lease_seconds": LeaseDuration.Seconds(),
 		}).Query(func(rows pgx.Rows) error {
 			var token string
-			var cancel bool
-			_, err := pgx.ForEachRow(rows, []any{&token, &cancel}, func() error {
+			var cancel, renewed bool
+			done := map[string]bool{}
+			_, err := pgx.ForEachRow(rows, []any{&token, &cancel, &renewed}, func() error {
+				if done[token] {
+					return nil
+				}
+				done[token] = true
 				renewal.Held = append(renewal.Held, token)
+				if !renewed {
+					renewal.Locked = append(renewal.Locked, token)
+				}
 				if cancel {
 					renewal.Cancel = append(renewal.Cancel, token)
 				}
@@ -566,13 +624,17 @@ func (s *Store) Renew(ctx context.Context, node string) (*Renewal, error) {
 
 // Reap ends the attempts whose lease has lapsed: not started ones go back to the queue, started ones
 // end as lost and are queued again where the action says on_lost: retry. An id can be in both
-// answers: its attempt was lost and there will be another.
+// answers: its attempt was lost and there will be another. A node that was seen to renew within the time
+// of a lease, by this process's clock, is spared: then it is the database's clock that was put forward.
 //
-// It ends what expired while it waited, admits what stands in line for no reason, tells of nodes that are not seen any more, and vacuums the
-// queue once enough has gone through it: autovacuum looks once a minute, and till then
-// every look at the queue has to pass over what was claimed.
+// It ends what expired while it waited, admits what stands in line for no reason, tells of nodes that are
+// not seen any more, and vacuums the queue once enough has gone through it: autovacuum looks once a minute,
+// and till then every look at the queue has to pass over what was claimed.
 func (s *Store) Reap(ctx context.Context) (requeued, lost []int64, err error) {
-	requeued, lost, err = s.endLapsed(ctx, "")
+	living, err := s.lookAtNodes(ctx)
+	if err == nil {
+		requeued, lost, err = s.endLapsed(ctx, "", living)
+	}
 	if err == nil {
 		err = s.endExpired(ctx)
 	}
@@ -580,7 +642,7 @@ func (s *Store) Reap(ctx context.Context) (requeued, lost []int64, err error) {
 		err = s.sweep(ctx)
 	}
 	if err == nil {
-		err = s.markLostNodes(ctx)
+		err = s.markLostNodes(ctx, living)
 	}
 	if err == nil && s.finished.Load() >= vacuumAfter {
 		s.finished.Store(0)
@@ -604,7 +666,7 @@ func (s *Store) LoseNode(ctx context.Context, id string) (requeued, lost []int64
 	if id == "" {
 		return nil, nil, errors.New("cannot lose a node without an id")
 	}
-	requeued, lost, err = s.endLapsed(ctx, id)
+	requeued, lost, err = s.endLapsed(ctx, id, nil)
 	if err != nil {
 		return requeued, lost, err
 	}
@@ -625,43 +687,113 @@ type lapsedRow struct {
 	Notified    int64
 }
 
-func (s *Store) endLapsed(ctx context.Context, node string) (requeued, lost []int64, err error) {
-	doing, reason := "end lapsed attempts", " stopped renewing its lease"
-	if node != "" {
-		doing, reason = "end the attempts of node "+node, " died"
-	}
+// endLapsed ends all that a node holds or, without one, what nobody of the living has renewed. Where the
+// database refuses the end of one attempt, the others end all the same.
+func (s *Store) endLapsed(ctx context.Context, node string, living []string) (requeued, lost []int64, err error) {
 	for range reapRounds {
-		var rows []lapsedRow
-		err := s.hot(ctx, doing, func(batch *pgx.Batch) {
-			s.queue(batch, "EndLapsed", pgx.StrictNamedArgs{
-				"node":          node,
-				"reason":        reason,
-				"most_attempts": MaxLostAttempts,
-				"longest_delay": longestDelay.Seconds(),
-			}).Query(func(answer pgx.Rows) (err error) {
-				rows, err = pgx.CollectRows(answer, pgx.RowToStructByPos[lapsedRow])
-				return err
-			})
-		})
+		rows, err := s.endSomeLapsed(ctx, node, living, 0)
+		if isRefused(err) {
+			rows, err = s.endEachLapsed(ctx, node, living)
+			requeued, lost = reaped(rows, requeued, lost)
+			return requeued, lost, err
+		}
 		if err != nil {
 			return requeued, lost, err
 		}
-		freed := keyedSet{}
-		for _, row := range rows {
-			freed.add(&row.ActionRef, row.Freed)
-			if row.Requeued {
-				requeued = append(requeued, row.ExecutionID)
-			}
-			if row.Lost {
-				lost = append(lost, row.ExecutionID)
-			}
-		}
-		s.admit(ctx, freed)
+		requeued, lost = reaped(rows, requeued, lost)
 		if len(rows) == 0 {
 			break
 		}
 	}
 	return requeued, lost, nil
+}
+
+// reaped adds what became of attempts.
+func reaped(rows []lapsedRow, requeued, lost []int64) (more, gone []int64) {
+	for _, row := range rows {
+		if row.Requeued {
+			requeued = append(requeued, row.ExecutionID)
+		}
+		if row.Lost {
+			lost = append(lost, row.ExecutionID)
+		}
+	}
+	return requeued, lost
+}
+
+// endEachLapsed is for when one of them cannot be ended, and nobody knows which.
+func (s *Store) endEachLapsed(ctx context.Context, node string, living []string) (all []lapsedRow, err error) {
+	ids, err := collect(ctx, s, s.pool, "ListHeld", nil, pgx.RowTo[int64])
+	if err != nil {
+		return nil, s.failed("list the attempts that are held", err)
+	}
+	for _, id := range ids {
+		rows, err := s.endSomeLapsed(ctx, node, living, id)
+		switch {
+		case isRefused(err):
+			if s.stuck.isNews(id) {
+				s.metrics.stuck.Inc()
+				s.log.Error("an attempt whose lease lapsed cannot be ended, the database refuses it: see what refuses it (a constraint, a trigger, a partition that is gone) and mend that", "component", "store", "execution_id", id, "err", err)
+			}
+		case err != nil:
+			return all, err
+		}
+		all = append(all, rows...)
+	}
+	return all, nil
+}
+
+// stuck are executions that were told of.
+type stuck struct {
+	mu  sync.Mutex
+	ids map[int64]bool
+}
+
+// maxStuck bounds what is remembered; who has more of them has other troubles than a line too many.
+const maxStuck = 10_000
+
+func (s *stuck) isNews(id int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ids[id] {
+		return false
+	}
+	if s.ids == nil || len(s.ids) >= maxStuck {
+		s.ids = map[int64]bool{}
+	}
+	s.ids[id] = true
+	return true
+}
+
+// endSomeLapsed ends up to 1000 of them or, with its number, one.
+func (s *Store) endSomeLapsed(ctx context.Context, node string, living []string, only int64) (rows []lapsedRow, err error) {
+	doing, reason := "end lapsed attempts", " stopped renewing its lease"
+	if node != "" {
+		doing, reason = "end the attempts of node "+node, " died"
+	}
+	err = s.hot(ctx, doing, func(batch *pgx.Batch) {
+		s.queue(batch, "EndLapsed", pgx.StrictNamedArgs{
+			"node":          node,
+			"living":        living,
+			"lease_seconds": LeaseDuration.Seconds(),
+			"only":          only,
+			"reason":        reason,
+			"most_attempts": MaxLostAttempts,
+			"longest_delay": longestDelay.Seconds(),
+		}).Query(func(answer pgx.Rows) (err error) {
+			rows, err = pgx.CollectRows(answer, pgx.RowToStructByPos[lapsedRow])
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	freed := keyedSet{}
+	for _, row := range rows {
+		freed.add(&row.ActionRef, row.Freed)
+	}
+	s.admit(ctx, freed)
+	return rows, nil
 }
 
 // QueueStats is the state of the queue, for status and metrics.

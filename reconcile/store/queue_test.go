@@ -500,8 +500,15 @@ func TestRenew(t *testing.T) {
 		t.Errorf("another node's lease lasts %v s", left)
 	}
 	lapse(t, s)
+	if renewal, err := s.Renew(t.Context(), "n"); err != nil || len(renewal.Held) != 2 || len(renewal.Locked) != 0 {
+		t.Errorf("what looks lapsed and nobody has ended is not renewed: %+v, %v", renewal, err)
+	}
+	lapse(t, s)
+	if _, _, err := s.Reap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if renewal, err := s.Renew(t.Context(), "n"); err != nil || len(renewal.Held) != 0 {
-		t.Errorf("lapsed leases were renewed: %+v, %v", renewal, err)
+		t.Errorf("what was ended is renewed: %+v, %v", renewal, err)
 	}
 }
 
@@ -561,13 +568,20 @@ func TestCancelRacesFinish(t *testing.T) {
 		var both sync.WaitGroup
 		both.Go(func() {
 			held, err := s.Start(t.Context(), []string{c.Token})
+			for errors.Is(err, store.ErrRowLocked) {
+				held, err = s.Start(t.Context(), []string{c.Token})
+			}
 			if err != nil {
 				t.Error(err)
 			}
 			if !held[c.Token] {
 				return
 			}
-			if _, err := s.Finish(t.Context(), []store.Outcome{{Token: c.Token, Status: store.StatusSucceeded}}); err != nil {
+			_, err = s.Finish(t.Context(), []store.Outcome{{Token: c.Token, Status: store.StatusSucceeded}})
+			for errors.Is(err, store.ErrRowLocked) {
+				_, err = s.Finish(t.Context(), []store.Outcome{{Token: c.Token, Status: store.StatusSucceeded}})
+			}
+			if err != nil {
 				t.Error(err)
 			}
 		})

@@ -75,6 +75,8 @@ type Options struct {
 	Seal func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
 	// Concurrency gives the key by which an execution is counted; nil: none is.
 	Concurrency KeyFunc
+	// Now is the clock by which is told who else lives. Defaults to time.Now.
+	Now func() time.Time
 	// Registerer takes attune_db_reconnects_total, attune_db_failures_total, attune_db_older_total and
 	// attune_concurrency_ended_total; nil: nobody counts.
 	Registerer prometheus.Registerer
@@ -100,11 +102,16 @@ type Store struct {
 	packer     *zstd.Encoder
 	opener     *zstd.Decoder
 	turn       turn
-	actions    actionCache
-	newest     newest
-	highest    *highest
-	seal       func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
-	keyOf      KeyFunc
+	// nodeVigil and leaseVigil tell who lives, whatever the database's clock does; now is their clock.
+	nodeVigil, leaseVigil vigil
+	now                   func() time.Time
+	// stuck are the attempts that the database does not let end.
+	stuck   stuck
+	actions actionCache
+	newest  newest
+	highest *highest
+	seal    func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
+	keyOf   KeyFunc
 }
 
 // Open connects, checks the server's version (14 or newer), and does not migrate. The URL's
@@ -157,8 +164,12 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		packer:     packer,
 		opener:     opener,
 		newest:     newest{loading: make(chan struct{}, 1)},
+		now:        opts.Now,
 		seal:       opts.Seal,
 		keyOf:      opts.Concurrency,
+	}
+	if s.now == nil {
+		s.now = time.Now
 	}
 	if err := s.checkServer(ctx); err != nil {
 		s.Close()

@@ -332,7 +332,8 @@ ORDER BY claimed.place;
 
 -- name: StartAttempts
 -- Committed before the exec. Saying it twice for one token is harmless: who lost the connection at
--- the commit says it again. A lease that has lapsed no longer counts, reaped or not.
+-- the commit says it again. A lease that has lapsed no longer counts, reaped or not. One whose row is
+-- locked is left out, so that the others need not wait.
 WITH
 held AS (
     SELECT queue.execution_id
@@ -343,7 +344,7 @@ held AS (
         AND queue.lease_until > now()
         AND queue.cancel_at IS NULL
     ORDER BY queue.execution_id
-    FOR NO KEY UPDATE OF queue
+    FOR NO KEY UPDATE OF queue SKIP LOCKED
 )
 UPDATE attune.queue
 SET started_at = COALESCE(queue.started_at, now())
@@ -489,13 +490,15 @@ FROM hurried
 GROUP BY hurried.action_ref, hurried.concurrency_key;
 
 -- name: RenewLeases
--- A lapsed lease is not renewed: the node has ended those children itself by then.
+-- All that the node holds, also what looks lapsed: nobody has ended it, so it is the node's, and the clock
+-- may have been put forward. A row that somebody else has locked does not hold the others up: it is told
+-- as held and not renewed. The last part sees what was there before.
 WITH
 seen AS (
     UPDATE attune.node
     SET seen_at = now(),
         lost_at = NULL
-    WHERE id = @node::text
+    WHERE id IN (SELECT id FROM attune.node WHERE id = @node::text FOR NO KEY UPDATE SKIP LOCKED)
 ),
 noted AS (
     INSERT INTO attune.notice (trigger_ref, payload)
@@ -512,18 +515,27 @@ held AS (
     FROM attune.queue
     WHERE node = @node::text
         AND token IS NOT NULL
-        AND lease_until > now()
     ORDER BY execution_id
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+renewed AS (
+    UPDATE attune.queue
+    SET lease_until = now() + make_interval(secs => @lease_seconds::double precision)
+    FROM held
+    WHERE queue.execution_id = held.execution_id
+    RETURNING queue.token, queue.cancel_at IS NOT NULL AS cancel
 )
-UPDATE attune.queue
-SET lease_until = now() + make_interval(secs => @lease_seconds::double precision)
-FROM held
-WHERE queue.execution_id = held.execution_id
-RETURNING queue.token, queue.cancel_at IS NOT NULL AS cancel;
+SELECT token, cancel, TRUE AS renewed
+FROM renewed
+UNION ALL
+SELECT token, cancel_at IS NOT NULL, FALSE
+FROM attune.queue
+WHERE node = @node::text
+    AND token IS NOT NULL;
 
 -- name: FinishAttempts
--- The token is the fence: who does not hold it finds no row here and changes nothing.
+-- The token is the fence: who does not hold it finds no row here and changes nothing. Nor does who finds
+-- it locked: the others must not wait for that one.
 -- Times to retry at are given as seconds from now, so that only the database's clock counts. One
 -- that somebody wants cancelled is not tried again.
 WITH
@@ -562,7 +574,7 @@ held AS MATERIALIZED (
         ON queue.execution_id = outcome.id
     WHERE queue.token = outcome.token
     ORDER BY queue.execution_id
-    FOR UPDATE OF queue
+    FOR UPDATE OF queue SKIP LOCKED
 ),
 gone AS (
     DELETE FROM attune.queue
@@ -667,6 +679,14 @@ SELECT
     (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified
 FROM held;
 
+-- name: StillHeld
+-- Of these, those that are held by these tokens, and whether they could begin.
+SELECT queue.token, queue.lease_until > now() AND queue.cancel_at IS NULL
+FROM unnest(@ids::bigint[], @tokens::uuid[]) AS input (id, token)
+JOIN attune.queue
+    ON queue.execution_id = input.id
+WHERE queue.token = input.token;
+
 -- name: KeepEvidence
 -- Where the attempt ended just as this outcome says, it is that very outcome, sent again because the
 -- first answer was lost: accepted. Everything else is late, and is kept beside the attempt.
@@ -692,15 +712,31 @@ JOIN attune.attempt
     AND attempt.token = outcome.token
     AND attempt.status = outcome.status;
 
+-- name: ListHeld
+SELECT execution_id
+FROM attune.queue
+WHERE token IS NOT NULL
+ORDER BY execution_id;
+
 -- name: EndLapsed
 -- With a node: all that this node holds, because it is known to be dead. Without: what nobody has
--- renewed. The lock and the condition are one, so a lease renewed meanwhile is left alone.
+-- renewed, except by nodes that are known to live, for then it is the clock that was put forward. A lease
+-- that ends further ahead than one can last is from before the clock was put back. The lock and the
+-- condition are one, so a lease renewed meanwhile is left alone.
 WITH
 lapsed AS MATERIALIZED (
     SELECT queue.*
     FROM attune.queue
     WHERE token IS NOT NULL
-        AND CASE WHEN @node::text = '' THEN lease_until < now() ELSE node = @node::text END
+        AND CASE
+            WHEN @node::text <> '' THEN node = @node::text
+            ELSE node <> ALL (@living::text[])
+                AND (
+                    lease_until < now()
+                    OR lease_until > now() + make_interval(secs => 2 * @lease_seconds::double precision)
+                )
+        END
+        AND (@only::bigint = 0 OR execution_id = @only::bigint)
     ORDER BY execution_id
     LIMIT 1000
     FOR UPDATE SKIP LOCKED

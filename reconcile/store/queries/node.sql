@@ -38,6 +38,10 @@ noted AS (
 DELETE FROM attune.node
 WHERE id = @id::text;
 
+-- name: NodesSeen
+SELECT id, seen_at, EXTRACT(EPOCH FROM now() - seen_at)::double precision AS seconds
+FROM attune.node;
+
 -- name: ListNodes
 SELECT id, host, pid, version, started_at, seen_at
 FROM attune.node
@@ -48,6 +52,7 @@ ORDER BY started_at, id;
 WITH forgotten AS (
     DELETE FROM attune.node
     WHERE seen_at < now() - INTERVAL '1 day'
+        AND id <> ALL (@living::text[])
     RETURNING id
 )
 DELETE FROM attune.runtime
@@ -99,11 +104,12 @@ ORDER BY id DESC
 LIMIT @most::integer;
 
 -- name: LeasesNow
--- What is held, by whom, for how many seconds yet, and how many nodes live: those that were seen within
--- the time of a lease. A lapsed lease is nobody's.
+-- What is held, by whom, until when, for how many seconds yet, and how many nodes live: those that were
+-- seen within the time of a lease. Whether a lapsed lease is nobody's is for who asks to say.
 SELECT
     lease.name,
     COALESCE(lease.node, '') AS node,
+    COALESCE(lease.lease_until, now()) AS lease_until,
     COALESCE(EXTRACT(EPOCH FROM lease.lease_until - now()), 0)::double precision AS seconds,
     (
         SELECT count(*)
@@ -113,11 +119,12 @@ SELECT
     ) AS nodes
 FROM (SELECT) AS one
 LEFT JOIN attune.lease
-    ON lease.lease_until > now();
+    ON TRUE;
 
 -- name: HoldLeases
 -- Renews what the node holds and takes what nobody does, of these names. A lease that lapsed and that
 -- nobody else took keeps its token: what was done under it meanwhile, by the node alone, still counts.
+-- Those to be kept only look lapsed, and are taken from nobody.
 INSERT INTO attune.lease AS lease (name, node, token, lease_until)
 SELECT name, @node::text, gen_random_uuid(), now() + make_interval(secs => @lease_seconds::double precision)
 FROM unnest(@names::text[]) AS input (name)
@@ -128,7 +135,7 @@ SET node = EXCLUDED.node,
     acquired_at = CASE WHEN lease.node = EXCLUDED.node THEN lease.acquired_at ELSE now() END,
     lease_until = EXCLUDED.lease_until
 WHERE lease.node = EXCLUDED.node
-    OR lease.lease_until <= now()
+    OR (lease.lease_until <= now() AND lease.name <> ALL (@kept::text[]))
 RETURNING name, token;
 
 -- name: ReleaseLeases

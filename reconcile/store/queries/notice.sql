@@ -85,6 +85,7 @@ WITH lost AS (
     SET lost_at = now()
     WHERE lost_at IS NULL
         AND seen_at < now() - make_interval(secs => @seconds::double precision)
+        AND id <> ALL (@living::text[])
     RETURNING id, host, pid, version, seen_at
 ),
 noted AS (

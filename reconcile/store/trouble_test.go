@@ -1,0 +1,268 @@
+package store_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+// What the database refuses of one attempt holds up no other: it is recorded as far as it can be, and what
+// cannot be recorded at all is told, and recorded once that has been mended.
+func TestFinishWhatIsRefused(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	all := times(20, store.NewExecution{Action: "a.x"})
+	all[7].Action = "a.poison"
+	ids := enqueue(t, s, all...)
+	// Real refusals: of what is said of one attempt, and of another whatever is said of it.
+	storetest.Exec(t, url, `
+		ALTER TABLE attune.execution
+			ADD CONSTRAINT unlucky CHECK (exit_code IS DISTINCT FROM 77),
+			ADD CONSTRAINT poison CHECK (action_ref <> 'a.poison' OR finished_at IS NULL)`)
+	claimed := claim(t, s, "n", len(all))
+	start(t, s, claimed...)
+	outcomes := make([]store.Outcome, len(claimed))
+	poison, unlucky := 0, 3
+	for i, c := range claimed {
+		outcomes[i] = store.Outcome{Token: c.Token, Status: store.StatusSucceeded, ExitCode: new(0), Stdout: store.Output{Text: "said", Bytes: 4}}
+		if c.Action == "a.poison" {
+			poison = i
+		}
+	}
+	if poison == unlucky {
+		unlucky++
+	}
+	outcomes[unlucky].Status, outcomes[unlucky].ExitCode = store.StatusFailed, new(77)
+	outcomes = append(outcomes, store.Outcome{Token: "00000000-0000-0001-8000-000000000000", Status: store.StatusSucceeded}) // nobody's
+
+	for range 2 { // the second time it is all there already
+		accepted, err := s.Finish(t.Context(), outcomes)
+		left, ok := errors.AsType[*store.LeftError](err)
+		if !ok || len(left.Left) != 1 || left.Left[poison] == nil || errors.Is(left.Left[poison], store.ErrRowLocked) {
+			t.Fatalf("found %v", err)
+		}
+		for i := range claimed {
+			// Sent again, the unlucky one says something else than what is recorded.
+			if i != poison && i != unlucky && !accepted[i] {
+				t.Errorf("outcome %d does not count", i)
+			}
+		}
+		if accepted[len(claimed)] {
+			t.Error("what nobody holds counts")
+		}
+		for i, c := range claimed {
+			e, _ := execution(t, s, c.ExecutionID)
+			switch {
+			case i == poison:
+				if e.Status != store.StatusRunning {
+					t.Errorf("what cannot be recorded is %s", e.Status)
+				}
+			case i == unlucky:
+				if e.Status != store.StatusFailed || e.ExitCode != nil || !strings.Contains(*e.Error, `ended as failed, but the database refused`) || !strings.Contains(*e.Error, "unlucky") {
+					t.Errorf("what was refused is %s: %v", e.Status, *e.Error)
+				}
+			case e.Status != store.StatusSucceeded || e.Stdout != "said":
+				t.Errorf("a neighbour is %s and said %q", e.Status, e.Stdout)
+			}
+		}
+	}
+	storetest.Exec(t, url, "ALTER TABLE attune.execution DROP CONSTRAINT poison")
+	if accepted := finish(t, s, outcomes[poison]); !accepted[0] {
+		t.Error("it does not count after it was mended")
+	}
+	storetest.Settle(t, url)
+	if n := one[int](t, s, "SELECT count(*) FROM attune.execution WHERE finished_at IS NOT NULL"); n != len(ids) {
+		t.Errorf("%d have ended", n)
+	}
+}
+
+// One attempt that cannot be ended does not keep those of a dead node from ending.
+func TestReapWhatIsRefused(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	apply(t, s, change("a", action("a", "x"), action("a", "again", onLostRetry)))
+	enqueue(t, s, store.NewExecution{Action: "a.x"}, store.NewExecution{Action: "a.poison"}, store.NewExecution{Action: "a.again"}, store.NewExecution{Action: "a.x"})
+	claimed := claim(t, s, "n", 4)
+	start(t, s, claimed...)
+	storetest.Exec(t, url, "ALTER TABLE attune.execution ADD CONSTRAINT poison CHECK (action_ref <> 'a.poison' OR finished_at IS NULL)")
+	lapse(t, s)
+	requeued, lost, err := s.Reap(t.Context())
+	if err != nil || len(requeued) != 1 || len(lost) != 3 {
+		t.Errorf("requeued %v, lost %v: %v", requeued, lost, err)
+	}
+	if requeued, lost, err := s.Reap(t.Context()); err != nil || len(requeued)+len(lost) != 0 {
+		t.Errorf("again: requeued %v, lost %v: %v", requeued, lost, err)
+	}
+	storetest.Exec(t, url, "ALTER TABLE attune.execution DROP CONSTRAINT poison")
+	if _, lost, err := s.Reap(t.Context()); err != nil || len(lost) != 1 {
+		t.Errorf("mended: lost %v: %v", lost, err)
+	}
+}
+
+// hold locks the row of an attempt, as an operator does who looks at it in a transaction of psql and forgets it.
+func hold(t *testing.T, url, token string) (release func()) {
+	t.Helper()
+	tx, err := storetest.Connect(t, url).BeginTx(t.Context(), pgx.TxOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "SELECT * FROM attune.queue WHERE token = $1 FOR UPDATE", token); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A row that another session has locked holds up that attempt alone.
+func TestRowLockedByAnother(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	enqueue(t, s, times(4, store.NewExecution{Action: "a.x"})...)
+	claimed := claim(t, s, "n", 4)
+	if err := s.PutNode(t.Context(), store.Node{ID: "n", Host: "h"}); err != nil {
+		t.Fatal(err)
+	}
+	locked := claimed[1].Token
+	release := hold(t, url, locked)
+
+	held, err := s.Start(t.Context(), tokens(claimed))
+	waits, ok := errors.AsType[*store.LockedError](err)
+	if !ok || !slices.Equal(waits.Tokens, []string{locked}) || len(held) != 3 || held[locked] {
+		t.Errorf("started %v: %v", held, err)
+	}
+	sql(t, s, "UPDATE attune.queue SET lease_until = now() + INTERVAL '5 seconds' WHERE token <> $1", locked)
+	renewal, err := s.Renew(t.Context(), "n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(renewal.Held) != 4 || !slices.Equal(renewal.Locked, []string{locked}) {
+		t.Errorf("renewed %+v", renewal)
+	}
+	if n := one[int](t, s, "SELECT count(*) FROM attune.queue WHERE lease_until > now() + INTERVAL '20 seconds' AND token <> $1", locked); n != 3 {
+		t.Errorf("%d of the other leases were renewed", n)
+	}
+	outcomes := make([]store.Outcome, 4)
+	for i, c := range claimed {
+		outcomes[i] = store.Outcome{Token: c.Token, Status: store.StatusSucceeded}
+	}
+	accepted, err := s.Finish(t.Context(), outcomes)
+	left, ok := errors.AsType[*store.LeftError](err)
+	if !ok || len(left.Left) != 1 || !errors.Is(left.Left[1], store.ErrRowLocked) || !accepted[0] || !accepted[2] || !accepted[3] {
+		t.Errorf("finished %v: %v", accepted, err)
+	}
+	release()
+	if held := start(t, s, claimed[1]); !held[locked] {
+		t.Error("it cannot be started afterwards")
+	}
+	if accepted := finish(t, s, outcomes...); slices.Contains(accepted, false) {
+		t.Errorf("afterwards, finished %v", accepted)
+	}
+	storetest.Settle(t, url)
+}
+
+// putForward is what a step of the database's clock makes of all that is kept by it.
+func putForward(t *testing.T, s *store.Store, step string) {
+	t.Helper()
+	sql(t, s, "UPDATE attune.queue SET lease_until = lease_until - $1::interval WHERE token IS NOT NULL", step)
+	sql(t, s, "UPDATE attune.lease SET lease_until = lease_until - $1::interval", step)
+	sql(t, s, "UPDATE attune.node SET seen_at = seen_at - $1::interval", step)
+}
+
+// The database's clock is put forward by an hour, or back. Who lives keeps what it holds; who is dead
+// loses it, when nobody has seen it for as long as a lease lasts.
+func TestTheClockJumps(t *testing.T) {
+	t.Parallel()
+	for name, jump := range map[string]string{"forward": "1 hour", "back": "-1 hour"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := storetest.NewURL(t)
+			later := time.Duration(0)
+			s, other := storetest.Open(t, url), storetest.Open(t, url, func(o *store.Options) {
+				o.Now = func() time.Time { return time.Now().Add(later) }
+			})
+			names := []string{store.LeaseLeader, store.LeaseSensor + "a.s"}
+			view := func() *store.Leases {
+				t.Helper()
+				leases, err := other.Leases(t.Context(), "other")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return leases
+			}
+			reap := func() int {
+				t.Helper()
+				_, lost, err := other.Reap(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return len(lost)
+			}
+			for _, node := range []string{"n", "other"} {
+				if err := s.PutNode(t.Context(), store.Node{ID: node, Host: "h"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			enqueue(t, s, times(2, store.NewExecution{Action: "a.x"})...)
+			start(t, s, claim(t, s, "n", 2)...)
+			if tokens, err := s.HoldLeases(t.Context(), "n", names); err != nil || len(tokens) != 2 {
+				t.Fatalf("holds %v: %v", tokens, err)
+			}
+			view()
+			reap()
+
+			putForward(t, s, jump)
+			if n := reap(); n != 0 {
+				t.Errorf("%d attempts were lost", n)
+			}
+			if leases := view(); leases.Holder[names[0]] != "n" || leases.Holder[names[1]] != "n" {
+				t.Errorf("held by %v", leases.Holder)
+			}
+			if tokens, err := other.HoldLeases(t.Context(), "other", names); err != nil || len(tokens) != 0 {
+				t.Errorf("another took %v: %v", tokens, err)
+			}
+			renewal, err := s.Renew(t.Context(), "n")
+			if err != nil || len(renewal.Held) != 2 {
+				t.Errorf("renewed %+v: %v", renewal, err)
+			}
+			if tokens, err := s.HoldLeases(t.Context(), "n", names); err != nil || len(tokens) != 2 {
+				t.Errorf("who held it holds %v: %v", tokens, err)
+			}
+
+			// Put forward again, and now it dies.
+			view()
+			reap()
+			putForward(t, s, jump)
+			later += store.LeaseDuration - time.Second
+			view()
+			if n := reap(); n != 0 {
+				t.Errorf("%d attempts were lost before anybody could know", n)
+			}
+			later += store.LeaseDuration
+			if n := reap(); n != 2 {
+				t.Errorf("%d attempts of a dead node were lost", n)
+			}
+			if jump[0] == '-' {
+				return // leases are taken when they have lapsed by the database's clock, too
+			}
+			if leases := view(); len(leases.Holder) != 0 {
+				t.Errorf("held by %v", leases.Holder)
+			}
+			if tokens, err := other.HoldLeases(t.Context(), "other", names); err != nil || len(tokens) != 2 {
+				t.Errorf("another took %v: %v", tokens, err)
+			}
+		})
+	}
+}
