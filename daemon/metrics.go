@@ -40,6 +40,7 @@ type queueMetrics struct {
 	oldest     prometheus.Gauge
 	oldestXact prometheus.Gauge
 	answers    prometheus.Gauge
+	paused     prometheus.Gauge
 }
 
 func newQueueMetrics(registerer prometheus.Registerer) *queueMetrics {
@@ -57,10 +58,13 @@ func newQueueMetrics(registerer prometheus.Registerer) *queueMetrics {
 			Name: "attune_db_up", Help: "Whether the database answered when it was last asked.",
 		}),
 	}
+	m.paused = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "attune_paused", Help: "Whether somebody has paused everything, so that nothing is claimed.",
+	})
 	for _, status := range queueStatuses() {
 		m.depth.WithLabelValues(string(status)).Set(0)
 	}
-	registerer.MustRegister(m.depth, m.oldest, m.oldestXact, m.answers)
+	registerer.MustRegister(m.depth, m.oldest, m.oldestXact, m.answers, m.paused)
 	return m
 }
 
@@ -107,4 +111,8 @@ func (m *queueMetrics) set(stats *store.QueueStats) {
 	m.oldest.Set(stats.OldestWaiting.Seconds())
 	m.oldestXact.Set(stats.OldestXact.Seconds())
 	m.answers.Set(1)
+	m.paused.Set(0)
+	if stats.Pause != nil {
+		m.paused.Set(1)
+	}
 }

@@ -180,6 +180,16 @@ func (c *Client) Switch(ctx context.Context, n NewSwitch, enable bool) (*Switche
 	return post[Switched](ctx, c, "/disable", nil, n)
 }
 
+// Pause has no node begin anything more, until somebody resumes.
+func (c *Client) Pause(ctx context.Context, n NewPause) (*Paused, error) {
+	return post[Paused](ctx, c, "/pause", nil, n)
+}
+
+// Resume ends a pause.
+func (c *Client) Resume(ctx context.Context) (*Paused, error) {
+	return post[Paused](ctx, c, "/resume", nil, nil)
+}
+
 // Audit lists what people changed, newest first.
 func (c *Client) Audit(ctx context.Context, f AuditFilter) ([]AuditEntry, error) {
 	return list[AuditEntry](ctx, c, "/audit", values("actor", f.Actor, "object", f.Object, "since", f.Since, "limit", number(f.Limit)))

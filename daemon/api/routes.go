@@ -59,6 +59,8 @@ func (s *Server) routes(api huma.API) {
 
 	route(api, post, "/enable", "enable", "Take back an operator's disable", s.enable)
 	route(api, post, "/disable", "disable", "Switch packs or components off, whatever their files say", s.disable)
+	route(api, post, "/pause", "pause", "Have no node begin anything more, until somebody resumes", s.pause)
+	route(api, post, "/resume", "resume", "End a pause", s.resume)
 	route(api, get, "/audit", "list-audit", "List changes that people made, newest first", s.listAudit)
 
 	route(api, get, "/actions", "list-actions", "List actions", s.listActions)

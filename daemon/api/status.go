@@ -93,6 +93,7 @@ func (s *Server) queue(ctx context.Context) QueueStatus {
 		return QueueStatus{Error: err.Error()}
 	}
 	return QueueStatus{
+		Pause:     stats.Pause,
 		Requested: stats.Depth[store.StatusRequested], Scheduled: stats.Depth[store.StatusScheduled],
 		Running: stats.Depth[store.StatusRunning], OldestSeconds: stats.OldestWaiting.Seconds(),
 	}

@@ -50,6 +50,8 @@ type QueueStatus struct {
 	Running   int64 `json:"running"`
 	// OldestSeconds is how long the oldest execution that is due has waited.
 	OldestSeconds float64 `json:"oldest_seconds"`
+	// Pause says since when, and because of whom, nothing is claimed; null: all goes on.
+	Pause *Pause `json:"pause"`
 	// Error says why the queue could not be measured; empty: it was.
 	Error string `json:"error,omitempty"`
 }

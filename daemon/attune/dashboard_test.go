@@ -41,6 +41,7 @@ func dashboard() []row {
 			{"Up", "short", [][2]string{{`up{job="attune"}`, "{{instance}}"}}},
 			{"Database answers", "short", [][2]string{{all("attune_db_up"), "{{instance}}"}}},
 			{"Leader", "short", [][2]string{{all("attune_leader"), "{{instance}}"}}},
+			{"Paused", "short", [][2]string{{"max(" + all("attune_paused") + ")", "paused"}}},
 			{"Version", "short", [][2]string{{all("attune_build_info"), "{{instance}} {{version}}"}}},
 		}},
 		{"Executions", []panel{

@@ -164,6 +164,8 @@ func (c *command) root() *cobra.Command {
 		c.executionCommand(),
 		c.whyCommand(),
 		c.runCommand(),
+		c.pauseCommand(),
+		c.resumeCommand(),
 		c.auditCommand(),
 		c.importCommand(),
 		c.databaseCommand(),

@@ -253,6 +253,8 @@ func (r *runner) follow(ctx context.Context, client *api.Client, id int64, i *in
 			}()
 		}
 	}()
+	stopTelling := r.tellWaiting(ctx, client, id)
+	defer stopTelling()
 	p := newPrinter(r.command, id)
 	p.quiet = r.output != outputTable
 	last, err := p.follow(ctx, client)
@@ -262,6 +264,31 @@ func (r *runner) follow(ctx context.Context, client *api.Client, id int64, i *in
 		return nil, cause
 	}
 	return last, err
+}
+
+// tellAfter is when somebody who waits for an execution to begin is told why it does not.
+const tellAfter = time.Second
+
+// tellWaiting says once what an execution waits for that has not begun after a while.
+func (r *runner) tellWaiting(ctx context.Context, client *api.Client, id int64) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(tellAfter):
+		}
+		// One that waits for its time was told of before.
+		if e, err := client.Execution(ctx, id); err == nil && e.WaitsFor != nil && e.Status == store.StatusRequested {
+			r.note("execution %d waits for %s", id, *e.WaitsFor)
+		}
+	}()
+	return func() {
+		cancel()
+		<-told
+	}
 }
 
 // isConflict says whether something had ended before it could be stopped.

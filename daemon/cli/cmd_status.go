@@ -29,6 +29,9 @@ func (c *command) statusScreen(w io.Writer, s *api.Status) {
 	if !s.Ready {
 		state = c.paint(styleBad, "not ready")
 	}
+	if p := s.Queue.Pause; p != nil {
+		fmt.Fprintln(w, c.paint(styleBad, pausedLine(p, s.Time)))
+	}
 	c.fields(w, [][2]string{
 		{"attune", fmt.Sprintf("%s, %s, up %s, pid %d", s.Version, state, age(s.Time, s.StartedAt), s.PID)},
 		{"packs", packsLine(s.Packs)},
@@ -59,6 +62,15 @@ func (c *command) statusScreen(w io.Writer, s *api.Status) {
 		fmt.Fprintln(w)
 		printTable(c, w, sensorColumns(), s.Sensors, s.Time)
 	}
+}
+
+// pausedLine says that nothing goes on, before anything else is said.
+func pausedLine(p *api.Pause, now time.Time) string {
+	line := fmt.Sprintf("PAUSED by %s, %s ago", p.By, age(now, p.At))
+	if p.Reason != "" {
+		line += " (" + p.Reason + ")"
+	}
+	return line + ": nothing is begun until `attune resume`"
 }
 
 func packsLine(packs []api.Pack) string {

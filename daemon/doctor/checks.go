@@ -66,6 +66,9 @@ func checkDaemon(s *Snapshot) (list []Finding, in string) {
 		}
 		list = append(list, found(severity, "attune status", "%s", problem))
 	}
+	if p := s.Status.Queue.Pause; p != nil {
+		return append(list, found(Warning, "attune resume", "%s has paused everything, %s ago: nothing is begun", p.By, s.Now.Sub(p.At).Round(time.Second))), ""
+	}
 	const long = 5 * time.Minute // what is due starts within a blink where there are workers
 	if wait := time.Duration(s.Status.Queue.OldestSeconds * float64(time.Second)); wait > long {
 		list = append(list, found(Warning, "attune execution list --status requested, and exec.workers in attune.toml",

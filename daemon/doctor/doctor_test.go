@@ -89,6 +89,8 @@ func TestFindings(t *testing.T) {
 		{"not ready", func(s *Snapshot) { s.Status.Problems, s.Status.Ready = []string{"no database"}, false }, "daemon", Error, "no database", "attune status"},
 		{"long queue", func(s *Snapshot) { s.Status.Queue.OldestSeconds = 400 }, "daemon", Warning, "waited for 6m40s", "exec.workers"},
 
+		{"paused", func(s *Snapshot) { s.Status.Queue.Pause = &store.Pause{By: "ada", At: s.Now.Add(-time.Hour)} }, "daemon", Warning, "ada has paused everything, 1h0m0s ago", "attune resume"},
+
 		{"no state", func(s *Snapshot) { s.State = File{} }, "state", Error, "no state directory", "state.directory"},
 		{"state that cannot be seen", func(s *Snapshot) { s.State = File{Path: "/s", Problem: "permission denied"} }, "state", Note, "permission denied", "sudo attune doctor"},
 		{"state is a file", func(s *Snapshot) { s.State.Mode = 0o600 }, "state", Error, "no folder", "state.directory"},

@@ -801,6 +801,7 @@ type QueueStats struct {
 	Depth         map[Status]int64
 	OldestWaiting time.Duration // of those that are due
 	OldestXact    time.Duration // oldest open transaction of the database
+	Pause         *Pause        // nil: there is none
 }
 
 // QueueStats measures the queue. Depth has an entry for each status of the queue.
@@ -828,6 +829,13 @@ func (s *Store) QueueStats(ctx context.Context) (*QueueStats, error) {
 		err := row.Scan(&waiting, &xact)
 		stats.OldestWaiting = time.Duration(waiting * float64(time.Second))
 		stats.OldestXact = time.Duration(xact * float64(time.Second))
+		return err
+	})
+	batch.Queue(s.queries.get("Paused")).Query(func(rows pgx.Rows) error {
+		found, err := pgx.CollectRows(rows, pgx.RowToAddrOfStructByPos[Pause])
+		if len(found) > 0 {
+			stats.Pause = found[0]
+		}
 		return err
 	})
 	// So that also a node that has nothing to do knows how far the numbers have come.

@@ -115,7 +115,7 @@ func TestTables(t *testing.T) {
 	slices.Sort(got)
 	want := strings.Fields(`pack revision file runtime action trigger sensor rule trigger_instance webhook_token notice errand
 		event enforcement execution attempt output event_key rule_state queue node lease generation
-		token audit idempotency_key concurrency execution_now schema_version`)
+		token audit idempotency_key concurrency pause execution_now schema_version`)
 	slices.Sort(want)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

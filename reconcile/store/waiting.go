@@ -30,6 +30,7 @@ type waitingRow struct {
 	Others         bool
 	Running        int
 	Nodes          int
+	PausedBy       string
 }
 
 // waitsFor says why an execution has not begun; nil: it has.
@@ -56,6 +57,8 @@ func (w *waitingRow) reason() string {
 		return "the time of its next attempt, " + w.DueAt.UTC().Format(time.RFC3339)
 	case w.Early:
 		return "its time, " + w.DueAt.UTC().Format(time.RFC3339)
+	case w.PausedBy != "":
+		return "the end of a pause by " + w.PausedBy + " (attune resume)"
 	case w.Nodes == 0:
 		return "a node: none lives"
 	case w.BeforeIt > 0 && w.Others:

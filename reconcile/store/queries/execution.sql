@@ -224,7 +224,8 @@ LIMIT @most::integer;
 -- name: ClaimExecutions
 -- Of these executions, in this order, the first @most that nobody else has. Where the files of an
 -- action's revision are in place (@ready_revisions) the attempt begins with the claim: its node starts
--- it at once. A token begins with the number of its execution.
+-- it at once. A token begins with the number of its execution. While people have paused everything nothing
+-- is claimed.
 WITH
 chosen AS MATERIALIZED (
     SELECT queue.execution_id, queue.action_ref, queue.former_revision_id, input.place
@@ -233,6 +234,7 @@ chosen AS MATERIALIZED (
         ON queue.execution_id = input.id
     WHERE queue.token IS NULL
         AND queue.status = 'requested'
+        AND NOT EXISTS (SELECT FROM attune.pause WHERE one)
     ORDER BY input.place
     LIMIT @most::integer
     FOR UPDATE OF queue SKIP LOCKED
@@ -1171,7 +1173,8 @@ SELECT
         SELECT count(*)
         FROM attune.node
         WHERE seen_at > now() - make_interval(secs => @lease_seconds::double precision)
-    ) AS nodes
+    ) AS nodes,
+    COALESCE((SELECT paused_by FROM attune.pause), '') AS paused_by
 FROM attune.queue
 LEFT JOIN attune.action
     ON action.ref = queue.action_ref
