@@ -74,6 +74,11 @@ func packBenchmarks() []Benchmark {
 			Prepare: amongMany((*Daemon).resident, named(250)),
 		},
 		{
+			Name: "rss-first", Unit: "MiB", Goal: 1, AtMost: true,
+			What:    "the most resident memory of a start with 10,000 packs on an empty database, against 500 MiB",
+			Prepare: firstLoads,
+		},
+		{
 			Name: "scan", Unit: "s", Goal: 3, AtMost: true,
 			What:    "a whole scan of 10,000 unchanged packs by a command, against walk and lstat of them",
 			Prepare: amongMany((*Daemon).scan, (*Daemon).walk),
@@ -112,6 +117,25 @@ func startBenchmark(before func(context.Context, *Lab, *Daemon) error, least fun
 		}
 		return ours, func(ctx context.Context) (float64, error) { return least(many, ctx) }, nil
 	}
+}
+
+// firstLoads measures the memory that starts on an empty database took at most.
+func firstLoads(ctx context.Context, lab *Lab) (ours, baseline Side, err error) {
+	many, err := lab.Daemon(ctx, packsOf(manyPacks), "")
+	if err != nil {
+		return nil, nil, err
+	}
+	ours = func(ctx context.Context) (float64, error) {
+		many.end()
+		if err := forget(ctx, lab, many); err != nil {
+			return 0, err
+		}
+		if err := many.begin(ctx); err != nil {
+			return 0, err
+		}
+		return many.peak()
+	}
+	return ours, constant(500), nil
 }
 
 // forget takes all that a daemon knows: its database and its state.
@@ -338,6 +362,21 @@ func (d *Daemon) cpu() (time.Duration, error) {
 // settle is how long a daemon is left alone before its memory is looked at: who waits for it to be ready asks
 // it all the time, and what that took goes back to the system little by little.
 const settle = 10 * time.Second
+
+// peak is the most memory that the daemon has had, in MiB.
+func (d *Daemon) peak() (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.PID))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	value, _, ok := strings.Cut(rest, " kB")
+	if !ok {
+		return 0, fmt.Errorf("cannot read the peak memory of process %d", d.PID)
+	}
+	kib, err := strconv.Atoi(strings.TrimSpace(value))
+	return float64(kib) / 1024, err
+}
 
 // resident is the daemon's memory.
 func (d *Daemon) resident(ctx context.Context) (float64, error) {

@@ -123,118 +123,129 @@ func (s *Store) ApplyAs(ctx context.Context, token string, changes []PackChange)
 		return 0, fmt.Errorf("cannot apply packs: %w", err)
 	}
 	err = s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
-		a := &apply{s: s, tx: tx, changed: map[int64]bool{}}
-		if generation, err = a.run(ctx, rows); err != nil {
+		a := newApply(s, tx)
+		if err := a.run(ctx, rows); err != nil {
 			return err
 		}
-		if err := s.audit(ctx, tx, changes); err != nil {
-			return err
-		}
-		if err := s.doErrands(ctx, tx, changes); err != nil {
-			return err
-		}
-		return s.checkLease(ctx, tx, LeaseLeader, token)
+		generation = a.end()
+		a.audit(changes)
+		a.doErrands(changes)
+		a.checkLease(LeaseLeader, token)
+		return a.send(ctx)
 	})
 	return generation, s.failed("apply packs", err)
 }
 
-// apply is one transaction.
+// apply is one transaction. Its statements go in as few round trips as what they need of each other allows:
+// an edit has little to do in each of them, and on a busy machine waits longest for its turn.
 type apply struct {
 	s  *Store
 	tx pgx.Tx
 	// next is the generation that it will raise to, if anything changes.
 	next    int64
 	changed map[int64]bool // packs, by id
+	batch   *pgx.Batch     // what is sent next
+	failure error          // what was found wrong by an answer, though the server did not
 }
 
-func (a *apply) run(ctx context.Context, rows *changeRows) (int64, error) {
-	if err := a.begin(ctx); err != nil {
-		return 0, err
-	}
-	for _, step := range []func(context.Context, *changeRows) error{
-		a.checkBases,
-		a.putPacks,
-		a.storeFiles,
-		a.addRevisions,
-		a.lockGeneration, // everything that takes long is behind us
-		a.putComponents,
-		a.vanishComponents,
-		a.followPacks,
-		a.pinPacks,
-	} {
-		if err := step(ctx, rows); err != nil {
-			return 0, err
+func newApply(s *Store, tx pgx.Tx) *apply {
+	return &apply{s: s, tx: tx, changed: map[int64]bool{}, batch: &pgx.Batch{}}
+}
+
+// queue adds a statement to the next round trip.
+func (a *apply) queue(name string, args pgx.StrictNamedArgs) *pgx.QueuedQuery {
+	return a.s.queue(a.batch, name, args)
+}
+
+// send makes the round trip, within the time for maintenance or the context's if that is shorter.
+func (a *apply) send(ctx context.Context) error {
+	batch := a.batch
+	a.batch = &pgx.Batch{}
+	if batch.Len() > 0 {
+		ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+		defer cancel()
+		if err := a.tx.SendBatch(ctx, batch).Close(); err != nil {
+			return err
 		}
 	}
-	return a.end(ctx)
+	return a.failure
+}
+
+func (a *apply) run(ctx context.Context, rows *changeRows) error {
+	a.begin()
+	a.checkBases(rows)
+	if err := a.storeFiles(ctx, rows); err != nil {
+		return err
+	}
+	a.putPacks(rows)
+	a.addRevisions(rows)
+	a.lockGeneration() // everything that takes long is behind us
+	if err := a.putComponents(ctx, rows); err != nil {
+		return err
+	}
+	a.vanishComponents(rows)
+	a.follow(rows.packs.refs)
+	a.pinPacks(rows)
+	return a.placeRules(ctx, rows.packs.refs)
 }
 
 // begin takes turns with other applies and finds out which generation comes next.
-func (a *apply) begin(ctx context.Context) error {
-	if _, err := collect(ctx, a.s, a.tx, "LockCatalog", pgx.StrictNamedArgs{"key": int64(lockCatalog)}, pgx.RowTo[any]); err != nil {
+func (a *apply) begin() {
+	a.queue("LockCatalog", pgx.StrictNamedArgs{"key": int64(lockCatalog)})
+	a.queue("HotSettings", nil)
+	a.queue("Generation", nil).QueryRow(func(row pgx.Row) error {
+		var number int64
+		err := row.Scan(&number)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return errNoGeneration
+		}
+		a.next = number + 1
 		return err
-	}
-	if err := a.s.planForIndexes(ctx, a.tx); err != nil {
-		return err
-	}
-	numbers, err := collect(ctx, a.s, a.tx, "Generation", nil, pgx.RowTo[int64])
-	if err != nil {
-		return err
-	}
-	if len(numbers) != 1 {
-		return errors.New("attune.generation must have one row")
-	}
-	a.next = numbers[0] + 1
-	return nil
+	})
 }
 
-// end raises the generation, if anything changed, and gives the one in force.
-func (a *apply) end(ctx context.Context) (int64, error) {
+// end raises the generation, if anything changed, and gives the one in force afterwards.
+func (a *apply) end() int64 {
 	if len(a.changed) == 0 {
-		return a.next - 1, nil
+		return a.next - 1
 	}
-	if err := a.placeRules(ctx); err != nil {
-		return 0, err
-	}
-	_, err := collect(ctx, a.s, a.tx, "RaiseGeneration", pgx.StrictNamedArgs{
-		"generation": a.next,
-		"pack_ids":   a.packIDs(),
-	}, pgx.RowTo[any])
-	return a.next, err
+	a.queue("RaiseGeneration", pgx.StrictNamedArgs{"generation": a.next, "pack_ids": a.packIDs()})
+	return a.next
 }
 
 func (a *apply) packIDs() []int64 { return slices.Sorted(maps.Keys(a.changed)) }
 
-// touch runs a query that gives the ids of the packs that it changed.
-func (a *apply) touch(ctx context.Context, name string, args pgx.StrictNamedArgs) error {
-	ids, err := collect(ctx, a.s, a.tx, name, args, pgx.RowTo[int64])
-	if err != nil {
+// touch queues a query that gives the ids of the packs that it changed.
+func (a *apply) touch(name string, args pgx.StrictNamedArgs) {
+	a.queue(name, args).Query(func(rows pgx.Rows) error {
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		for _, id := range ids {
+			a.changed[id] = true
+		}
 		return err
-	}
-	for _, id := range ids {
-		a.changed[id] = true
-	}
-	return nil
+	})
 }
 
 // checkBases refuses what was made from rows that are others now. All who change packs take turns, so
 // they stay what they are until the end.
-func (a *apply) checkBases(ctx context.Context, rows *changeRows) error {
+func (a *apply) checkBases(rows *changeRows) {
 	if len(rows.bases.refs) == 0 {
-		return nil
+		return
 	}
-	moved, err := collect(ctx, a.s, a.tx, "MovedPacks", pgx.StrictNamedArgs{
+	a.queue("MovedPacks", pgx.StrictNamedArgs{
 		"refs": rows.bases.refs, "bases": rows.bases.generations,
-	}, pgx.RowTo[string])
-	if err == nil && len(moved) > 0 {
-		err = &MovedError{moved}
-	}
-	return err
+	}).Query(func(found pgx.Rows) error {
+		moved, err := pgx.CollectRows(found, pgx.RowTo[string])
+		if err == nil && len(moved) > 0 {
+			a.failure = &MovedError{moved}
+		}
+		return err
+	})
 }
 
-func (a *apply) putPacks(ctx context.Context, rows *changeRows) error {
+func (a *apply) putPacks(rows *changeRows) {
 	p := &rows.packs
-	return a.touch(ctx, "PutPacks", pgx.StrictNamedArgs{
+	a.touch("PutPacks", pgx.StrictNamedArgs{
 		"generation":  a.next,
 		"refs":        p.refs,
 		"directories": p.directories,
@@ -245,30 +256,30 @@ func (a *apply) putPacks(ctx context.Context, rows *changeRows) error {
 	})
 }
 
-// storeFiles keeps the files of new revisions that the database lacks, each once.
+// storeFiles makes the first round trip, and keeps the files of new revisions that the database lacks, each
+// once. They go by themselves only where they are many.
 func (a *apply) storeFiles(ctx context.Context, rows *changeRows) error {
-	if len(rows.content) == 0 {
-		return nil
+	var missing []string
+	if len(rows.content) > 0 {
+		a.queue("MissingFiles", pgx.StrictNamedArgs{
+			"digests": slices.Sorted(maps.Keys(rows.content)),
+		}).Query(func(found pgx.Rows) (err error) {
+			missing, err = pgx.CollectRows(found, pgx.RowTo[string])
+			return err
+		})
 	}
-	missing, err := collect(ctx, a.s, a.tx, "MissingFiles", pgx.StrictNamedArgs{
-		"digests": slices.Sorted(maps.Keys(rows.content)),
-	}, pgx.RowTo[string])
-	if err != nil {
+	if err := a.send(ctx); err != nil {
 		return err
 	}
 	var digests []string
 	var sizes []int64
 	var contents [][]byte
 	held := 0
-	flush := func() error {
-		if len(digests) == 0 {
-			return nil
+	put := func() {
+		if len(digests) > 0 {
+			a.queue("PutFiles", pgx.StrictNamedArgs{"digests": digests, "sizes": sizes, "contents": contents})
 		}
-		_, err := collect(ctx, a.s, a.tx, "PutFiles", pgx.StrictNamedArgs{
-			"digests": digests, "sizes": sizes, "contents": contents,
-		}, pgx.RowTo[any])
 		digests, sizes, contents, held = nil, nil, nil, 0
-		return err
 	}
 	for _, digest := range missing {
 		content, err := rows.content[digest](digest)
@@ -281,43 +292,44 @@ func (a *apply) storeFiles(ctx context.Context, rows *changeRows) error {
 		packed := a.s.packer.EncodeAll(content, nil)
 		digests, sizes, contents = append(digests, digest), append(sizes, int64(len(content))), append(contents, packed)
 		if held += len(packed); held >= chunkBytes || len(digests) >= chunkRows {
-			if err := flush(); err != nil {
+			put()
+			if err := a.send(ctx); err != nil {
 				return err
 			}
 		}
 	}
-	return flush()
+	put()
+	return nil
 }
 
-func (a *apply) addRevisions(ctx context.Context, rows *changeRows) error {
+func (a *apply) addRevisions(rows *changeRows) {
 	r := &rows.revisions
 	if len(r.refs) == 0 {
-		return nil
+		return
 	}
-	err := a.touch(ctx, "AddRevisions", pgx.StrictNamedArgs{
-		"refs":     r.refs,
-		"digests":  r.digests,
-		"versions": r.versions,
-		"causes":   r.causes,
-		"changes":  r.changes,
-		"trees":    r.trees,
+	a.touch("AddRevisions", pgx.StrictNamedArgs{
+		"generation": a.next,
+		"refs":       r.refs,
+		"digests":    r.digests,
+		"versions":   r.versions,
+		"causes":     r.causes,
+		"changes":    r.changes,
+		"trees":      r.trees,
 	})
-	if err != nil {
-		return err
-	}
-	_, err = collect(ctx, a.s, a.tx, "NotePacks", pgx.StrictNamedArgs{"pack_ids": a.packIDs(), "generation": a.next}, pgx.RowTo[any])
-	return err
 }
 
-func (a *apply) lockGeneration(ctx context.Context, _ *changeRows) error {
-	_, err := collect(ctx, a.s, a.tx, "LockGeneration", nil, pgx.RowTo[int64])
-	return err
-}
+func (a *apply) lockGeneration() { a.queue("LockGeneration", nil) }
 
 func (a *apply) putComponents(ctx context.Context, rows *changeRows) error {
 	for _, kind := range manifest.ComponentKinds() {
+		parts := 0
 		for part := range rows.put[kind].chunks() {
-			err := a.touch(ctx, ofKind("PutKIND", kind), pgx.StrictNamedArgs{
+			if parts++; parts > 1 {
+				if err := a.send(ctx); err != nil {
+					return err
+				}
+			}
+			a.touch(ofKind("PutKIND", kind), pgx.StrictNamedArgs{
 				"generation":    a.next,
 				"refs":          part.refs,
 				"packs":         part.packs,
@@ -326,55 +338,40 @@ func (a *apply) putComponents(ctx context.Context, rows *changeRows) error {
 				"digests":       part.digests,
 				"files_digests": part.filesDigests,
 			})
-			if err != nil {
-				return err
-			}
 		}
 	}
 	return nil
 }
 
-func (a *apply) vanishComponents(ctx context.Context, rows *changeRows) error {
+func (a *apply) vanishComponents(rows *changeRows) {
 	for _, kind := range manifest.ComponentKinds() {
 		if len(rows.disable[kind]) == 0 && len(rows.vanished) == 0 {
 			continue
 		}
-		err := a.touch(ctx, ofKind("VanishKIND", kind), pgx.StrictNamedArgs{
+		a.touch(ofKind("VanishKIND", kind), pgx.StrictNamedArgs{
 			"generation":     a.next,
 			"refs":           rows.disable[kind],
 			"vanished_packs": rows.vanished,
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
-// followPacks carries a pack's own switch to its components.
-func (a *apply) followPacks(ctx context.Context, rows *changeRows) error {
-	return a.follow(ctx, rows.packs.refs)
-}
-
-func (a *apply) follow(ctx context.Context, packs []string) error {
+// follow carries the packs' own switches to their components.
+func (a *apply) follow(packs []string) {
 	for _, kind := range manifest.ComponentKinds() {
-		err := a.touch(ctx, ofKind("FollowPackKIND", kind), pgx.StrictNamedArgs{
+		a.touch(ofKind("FollowPackKIND", kind), pgx.StrictNamedArgs{
 			"generation": a.next,
 			"packs":      packs,
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
 }
 
-func (a *apply) pinPacks(ctx context.Context, rows *changeRows) error {
+func (a *apply) pinPacks(rows *changeRows) {
 	p := &rows.pins
 	if len(p.refs) == 0 {
-		return nil
+		return
 	}
-	return a.touch(ctx, "PinPacks", pgx.StrictNamedArgs{
+	a.touch("PinPacks", pgx.StrictNamedArgs{
 		"refs": p.refs, "pinned": p.pinned, "pinned_by": p.by, "reasons": p.reasons,
 	})
 }
@@ -385,19 +382,33 @@ type ruleToPlace struct {
 	TriggerRef string
 	Parameters map[string]any
 	InstanceID string
+	// Trigger is the manifest of the rule's trigger, in the first rule of each trigger that there is.
+	Trigger *json.RawMessage
 }
 
-// placeRules tells each changed rule, and each rule of a changed trigger, its trigger instance, and
-// activates and deactivates the instances that this concerns.
-func (a *apply) placeRules(ctx context.Context) error {
-	changed := pgx.StrictNamedArgs{"generation": a.next, "pack_ids": a.packIDs()}
-	rules, err := collect(ctx, a.s, a.tx, "RulesToPlace", changed, pgx.RowToStructByName[ruleToPlace])
-	if err != nil || len(rules) == 0 {
+// placeRules sends what was queued, and tells each changed rule of the packs, and each rule of a changed
+// trigger of theirs, its trigger instance, and activates and deactivates the instances that this concerns.
+func (a *apply) placeRules(ctx context.Context, packs []string) error {
+	var rules []ruleToPlace
+	a.queue("RulesToPlace", pgx.StrictNamedArgs{
+		"generation": a.next, "packs": packs, "pack_ids": a.packIDs(),
+	}).Query(func(found pgx.Rows) (err error) {
+		rules, err = pgx.CollectRows(found, pgx.RowToStructByName[ruleToPlace])
+		return err
+	})
+	if err := a.send(ctx); err != nil || len(rules) == 0 {
 		return err
 	}
-	triggers, err := a.triggersOf(ctx, rules)
-	if err != nil {
-		return err
+	triggers := map[string]*manifest.Trigger{}
+	for _, rule := range rules {
+		if rule.Trigger == nil {
+			continue
+		}
+		trigger := new(manifest.Trigger)
+		if err := json.Unmarshal(*rule.Trigger, trigger); err != nil {
+			return fmt.Errorf("cannot read a stored trigger: %w", err)
+		}
+		triggers[rule.TriggerRef] = trigger
 	}
 	var placed placedRules
 	for _, rule := range rules {
@@ -405,42 +416,14 @@ func (a *apply) placeRules(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err = collect(ctx, a.s, a.tx, "PutInstances", pgx.StrictNamedArgs{
+	a.queue("PutInstances", pgx.StrictNamedArgs{
 		"ids": placed.newIDs, "trigger_refs": placed.newTriggers, "parameters": placed.newParameters,
-	}, pgx.RowTo[any])
-	if err != nil {
-		return err
-	}
-	_, err = collect(ctx, a.s, a.tx, "PlaceRules", pgx.StrictNamedArgs{
+	})
+	a.queue("PlaceRules", pgx.StrictNamedArgs{
 		"ids": placed.rules, "instance_ids": placed.instances, "parameters": placed.parameters,
-	}, pgx.RowTo[any])
-	if err != nil {
-		return err
-	}
-	_, err = collect(ctx, a.s, a.tx, "ActivateInstances", pgx.StrictNamedArgs{"ids": placed.touched}, pgx.RowTo[any])
-	return err
-}
-
-func (a *apply) triggersOf(ctx context.Context, rules []ruleToPlace) (map[string]*manifest.Trigger, error) {
-	refs := map[string]bool{}
-	for _, rule := range rules {
-		refs[rule.TriggerRef] = true
-	}
-	manifests, err := collect(ctx, a.s, a.tx, "TriggerManifests", pgx.StrictNamedArgs{
-		"refs": slices.Sorted(maps.Keys(refs)),
-	}, pgx.RowTo[json.RawMessage])
-	if err != nil {
-		return nil, err
-	}
-	triggers := map[string]*manifest.Trigger{}
-	for _, data := range manifests {
-		var trigger manifest.Trigger
-		if err := json.Unmarshal(data, &trigger); err != nil {
-			return nil, fmt.Errorf("cannot read a stored trigger: %w", err)
-		}
-		triggers[trigger.Ref] = &trigger
-	}
-	return triggers, nil
+	})
+	a.queue("ActivateInstances", pgx.StrictNamedArgs{"ids": placed.touched})
+	return nil
 }
 
 // placedRules are the columns of three statements.

@@ -48,20 +48,16 @@ type NewAudit struct {
 }
 
 // audit records who wanted changes, with them.
-func (s *Store) audit(ctx context.Context, tx pgx.Tx, changes []PackChange) error {
+func (a *apply) audit(changes []PackChange) {
 	for _, c := range changes {
 		if c.Audit == nil {
 			continue
 		}
-		_, err := collect(ctx, s, tx, "Audit", pgx.StrictNamedArgs{
+		a.queue("Audit", pgx.StrictNamedArgs{
 			"actor": cleanText(c.Audit.Actor), "action": cleanText(c.Audit.Action), "object": cleanText(c.Audit.Object),
 			"detail": storable(c.Audit.Detail),
-		}, pgx.RowTo[any])
-		if err != nil {
-			return err
-		}
+		})
 	}
-	return nil
 }
 
 // ListAudit gives what was recorded, newest first.

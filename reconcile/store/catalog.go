@@ -167,6 +167,12 @@ func (s *Store) Catalog(ctx context.Context, previous *Catalog) (*Catalog, error
 	if known := s.newest.catalog; base == nil || known != nil && known.Generation > base.Generation {
 		base = known
 	}
+	if base != nil {
+		// Mostly nothing has changed, and who asks before each pass waits for this.
+		if number, err := s.generation(ctx, s.pool); err != nil || number == base.Generation {
+			return base, s.failed("load the catalog", err)
+		}
+	}
 	var next *Catalog
 	// One snapshot of the database for six queries.
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
@@ -188,57 +194,76 @@ func emptyCatalog() *Catalog {
 	}
 }
 
+// generation gives the one in force.
+func (s *Store) generation(ctx context.Context, db querier) (int64, error) {
+	numbers, err := collect(ctx, s, db, "Generation", nil, pgx.RowTo[int64])
+	if err == nil && len(numbers) != 1 {
+		err = errNoGeneration
+	}
+	if err != nil {
+		return 0, err
+	}
+	return numbers[0], nil
+}
+
+var errNoGeneration = errors.New("attune.generation must have one row")
+
 // loadCatalog gives base with what changed after it; nil: everything.
 func (s *Store) loadCatalog(ctx context.Context, tx pgx.Tx, base *Catalog) (*Catalog, error) {
-	numbers, err := collect(ctx, s, tx, "Generation", nil, pgx.RowTo[int64])
+	number, err := s.generation(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
-	if len(numbers) != 1 {
-		return nil, errors.New("attune.generation must have one row")
-	}
-	if base == nil || numbers[0] < base.Generation {
+	if base == nil || number < base.Generation {
 		// Or else the database was put back to an older state: what was loaded of the lost one must go.
 		base = emptyCatalog()
 	}
 	after := base.Generation
-	if numbers[0] == after {
+	if number == after {
 		return base, nil
 	}
 	c := &Catalog{
-		Generation: numbers[0], Packs: maps.Clone(base.Packs), Actions: maps.Clone(base.Actions),
+		Generation: number, Packs: maps.Clone(base.Packs), Actions: maps.Clone(base.Actions),
 		Triggers: maps.Clone(base.Triggers), Sensors: maps.Clone(base.Sensors), Rules: maps.Clone(base.Rules),
 		members: maps.Clone(base.members),
 	}
+	var batch pgx.Batch
 	if after >= 0 {
 		// A few packs out of many: without a word the planner expects a third of all.
-		if err := s.planForIndexes(ctx, tx); err != nil {
-			return nil, err
-		}
+		s.queue(&batch, "HotSettings", nil)
 	}
 	args := pgx.StrictNamedArgs{"after": after}
-	packs, err := collect(ctx, s, tx, "LoadPacks", args, scanPack)
-	if err != nil {
-		return nil, err
-	}
-	for _, pack := range packs {
-		c.Packs[pack.Ref] = pack
-		c.members[pack.Ref] = nil // all that it has is loaded below
-	}
+	var packs []*PackRow
+	s.queue(&batch, "LoadPacks", args).Query(func(rows pgx.Rows) (err error) {
+		packs, err = pgx.CollectRows(rows, scanPack)
+		for _, pack := range packs {
+			c.Packs[pack.Ref] = pack
+			c.members[pack.Ref] = nil // all that it has is loaded below
+		}
+		return err
+	})
 	for _, kind := range manifest.ComponentKinds() {
-		rows, err := collect(ctx, s, tx, ofKind("LoadKIND", kind), args, pgx.RowToStructByName[recordRow])
-		if err != nil {
-			return nil, err
-		}
-		records, err := decodeRecords(kind, rows)
-		if err != nil {
-			return nil, err
-		}
-		into := c.Records(kind)
-		for _, record := range records {
-			into[record.Ref] = record
-			c.members[record.Pack] = append(c.members[record.Pack], record)
-		}
+		s.queue(&batch, ofKind("LoadKIND", kind), args).Query(func(rows pgx.Rows) error {
+			found, err := pgx.CollectRows(rows, pgx.RowToStructByName[recordRow])
+			if err != nil {
+				return err
+			}
+			records, err := decodeRecords(kind, found)
+			if err != nil {
+				return err
+			}
+			into := c.Records(kind)
+			for _, record := range records {
+				into[record.Ref] = record
+				c.members[record.Pack] = append(c.members[record.Pack], record)
+			}
+			return nil
+		})
+	}
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, err
 	}
 	for _, pack := range packs {
 		sortMembers(c.members[pack.Ref])

@@ -92,6 +92,40 @@ func TestApplyOfTheSameChangesNothing(t *testing.T) {
 	}
 }
 
+// An edit waits for each round trip, on a busy machine longer than for what is done in it.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	p := newProxy(t, storetest.NewURL(t))
+	s := storetest.Open(t, p.url)
+	edited := func(n int) store.PackChange {
+		c := whole("core")
+		c.Revision = files(map[string]string{"actions/echo.sh": fmt.Sprint("echo ", n)})
+		c.Base = store.NoBase
+		if n > 0 {
+			c.Base = int64(n)
+		}
+		return c
+	}
+	var c *store.Catalog
+	for n := range 3 { // the first ones prepare the statements
+		before := p.trips.Load()
+		apply(t, s, edited(n))
+		applying := p.trips.Load() - before
+		c = catalog(t, s, c)
+		loading := p.trips.Load() - before - applying
+		catalog(t, s, c)
+		looking := p.trips.Load() - before - applying - loading
+		const most, mostLoading, mostLooking = 5, 5, 1 // begin and commit included
+		if n == 2 && (applying > most || loading > mostLoading || looking > mostLooking) {
+			t.Errorf("an edit took %d round trips, loading it %d, and a look whether there is one %d; want at most %d, %d and %d",
+				applying, loading, looking, most, mostLoading, mostLooking)
+		}
+	}
+	if c.Packs["core"].Revision != 3 {
+		t.Errorf("revision %d, want 3", c.Packs["core"].Revision)
+	}
+}
+
 func TestRowsComeBack(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)

@@ -93,18 +93,17 @@ func (s *Store) LeaseHolder(ctx context.Context, name string) (node string, err 
 }
 
 // doErrands marks the errands that the changes do as done.
-func (s *Store) doErrands(ctx context.Context, tx pgx.Tx, changes []PackChange) error {
+func (a *apply) doErrands(changes []PackChange) {
 	for _, c := range changes {
 		if c.Errand == 0 {
 			continue
 		}
-		done, err := collect(ctx, s, tx, "DoErrand", pgx.StrictNamedArgs{"id": c.Errand}, pgx.RowTo[int64])
-		if err != nil {
+		a.queue("DoErrand", pgx.StrictNamedArgs{"id": c.Errand}).Query(func(rows pgx.Rows) error {
+			done, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+			if err == nil && len(done) == 0 {
+				err = fmt.Errorf("errand %d: %w", c.Errand, ErrErrandGone)
+			}
 			return err
-		}
-		if len(done) == 0 {
-			return fmt.Errorf("errand %d: %w", c.Errand, ErrErrandGone)
-		}
+		})
 	}
-	return nil
 }

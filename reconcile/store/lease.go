@@ -109,13 +109,15 @@ func (s *Store) ReleaseLeases(ctx context.Context, node string, names []string) 
 // than a commit takes, whatever the transaction did before, and who takes the lease gets its token only
 // when the transaction has ended, so that all that was done under the old one is there to be seen. Where
 // the lease was taken before this statement, the token is another and nothing is committed.
-func (s *Store) checkLease(ctx context.Context, tx pgx.Tx, name, token string) error {
+func (a *apply) checkLease(name, token string) {
 	if token == "" {
-		return nil
+		return
 	}
-	held, err := collect(ctx, s, tx, "CheckLease", pgx.StrictNamedArgs{"name": name, "token": token}, pgx.RowTo[string])
-	if err == nil && len(held) == 0 {
-		err = fmt.Errorf("lease %q: %w", name, ErrNotHeld)
-	}
-	return err
+	a.queue("CheckLease", pgx.StrictNamedArgs{"name": name, "token": token}).Query(func(rows pgx.Rows) error {
+		held, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err == nil && len(held) == 0 {
+			err = fmt.Errorf("lease %q: %w", name, ErrNotHeld)
+		}
+		return err
+	})
 }

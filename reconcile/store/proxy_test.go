@@ -41,6 +41,7 @@ type proxy struct {
 	armed  atomic.Bool
 	after  atomic.Bool
 	epoch  atomic.Int64 // connections of a former one say nothing any more, and stay open
+	trips  atomic.Int64 // how often the server was ready for more
 	server string
 }
 
@@ -122,6 +123,7 @@ func (p *proxy) serve(client net.Conn) {
 	})
 	both.Go(func() {
 		forward(server, client, func(message string) (pass, end bool) {
+			p.trips.Add(int64(strings.Count(message, "Z\x00\x00\x00\x05"))) // ReadyForQuery
 			if cut.Load() && strings.Contains(message, "COMMIT\x00") {
 				return false, true
 			}

@@ -341,14 +341,6 @@ func (s *Store) inTx(ctx context.Context, options pgx.TxOptions, fn func(pgx.Tx)
 	return tx.Commit(ending)
 }
 
-// planForIndexes does for one transaction what hot does for one round trip.
-func (s *Store) planForIndexes(ctx context.Context, tx pgx.Tx) error {
-	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
-	defer cancel()
-	_, err := tx.Exec(ctx, s.queries.get("HotSettings"))
-	return err
-}
-
 // querier is what a pool, a connection and a transaction have in common.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

@@ -36,26 +36,25 @@ func (s *Store) Switch(ctx context.Context, sw Switch) (changed []string, genera
 		return nil, 0, fmt.Errorf("cannot %s: %w", doing, err)
 	}
 	err = s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
-		a := &apply{s: s, tx: tx, changed: map[int64]bool{}}
-		if err := a.begin(ctx); err != nil {
-			return err
-		}
-		if err := a.lockGeneration(ctx, nil); err != nil {
+		a := newApply(s, tx)
+		a.begin()
+		a.lockGeneration()
+		if err := a.send(ctx); err != nil {
 			return err
 		}
 		if changed, err = a.flip(ctx, sw); err != nil {
 			return err
 		}
 		if len(changed) > 0 {
-			_, err := collect(ctx, s, tx, "AuditEach", pgx.StrictNamedArgs{
+			a.queue("AuditEach", pgx.StrictNamedArgs{
 				"actor": cleanText(sw.By), "action": doing, "objects": changed, "detail": detail,
-			}, pgx.RowTo[any])
-			if err != nil {
-				return err
-			}
+			})
 		}
-		generation, err = a.end(ctx)
-		return err
+		if err := a.placeRules(ctx, nil); err != nil {
+			return err
+		}
+		generation = a.end()
+		return a.send(ctx)
 	})
 	if err != nil {
 		return nil, 0, s.failed(doing, err)
@@ -73,11 +72,15 @@ func (a *apply) flip(ctx context.Context, sw Switch) ([]string, error) {
 		ID  int64
 		Ref string
 	}
-	rows, err := collect(ctx, a.s, a.tx, query, pgx.StrictNamedArgs{
+	var rows []row
+	a.queue(query, pgx.StrictNamedArgs{
 		"enable": sw.Enable, "refs": sw.Refs, "actor": cleanText(sw.By), "reason": cleanText(sw.Reason),
 		"generation": a.next,
-	}, pgx.RowToStructByPos[row])
-	if err != nil {
+	}).Query(func(found pgx.Rows) (err error) {
+		rows, err = pgx.CollectRows(found, pgx.RowToStructByPos[row])
+		return err
+	})
+	if err := a.send(ctx); err != nil {
 		return nil, err
 	}
 	var refs []string
@@ -87,7 +90,7 @@ func (a *apply) flip(ctx context.Context, sw Switch) ([]string, error) {
 	}
 	slices.Sort(refs)
 	if sw.Kind == manifest.KindPack && len(refs) > 0 {
-		return refs, a.follow(ctx, refs)
+		a.follow(refs)
 	}
 	return refs, nil
 }

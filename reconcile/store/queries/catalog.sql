@@ -113,7 +113,21 @@ added AS (
     LEFT JOIN attune.revision AS newest
         ON newest.id = pack.revision_id
     WHERE newest.digest IS DISTINCT FROM input.digest
-    RETURNING id, pack_id
+    RETURNING id, pack_id, number, version, digest, cause, changes
+),
+noted AS (
+    INSERT INTO attune.notice (trigger_ref, payload)
+    SELECT
+        'core.pack_applied',
+        jsonb_build_object(
+            'pack', pack.ref, 'revision', added.number, 'version', added.version, 'digest', added.digest,
+            'cause', added.cause, 'changes', to_jsonb(added.changes), 'generation', @generation::bigint
+        )
+    FROM added
+    JOIN attune.pack
+        ON pack.id = added.pack_id
+    WHERE EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = 'core.pack_applied' AND rule.enabled)
+    ORDER BY pack.ref
 )
 UPDATE attune.pack
 SET revision_id = added.id
@@ -240,33 +254,43 @@ WHERE ref = ANY (@refs::text[])
 RETURNING pack_id AS id, ref;
 
 -- name: RulesToPlace
--- Rules that this apply changed, and rules of any pack whose trigger it changed.
+-- Rules that this apply changed, and rules of any pack whose trigger it changed. The first rule of each
+-- trigger has the trigger's manifest.
+WITH
+touched AS MATERIALIZED (
+    SELECT id
+    FROM attune.pack
+    WHERE ref = ANY (@packs::text[])
+        OR id = ANY (@pack_ids::bigint[])
+),
+concerned AS MATERIALIZED (
+    SELECT changed.id
+    FROM touched
+    JOIN attune.rule AS changed
+        ON changed.pack_id = touched.id
+    WHERE changed.generation = @generation::bigint
+    UNION
+    SELECT asking.id
+    FROM touched
+    JOIN attune.trigger
+        ON trigger.pack_id = touched.id
+    JOIN attune.rule AS asking
+        ON asking.trigger_ref = trigger.ref
+    WHERE trigger.generation = @generation::bigint
+)
 SELECT
     rule.id,
     rule.ref,
     rule.trigger_ref,
     rule.manifest #> '{trigger,parameters}' AS parameters,
-    COALESCE(rule.instance_id, '') AS instance_id
-FROM attune.rule
-WHERE rule.id IN (
-    SELECT changed.id
-    FROM attune.rule AS changed
-    WHERE changed.pack_id = ANY (@pack_ids::bigint[])
-        AND changed.generation = @generation::bigint
-    UNION
-    SELECT asking.id
-    FROM attune.trigger
-    JOIN attune.rule AS asking
-        ON asking.trigger_ref = trigger.ref
-    WHERE trigger.pack_id = ANY (@pack_ids::bigint[])
-        AND trigger.generation = @generation::bigint
-)
+    COALESCE(rule.instance_id, '') AS instance_id,
+    CASE WHEN row_number() OVER (PARTITION BY rule.trigger_ref ORDER BY rule.ref) = 1 THEN asked.manifest END AS trigger
+FROM concerned
+JOIN attune.rule
+    ON rule.id = concerned.id
+LEFT JOIN attune.trigger AS asked
+    ON asked.ref = rule.trigger_ref
 ORDER BY rule.ref;
-
--- name: TriggerManifests
-SELECT manifest
-FROM attune.trigger
-WHERE ref = ANY (@refs::text[]);
 
 -- name: PlaceRules
 UPDATE attune.rule

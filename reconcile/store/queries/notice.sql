@@ -34,22 +34,6 @@ FROM unnest(@trigger_refs::text[], @event_ids::text[], @payloads::text[]) WITH O
 WHERE EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = input.trigger_ref AND rule.enabled)
 ORDER BY input.place;
 
--- name: NotePacks
--- Those that have a new revision.
-INSERT INTO attune.notice (trigger_ref, payload)
-SELECT
-    'core.pack_applied',
-    jsonb_build_object(
-        'pack', pack.ref, 'revision', revision.number, 'version', revision.version, 'digest', revision.digest,
-        'cause', revision.cause, 'changes', to_jsonb(revision.changes), 'generation', @generation::bigint
-    )
-FROM attune.pack
-JOIN attune.revision
-    ON revision.id = pack.revision_id
-WHERE pack.id = ANY (@pack_ids::bigint[])
-    AND EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = 'core.pack_applied' AND rule.enabled)
-ORDER BY pack.ref;
-
 -- name: TakeNotices
 -- The oldest after @after that nobody is at, or all of them. Whoever takes them and dies has them taken by
 -- another.
