@@ -20,7 +20,7 @@ func (c *command) doctorCommand() *cobra.Command {
 			"the clock, the limits of the machine, the interpreters and the disks, and says of each finding what to\n" +
 			"do. It asks the daemon, if one runs, and changes nothing.\n\n" +
 			"Exits 0 without errors (there may be warnings), 1 with, and 2 where the command line is wrong.",
-		Example: "  attune doctor\n  sudo attune doctor --quiet\n  attune doctor -o json | jq '.findings[] | select(.severity == \"error\")'",
+		Example: "  attune doctor\n  attune doctor --quiet\n  attune doctor -o json | jq '.findings[] | select(.severity == \"error\")'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			progress := c.newProgress()
