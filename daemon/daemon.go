@@ -208,7 +208,7 @@ func (d *Daemon) build(ctx context.Context) error {
 		return err
 	}
 	d.intake = rule.New(rule.Options{
-		Store: d.store, Catalogs: d.catalogs, PackConfig: d.packConfig, Chain: c.Exec.ChainLimit, Logger: d.opts.Logger, Registerer: d.registry,
+		Store: d.store, Catalogs: d.catalogs, PackConfig: d.rulesConfig, Chain: c.Exec.ChainLimit, Logger: d.opts.Logger, Registerer: d.registry,
 	})
 	d.news = newNews(d.node, d.store, d.listens, d.opts.Logger)
 	if err := d.makeEnvironments(); err != nil {
@@ -262,7 +262,7 @@ func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options
 			Directories: d.config.Packs.Directories, Interpreters: d.interpreters.All(), Trees: d.runner.Trees(),
 			Database: api.DatabaseStatus{Private: d.cluster != nil, URL: redactURL(d.config.Database.URL)},
 		},
-		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.packConfig, Sensors: d.sensors, Workers: d.workers,
+		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.rulesConfig, Sensors: d.sensors, Workers: d.workers,
 		Environments: d.environments, Webhooks: d.webhooks, Keys: d.keys,
 		Reconciler: d.reconciler, Notices: d.listener, OperatorConfig: d.config.Packs.Config, ConfigPlace: d.config.PackConfigPlace, Unready: d.unready, Degraded: d.degraded,
 		Gatherer: d.registry, Logger: d.opts.Logger.With("component", "api"),
@@ -492,29 +492,38 @@ func (d *Daemon) revisionsInUse(ctx context.Context) (map[string]bool, error) {
 	return keep, nil
 }
 
-// configured is the configuration of a pack, as long as its row is the same.
+// configured is the configuration of a pack, and the same as its rules see it, as long as its row is the same.
 type configured struct {
-	row    *store.PackRow
-	config map[string]any
+	row       *store.PackRow
+	config    map[string]any
+	referring map[string]any
 }
 
 // packConfig is the configuration of a pack: its own, what attune.toml says above that, and its
 // schema's defaults for the rest; what attune.toml says and the schema refuses is left out. Nobody
-// changes what it gives. It is asked for with each event and each attempt, so it is made once.
-func (d *Daemon) packConfig(pack string) map[string]any {
+// changes what it gives. References to secrets are in it as they are written: who starts a child reads them.
+func (d *Daemon) packConfig(pack string) map[string]any { return d.configured(pack).config }
+
+// rulesConfig is packConfig as the rules of the pack see it, which hand references on.
+func (d *Daemon) rulesConfig(pack string) map[string]any { return d.configured(pack).referring }
+
+// configured is asked for with each event and each attempt, so it is made once.
+func (d *Daemon) configured(pack string) *configured {
 	var row *store.PackRow
 	if known := d.catalogs.current.Load(); known != nil {
 		row = known.Packs[pack]
 	}
 	if row == nil || row.Manifest == nil {
-		return d.config.Packs.Config[pack]
+		config := d.config.Packs.Config[pack]
+		return &configured{config: config, referring: manifest.ReferringConfig(config)}
 	}
 	if found, ok := d.configs.Load(pack); ok && found.(*configured).row == row {
-		return found.(*configured).config
+		return found.(*configured)
 	}
 	config, _ := row.Manifest.EffectiveConfig(d.config.Packs.Config[pack])
-	d.configs.Store(pack, &configured{row: row, config: config})
-	return config
+	made := &configured{row: row, config: config, referring: manifest.ReferringConfig(config)}
+	d.configs.Store(pack, made)
+	return made
 }
 
 // confSchema says what a pack's configuration may hold, and what of it is secret.

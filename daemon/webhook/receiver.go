@@ -239,6 +239,12 @@ func (v *Receiver) secrets(trigger *manifest.Trigger) ([]string, error) {
 			value = object[key]
 		}
 		text, _ = value.(string)
+		if name := manifest.ConfigSecret(value); name != "" {
+			var err error
+			if text, err = v.opts.Secret(name); err != nil {
+				return nil, err
+			}
+		}
 	}
 	var secrets []string
 	for line := range strings.Lines(text) {

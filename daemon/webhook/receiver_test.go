@@ -95,6 +95,7 @@ func setup(t *testing.T) (*fakes, *Receiver, *syncBuffer) {
 	add("open", true, verified(manifest.VerifyNone, ""))
 	add("github", true, verified(manifest.VerifyGitHub, "{{ secret.hook }}"))
 	add("config", true, verified(manifest.VerifyGitHub, `{{ pack.config.hooks.key }}`))
+	add("referred", true, verified(manifest.VerifyGitHub, `{{ pack.config.hooks.secret }}`))
 	add("missing", true, verified(manifest.VerifyGitHub, "{{ secret.not_there }}"))
 	add("empty", true, verified(manifest.VerifyGitHub, "{{ secret.empty }}"))
 	add("slack", true, verified(manifest.VerifySlack, "{{ secret.hook }}"))
@@ -107,8 +108,10 @@ func setup(t *testing.T) (*fakes, *Receiver, *syncBuffer) {
 	logged := &syncBuffer{}
 	v := New(Options{
 		Catalogs: f, Events: f, Tokens: f, Secret: f.secret, Registerer: prometheus.NewRegistry(),
-		PackConfig: func(string) map[string]any { return map[string]any{"hooks": map[string]any{"key": "hush"}} },
-		Logger:     slog.New(slog.NewJSONHandler(logged, nil)),
+		PackConfig: func(string) map[string]any {
+			return map[string]any{"hooks": map[string]any{"key": "hush", "secret": "{{ secret.hook }}"}}
+		},
+		Logger: slog.New(slog.NewJSONHandler(logged, nil)),
 	})
 	return f, v, logged
 }
@@ -156,6 +159,7 @@ func TestWhoIsBelieved(t *testing.T) {
 			{"p/github", "X-Hub-Signature-256", signature},
 			{"p/github", "X-Hub-Signature-256", "sha256=" + hexMAC("former", body)},
 			{"p/config", "X-Hub-Signature-256", signature},
+			{"p/referred", "X-Hub-Signature-256", signature},
 		} {
 			before := len(f.events)
 			if w, took := ask(v, c[0], body, c[1:]...); w.Code != http.StatusAccepted || len(f.events) != before+1 || took != 0 {

@@ -390,3 +390,31 @@ func BenchmarkMatch(b *testing.B) {
 		})
 	}
 }
+
+// TestSecretsOfTheConfiguration: what the pack's configuration has by reference is handed on by reference, and
+// never part of a text, of a condition, or of anything that is kept.
+func TestSecretsOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	config := manifest.ReferringConfig(map[string]any{
+		"token": "{{ secret.api }}", "open": "seen", "deep": map[string]any{"key": "{{secret.deep}}"},
+	})
+	ix := NewIndex(catalogOf(t, 1, pack+
+		"-- p/rules/deep.yaml --\ntrigger: t\naction: {ref: a, parameters: {token: '{{ pack.config.deep.key }}'}}\n"+
+		"-- p/rules/event.yaml --\ntrigger: t\naction: {ref: a, parameters: {message: '{{ event.payload.m }}'}}\n"+
+		"-- p/rules/object.yaml --\ntrigger: t\naction: {ref: a, parameters: {message: '{{ pack.config.deep }}'}}\n"+
+		"-- p/rules/text.yaml --\ntrigger: t\naction: {ref: a, parameters: {message: 'Bearer {{ pack.config.token }}'}}\n"+
+		"-- p/rules/token.yaml --\ntrigger: t\naction: {ref: a, parameters: {token: '{{ pack.config.token }}', message: '{{ pack.config.open }}'}}\n"+
+		"-- p/rules/when.yaml --\ntrigger: t\nwhen: pack.config.token == event.payload.m\naction: a\n",
+	), nil, quiet())
+	got := summary(ix.Match(event(`{"m": "{{ secret.api }}"}`), func(string) map[string]any { return config }))
+	want := []string{
+		`p.deep matched p.a.0.0{"message":"hello"} /token=@deep`,
+		`p.event matched p.a.0.0{"message":"{{ secret.api }}"}`,
+		`p.object error (cannot run action p.a: cannot evaluate parameters.message: found secret "deep", expected it alone as a parameter: "{{ pack.config.… }}" and nothing else)`,
+		`p.text error (cannot run action p.a: cannot evaluate parameters.message: found secret "api", expected it alone as a parameter: "{{ pack.config.… }}" and nothing else)`,
+		`p.token matched p.a.0.0{"message":"seen"} /token=@api`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -100,6 +100,11 @@ type launcher struct {
 // gather asks everybody; nothing is made yet.
 func (l *launcher) gather(ctx context.Context) (err error) {
 	spec, record := l.target.spec, l.target.record
+	resolved := *l.target
+	if resolved.packConfig, err = manifest.ResolvedConfig(l.target.packConfig, l.opts.Secret); err != nil {
+		return fmt.Errorf("%w: %v", errAway, err) // the secret may come any moment
+	}
+	l.target = &resolved
 	if l.config, err = readConfig(l.target, l.opts.Secret); err != nil {
 		if errors.Is(err, errAway) {
 			return err

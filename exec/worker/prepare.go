@@ -167,7 +167,10 @@ func (a *attempt) parameters(p *plan) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.config, p.confSchema = a.pool.opts.PackConfig(p.pack), a.pool.opts.ConfSchema(p.pack)
+	p.confSchema = a.pool.opts.ConfSchema(p.pack)
+	if p.config, err = manifest.ResolvedConfig(a.pool.opts.PackConfig(p.pack), a.pool.opts.Secret); err != nil {
+		return nil, err
+	}
 	p.mask = child.NewMask(slices.Concat(values, texts, secretTexts(schema, parameters), secretTexts(p.confSchema, p.config)))
 	return parameters, nil
 }

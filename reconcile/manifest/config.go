@@ -12,15 +12,12 @@ import (
 //
 // What the operator says and the schema refuses is left out, so that what is not valid reaches nobody:
 // the pack's own value or the default stays. The misfits tell what that is, each with a pointer into
-// the operator's configuration.
+// the operator's configuration. References to secrets stay as they are written: see ResolvedConfig.
 func (p *Pack) EffectiveConfig(operator map[string]any) (config map[string]any, misfits []SchemaError) {
 	config = map[string]any{}
 	maps.Copy(config, p.Config)
 	maps.Copy(config, operator)
-	if p.ConfSchema == nil {
-		return config, nil
-	}
-	for _, misfit := range p.ConfSchema.Validate(config) {
+	for _, misfit := range configMisfits(p.ConfSchema, config) {
 		top := topKey(misfit.Pointer)
 		if _, said := operator[top]; !said {
 			continue // it is the pack's own, or nobody's
@@ -30,6 +27,9 @@ func (p *Pack) EffectiveConfig(operator map[string]any) (config map[string]any, 
 		if own, ok := p.Config[top]; ok {
 			config[top] = own
 		}
+	}
+	if p.ConfSchema == nil {
+		return config, misfits
 	}
 	return p.ConfSchema.ApplyDefaults(config), misfits
 }
@@ -57,7 +57,7 @@ func ConfigFindings(b *Bundle, operator map[string]any, place func(pack, key str
 	maps.Copy(config, b.Pack.Config)
 	maps.Copy(config, operator)
 	var found Errors
-	for _, misfit := range b.Pack.ConfSchema.Validate(config) {
+	for _, misfit := range configMisfits(b.Pack.ConfSchema, config) {
 		top := topKey(misfit.Pointer)
 		_, own := b.Pack.Config[top]
 		_, said := operator[top]

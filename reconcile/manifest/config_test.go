@@ -1,6 +1,8 @@
 package manifest
 
 import (
+	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -85,5 +87,52 @@ func TestConfigFindingsHaveTheirPlace(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"p/pack.yaml:6:15: cannot use config.url: found 3, expected string"}, have); diff != "" {
 		t.Errorf("(-want +have):\n%s", diff)
+	}
+}
+
+// References to secrets stay references in the configuration that is in force, and are filled in only for a
+// child; what is shared is not touched.
+func TestConfigurationWithSecrets(t *testing.T) {
+	t.Parallel()
+	schema := schemaOf(t, `{"type": "object", "properties": {"token": {"type": "string", "minLength": 30, "secret": true}, "url": {"type": "string"},
+		"list": {"type": "array", "items": {"type": "string"}, "secret": true}}}`, false)
+	pack := &Pack{Ref: "p", ConfSchema: schema, Config: map[string]any{"url": "x"}}
+	config, misfits := pack.EffectiveConfig(map[string]any{
+		"token": "{{ secret.api }}", "url": "{{ secret.api }}", "list": []any{"{{secret.a.b}}", "{{ event.x }}"},
+	})
+	if len(misfits) != 1 || misfits[0].Pointer != "/url" || config["url"] != "x" || config["token"] != "{{ secret.api }}" {
+		t.Fatalf("found %v, misfits %v", config, misfits)
+	}
+	asked := []string{}
+	resolved, err := ResolvedConfig(config, func(name string) (string, error) {
+		asked = append(asked, name)
+		return "value of " + name, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"token": "value of api", "url": "x", "list": []any{"value of a.b", "{{ event.x }}"}}
+	if diff := cmp.Diff(want, resolved); diff != "" {
+		t.Errorf("resolved (-want +have):\n%s", diff)
+	}
+	if config["token"] != "{{ secret.api }}" {
+		t.Error("what is in force was changed")
+	}
+	if diff := cmp.Diff([]string{"a.b", "api"}, asked); diff != "" {
+		t.Errorf("asked (-want +have):\n%s", diff)
+	}
+	if shown := MaskedValues(config, schema); shown["token"] != "{{ secret.api }}" {
+		t.Errorf("shown as %v", shown)
+	}
+	if _, err := ResolvedConfig(config, func(string) (string, error) { return "", errors.New("away") }); err == nil || err.Error() != "cannot use pack.config.list.0: away" {
+		t.Errorf("found %v", err)
+	}
+	text, err := Encode(ReferringConfig(config))
+	if err != nil || !strings.Contains(string(text), `"token":"{{ secret.api }}"`) {
+		t.Errorf("encoded as %s, %v", text, err)
+	}
+	plain := map[string]any{"a": "b"}
+	if same, err := ResolvedConfig(plain, nil); err != nil || len(same) != 1 || len(ReferringConfig(plain)) != 1 {
+		t.Errorf("found %v, %v", same, err)
 	}
 }

@@ -25,6 +25,8 @@ func plainValue(v any) (any, error) {
 		return v.String(), nil
 	case []byte:
 		return string(v), nil
+	case SecretRef:
+		return nil, fmt.Errorf("found secret %s, expected it alone as a parameter: \"{{ pack.config.… }}\" and nothing else", quoted(v.name))
 	case map[string]any:
 		m := make(map[string]any, len(v))
 		for key, item := range v {

@@ -123,13 +123,17 @@ func (n constantNode) evaluate(*evaluation) (any, bool, error) { return deepCopy
 
 // wholeNode is an expression alone: it keeps the type of its value, unless the schema wants a text.
 type wholeNode struct {
-	label  string
-	expr   *expression
-	asText bool
+	label   string
+	pointer string
+	expr    *expression
+	asText  bool
 }
 
 func (n wholeNode) evaluate(e *evaluation) (any, bool, error) {
 	value, err := n.expr.run(e.machine)
+	if ref, ok := value.(SecretRef); ok {
+		return secretNode{n.pointer, ref.name}.evaluate(e)
+	}
 	if err == nil && value != nil {
 		value, err = plainValue(value)
 	}
@@ -334,7 +338,7 @@ func (c *parameterCompiler) pieces(raw []rawPiece, source, pointer string) param
 				bad.at += r.at
 				c.rule.fail(at, source, label(pointer), *bad)
 			}
-			return wholeNode{label: label(pointer), expr: e, asText: c.wantsText(pointer)}
+			return wholeNode{label: label(pointer), pointer: pointer, expr: e, asText: c.wantsText(pointer)}
 		}
 		n.pieces = append(n.pieces, piece{expr: e})
 	}
