@@ -24,18 +24,16 @@ type concealer struct {
 	// schemas are what both sides say of each: a value that one of them calls secret is.
 	config  []*manifest.Schema
 	sensors map[string][]*manifest.Schema
-	actions map[string][]*manifest.Schema
-	texts   []string // the longest first
+	takes   map[store.ComponentRef][]*manifest.Schema // what rules give to actions and triggers
+	texts   []string                                  // the longest first
 }
 
-func newConcealer(was, will *PackState, others map[string]*store.Record) *concealer {
+func newConcealer(was, will *PackState, others []*store.Record) *concealer {
 	c := &concealer{
-		sides: [2]*PackState{was, will}, sensors: map[string][]*manifest.Schema{}, actions: map[string][]*manifest.Schema{},
+		sides: [2]*PackState{was, will}, sensors: map[string][]*manifest.Schema{}, takes: map[store.ComponentRef][]*manifest.Schema{},
 	}
-	for ref, record := range others {
-		if action, ok := record.Spec.(*manifest.Action); ok {
-			c.actions[ref] = append(c.actions[ref], action.Parameters)
-		}
+	for _, record := range others {
+		c.known(record.Spec)
 	}
 	for i, side := range c.sides {
 		c.manifests[i] = map[string][]string{}
@@ -47,11 +45,8 @@ func newConcealer(was, will *PackState, others map[string]*store.Record) *concea
 		if side.Bundle.Pack != nil {
 			c.config = append(c.config, side.Bundle.Pack.ConfSchema)
 		}
-		for _, a := range side.Bundle.Actions {
-			c.actions[a.Ref] = append(c.actions[a.Ref], a.Parameters)
-		}
-		for _, s := range side.Bundle.Sensors {
-			c.sensors[s.Ref] = append(c.sensors[s.Ref], s.Parameters)
+		for _, component := range side.Bundle.Components() {
+			c.known(component)
 		}
 	}
 	for _, side := range c.sides {
@@ -63,9 +58,26 @@ func newConcealer(was, will *PackState, others map[string]*store.Record) *concea
 	return c
 }
 
+// known notes what a component says is secret of what it is given.
+func (c *concealer) known(component manifest.Component) {
+	ref := component.Head().Ref
+	switch component := component.(type) {
+	case *manifest.Sensor:
+		c.sensors[ref] = append(c.sensors[ref], component.Parameters)
+	case *manifest.Action, *manifest.Trigger:
+		key := store.ComponentRef{Kind: component.Kind(), Ref: ref}
+		c.takes[key] = append(c.takes[key], takenBy(component))
+	}
+}
+
+// taken gives the schemas of what an action or a trigger takes.
+func (c *concealer) taken(kind manifest.Kind, ref string) []*manifest.Schema {
+	return c.takes[store.ComponentRef{Kind: kind, Ref: ref}]
+}
+
 // collect notes the values in a pack's manifests that schemas call secret.
 func (c *concealer) collect(side *PackState) {
-	add := func(v any, schema func(ref string) *manifest.Schema) {
+	add := func(v any, schema manifest.TakenBy) {
 		c.texts = append(c.texts, manifest.HiddenTexts(v, schema)...)
 	}
 	if side.Bundle.Pack != nil {
@@ -74,8 +86,8 @@ func (c *concealer) collect(side *PackState) {
 	for _, component := range side.Bundle.Components() {
 		// Each schema says of its own what is secret.
 		for i := range max(1, c.mostSchemas(component)) {
-			add(component, func(ref string) *manifest.Schema {
-				if known := c.actions[ref]; i < len(known) {
+			add(component, func(kind manifest.Kind, ref string) *manifest.Schema {
+				if known := c.taken(kind, ref); i < len(known) {
 					return known[i]
 				}
 				return nil
@@ -87,8 +99,9 @@ func (c *concealer) collect(side *PackState) {
 func (c *concealer) mostSchemas(component manifest.Component) int {
 	most := 0
 	if rule, ok := component.(*manifest.Rule); ok {
+		most = len(c.taken(manifest.KindTrigger, rule.Trigger.Ref))
 		for _, use := range rule.Actions {
-			most = max(most, len(c.actions[use.Ref]))
+			most = max(most, len(c.taken(manifest.KindAction, use.Ref)))
 		}
 	}
 	return most
@@ -129,7 +142,6 @@ func (c *concealer) long() []string {
 
 // places are those of the secret values in a manifest; ok is false for one that was not understood.
 func (c *concealer) places(b *manifest.Bundle, at string) (places []manifest.Place, ok bool) {
-	parameters := func(ref string) []*manifest.Schema { return c.actions[ref] }
 	switch at {
 	case "config.schema.yaml":
 		return nil, b.Pack != nil
@@ -137,11 +149,11 @@ func (c *concealer) places(b *manifest.Bundle, at string) (places []manifest.Pla
 		if b.Pack == nil {
 			return nil, false
 		}
-		return manifest.HiddenPlaces(b.Pack, c.config, parameters), true
+		return manifest.HiddenPlaces(b.Pack, c.config, c.taken), true
 	}
 	for _, component := range b.Components() {
 		if head := component.Head(); head.File == at {
-			return manifest.HiddenPlaces(component, c.sensors[head.Ref], parameters), true
+			return manifest.HiddenPlaces(component, c.sensors[head.Ref], c.taken), true
 		}
 	}
 	return nil, false

@@ -327,11 +327,11 @@ func (p *packDiff) component(c manifest.Component, r *store.Record) {
 		step.Op, now.why = StepCreate, "it is new"
 	case !r.Present:
 		step.Op, now.why = StepEnable, "its manifest is back"
-		step.Fields = fieldChanges(r.Spec, c, p.parametersOf)
+		step.Fields = fieldChanges(r.Spec, c, p.taken)
 	case r.Digest != digest || r.FilesDigest != files:
 		step.Op = StepChange
 		step.Files = r.FilesDigest != files
-		step.Fields = fieldChanges(r.Spec, c, p.parametersOf)
+		step.Fields = fieldChanges(r.Spec, c, p.taken)
 		now.why = now.reason(r.Digest != digest, step.Files)
 	case r.TreeDigest != p.state.Digest || r.File != head.File:
 		// It follows its pack to the new revision; nothing that it is made of changed.
@@ -368,18 +368,30 @@ func (c *componentChange) reason(manifestChanged, filesChanged bool) string {
 	}
 }
 
-// parametersOf gives the schema of what an action takes, as it is to be: what of it is secret is not
+// taken gives the schema of what an action or a trigger takes, as it is to be: what of it is secret is not
 // shown.
-func (p *packDiff) parametersOf(action string) *manifest.Schema {
-	for _, a := range p.state.Bundle.Actions {
-		if a.Ref == action {
-			return a.Parameters
+func (p *packDiff) taken(kind manifest.Kind, ref string) *manifest.Schema {
+	for _, c := range p.state.Bundle.Components() {
+		if c.Kind() == kind && c.Head().Ref == ref {
+			return takenBy(c)
 		}
 	}
-	if r := p.actual.Actions[action]; r != nil {
-		return r.Spec.(*manifest.Action).Parameters
+	if r := p.actual.Records(kind)[ref]; r != nil {
+		return takenBy(r.Spec)
 	}
 	return nil
+}
+
+// takenBy is the schema of what rules give to a component.
+func takenBy(c manifest.Component) *manifest.Schema {
+	switch c := c.(type) {
+	case *manifest.Action:
+		return c.Parameters
+	case *manifest.Trigger:
+		return c.ParametersSchema
+	default:
+		return nil
+	}
 }
 
 // revision records the files where they are not those of the newest revision.

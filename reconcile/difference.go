@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -112,13 +111,15 @@ func (r *Reconciler) difference(ctx context.Context, pack, from, to string) (*Di
 		return nil, err
 	}
 	will.Directory = was.Directory // where it lies is no difference of its files
-	others, err := r.otherActions(ctx, was, will)
+	others, err := r.others(ctx, was, will)
 	if err != nil {
 		return nil, err
 	}
 	d := &Difference{Pack: pack, From: wasSide, To: willSide, Steps: []Step{}, Files: []FileDiff{}}
 	actual := catalogOf(was)
-	maps.Copy(actual.Actions, others)
+	for _, record := range others {
+		actual.Records(record.Kind)[record.Ref] = record
+	}
 	plan := Diff(&Snapshot{Packs: map[string]*PackState{pack: will}}, actual)
 	for _, one := range plan.Packs {
 		for _, s := range one.Steps {
@@ -131,30 +132,34 @@ func (r *Reconciler) difference(ctx context.Context, pack, from, to string) (*Di
 	return d, err
 }
 
-// otherActions are those in force in other packs that rules of either state name: what of their parameters
+// others are the components in force in other packs that rules of either state name: what of their parameters
 // is secret, only they know.
-func (r *Reconciler) otherActions(ctx context.Context, states ...*PackState) (map[string]*store.Record, error) {
-	named := map[string]bool{}
+func (r *Reconciler) others(ctx context.Context, states ...*PackState) ([]*store.Record, error) {
+	named := map[store.ComponentRef]bool{}
+	name := func(state *PackState, kind manifest.Kind, ref string) {
+		if pack, _ := manifest.SplitRef(ref); pack != state.Folder {
+			named[store.ComponentRef{Kind: kind, Ref: ref}] = true
+		}
+	}
 	for _, s := range states {
 		for _, rule := range s.Bundle.Rules {
+			name(s, manifest.KindTrigger, rule.Trigger.Ref)
 			for _, use := range rule.Actions {
-				if pack, _ := manifest.SplitRef(use.Ref); pack != s.Folder {
-					named[use.Ref] = true
-				}
+				name(s, manifest.KindAction, use.Ref)
 			}
 		}
 	}
 	if len(named) == 0 {
-		return nil, nil //nolint:nilnil // there are none
+		return nil, nil
 	}
 	catalog, err := r.opts.Store.Catalog(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	found := map[string]*store.Record{}
-	for ref := range named {
-		if record := catalog.Actions[ref]; record != nil {
-			found[ref] = record
+	var found []*store.Record
+	for key := range named {
+		if record := catalog.Records(key.Kind)[key.Ref]; record != nil {
+			found = append(found, record)
 		}
 	}
 	return found, nil

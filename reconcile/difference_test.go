@@ -97,10 +97,11 @@ func TestDifferenceShowsNoSecrets(t *testing.T) {
 	}
 	b.pack("one")
 	b.pack("other")
+	b.write("other/triggers/tick.yaml", "name: tick\nparameters_schema:\n  secret: {type: string, secret: true}\n")
 	b.write("other/actions/act.yaml", "name: act\nentry_point: act.sh\nparameters:\n  password: {type: string, secret: true}\n  text: {type: string}\n")
 	b.write("one/pack.yaml", manifestOf("1.0.0", "first"))
 	rule := func(word string) string {
-		return "name: rule\ntrigger: one.tick\naction:\n  ref: other.act\n  parameters:\n    password: >-\n      " + word + "\n      words\n    text: open " + word[:1] + "\n"
+		return "name: rule\ntrigger: {ref: other.tick, parameters: {secret: \"\\x7aulu-" + word + "\"}}\naction:\n  ref: other.act\n  parameters:\n    password: >-\n      " + word + "\n      words\n    text: open " + word[:1] + "\n"
 	}
 	b.write("one/rules/rule.yaml", rule("alpha"))
 	b.start()
@@ -119,7 +120,7 @@ func TestDifferenceShowsNoSecrets(t *testing.T) {
 			whole += fmt.Sprintln(f.Field, f.Old, f.New)
 		}
 	}
-	for _, secret := range []string{"first", "second", "BEGIN", "middle", "unter", "q1", "q2", "alpha", "bravo", "words"} {
+	for _, secret := range []string{"first", "second", "BEGIN", "middle", "unter", "q1", "q2", "alpha", "bravo", "words", "ulu"} {
 		if strings.Contains(whole, secret) {
 			t.Errorf("%q is shown:\n%s", secret, whole)
 		}

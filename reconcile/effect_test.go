@@ -146,7 +146,8 @@ func TestPlanHidesSecrets(t *testing.T) {
 			"pack.yaml", "ref: p\nlabel: P\nversion: 1.0.0\nconf_schema:\n  token: {type: string, secret: true, default: default-"+value+"}\n  open: {type: string}\nconfig: {token: "+value+", open: seen-"+value+"}\n",
 			"actions/act.yaml", "name: act\nentry_point: act.sh\nparameters:\n  key: {type: string, secret: true, default: "+value+"}\n",
 			"sensors/s.yaml", "name: s\nentry_point: s.sh\ntrigger_types: [p.tick]\nparameters:\n  key: {type: string, secret: true}\nconfig: {key: "+value+"}\n",
-			"rules/r.yaml", "name: r\ntrigger: {ref: p.tick, parameters: {n: 1}}\naction: {ref: p.act, parameters: {key: "+value+"}}\n",
+			"triggers/tick.yaml", "name: tick\nparameters_schema:\n  n: {type: integer}\n  pass: {type: string, secret: true}\n",
+			"rules/r.yaml", "name: r\ntrigger: {ref: p.tick, parameters: {n: 1, pass: "+value+"}}\naction: {ref: p.act, parameters: {key: "+value+"}}\n",
 		)
 	}
 	c := applied(t, packed("hunter2"))
@@ -160,7 +161,7 @@ func TestPlanHidesSecrets(t *testing.T) {
 	}
 	want := []string{
 		"~ pack p /conf_schema/properties/token/default /config/open /config/token => restarts",
-		"~ action p.act /parameters/properties/key/default", "~ sensor p.s /config/key => restarts", "~ rule p.r /actions/0/parameters/key",
+		"~ action p.act /parameters/properties/key/default", "~ sensor p.s /config/key => restarts", "~ rule p.r /actions/0/parameters/key /trigger/parameters/pass",
 	}
 	for i, line := range steps(plan) {
 		if i < len(want) && strings.TrimSuffix(line, " => restarts") != strings.TrimSuffix(want[i], " => restarts") {

@@ -18,9 +18,9 @@ type FieldChange struct {
 }
 
 // fieldChanges compares the normal forms of two packs or components. Values that are secret are told
-// as changed, and not shown; parameters gives the schema of an action that a rule names.
-func fieldChanges(old, wanted any, parameters func(action string) *manifest.Schema) []FieldChange {
-	was, will := shownForm(old, parameters), shownForm(wanted, parameters)
+// as changed, and not shown; takes gives the schemas of what a rule names.
+func fieldChanges(old, wanted any, takes manifest.TakenBy) []FieldChange {
+	was, will := shownForm(old, takes), shownForm(wanted, takes)
 	var changes []FieldChange
 	compare("", was, will, &changes)
 	return changes
@@ -30,11 +30,11 @@ func fieldChanges(old, wanted any, parameters func(action string) *manifest.Sche
 // secret.
 type form struct{ whole, shown any }
 
-func shownForm(v any, parameters func(action string) *manifest.Schema) form {
+func shownForm(v any, takes manifest.TakenBy) form {
 	data, _ := normalForm(v)
 	f := form{whole: tree(data)}
 	var err error
-	if f.shown, err = manifest.Masked(v, parameters); err != nil {
+	if f.shown, err = manifest.Masked(v, takes); err != nil {
 		f.shown = manifest.Mask // it has a normal form, so it can be masked
 	}
 	return f

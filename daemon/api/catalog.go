@@ -136,12 +136,24 @@ func findings(pack *store.PackRow, r *store.Record) manifest.Errors {
 
 // normalForm gives the manifest of what is shown, without secrets.
 func normalForm(catalog *store.Catalog, v any) (json.RawMessage, error) {
-	return manifest.MaskedJSON(v, func(action string) *manifest.Schema {
-		if r := catalog.Actions[action]; r != nil {
-			return r.Spec.(*manifest.Action).Parameters
+	return manifest.MaskedJSON(v, func(kind manifest.Kind, ref string) *manifest.Schema {
+		if r := catalog.Records(kind)[ref]; r != nil {
+			return takenBy(r)
 		}
 		return nil
 	})
+}
+
+// takenBy is the schema of what rules give to an action or a trigger.
+func takenBy(r *store.Record) *manifest.Schema {
+	switch spec := r.Spec.(type) {
+	case *manifest.Action:
+		return spec.Parameters
+	case *manifest.Trigger:
+		return spec.ParametersSchema
+	default:
+		return nil
+	}
 }
 
 // orEmpty keeps a list from being null.

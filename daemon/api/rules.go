@@ -42,21 +42,26 @@ func (s *Server) showRule(ctx context.Context, in *byRef) (*Rule, error) {
 func (s *Server) rule(catalog *store.Catalog, record *store.Record) Rule {
 	spec := record.Spec.(*manifest.Rule)
 	r := Rule{
-		Component: component(catalog, record), Trigger: spec.Trigger.Ref, TriggerParameters: orObject(spec.Trigger.Parameters),
+		Component: component(catalog, record), Trigger: spec.Trigger.Ref, TriggerParameters: shownParameters(catalog, manifest.KindTrigger, spec.Trigger),
 		When: spec.When, ForEach: spec.ForEach, Priority: spec.Priority, Actions: []RuleAction{},
 		Limits: limitsOf(spec), Breaker: s.breakerOf(record.Ref), Obstacles: obstacles(catalog, record),
 	}
 	for _, use := range spec.Actions {
-		parameters := orObject(use.Parameters)
-		if known := catalog.Actions[use.Ref]; known != nil {
-			parameters = manifest.MaskedValues(parameters, known.Spec.(*manifest.Action).Parameters)
-		}
-		r.Actions = append(r.Actions, RuleAction{Action: use.Ref, Parameters: parameters})
+		r.Actions = append(r.Actions, RuleAction{Action: use.Ref, Parameters: shownParameters(catalog, manifest.KindAction, use)})
 	}
 	if len(r.Actions) > 0 {
 		r.Action = r.Actions[0].Action
 	}
 	return r
+}
+
+// shownParameters are what a rule gives, without what is secret of it.
+func shownParameters(catalog *store.Catalog, kind manifest.Kind, use manifest.Use) map[string]any {
+	parameters := orObject(use.Parameters)
+	if known := catalog.Records(kind)[use.Ref]; known != nil {
+		parameters = manifest.MaskedValues(parameters, takenBy(known))
+	}
+	return parameters
 }
 
 // obstacles are what a rule in force names and is not in force, its trigger first.

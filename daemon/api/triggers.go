@@ -47,7 +47,7 @@ func (s *Server) showTrigger(ctx context.Context, in *byRef) (*Trigger, error) {
 	}
 	for _, i := range instances {
 		t.Instances = append(t.Instances, TriggerInstance{
-			ID: i.ID, Parameters: i.Parameters, Rules: orEmpty(i.Rules), AnchorAt: i.AnchorAt, LastDue: i.LastDue,
+			ID: i.ID, Parameters: maskSecrets(takenBy(r), i.Parameters), Rules: orEmpty(i.Rules), AnchorAt: i.AnchorAt, LastDue: i.LastDue,
 		})
 	}
 	return &t, nil

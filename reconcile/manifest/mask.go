@@ -9,11 +9,14 @@ import (
 // Mask stands for a value that is not to be seen.
 const Mask = "***"
 
+// TakenBy gives the schema of what a component that a rule names takes: an action's parameters, or a trigger's.
+// nil for one that is not known.
+type TakenBy func(kind Kind, ref string) *Schema
+
 // Masked gives the normal form of a pack or a component as a tree of JSON, for people to see: in place
 // of what a schema calls secret it has Mask. What is a template stays, since it is not the value.
-// action gives the parameters of an action that a rule names; nil, or nil for one that is not known:
-// then nothing of what the rule gives it is masked.
-func Masked(v any, action func(ref string) *Schema) (any, error) {
+// Without takes (nil), and of what that does not know, nothing that a rule gives is masked.
+func Masked(v any, takes TakenBy) (any, error) {
 	data, err := Encode(v)
 	if err != nil {
 		return nil, err
@@ -35,10 +38,16 @@ func Masked(v any, action func(ref string) *Schema) (any, error) {
 		maskValues(tree, "config", v.Parameters)
 		maskSchema(tree["parameters"])
 	case *Rule:
+		if takes == nil {
+			break
+		}
+		if use := object(tree["trigger"]); use != nil {
+			maskValues(use, "parameters", takes(KindTrigger, v.Trigger.Ref))
+		}
 		uses, _ := tree["actions"].([]any)
 		for i, use := range uses {
-			if action != nil && i < len(v.Actions) {
-				maskValues(object(use), "parameters", action(v.Actions[i].Ref))
+			if i < len(v.Actions) {
+				maskValues(object(use), "parameters", takes(KindAction, v.Actions[i].Ref))
 			}
 		}
 	}
@@ -109,7 +118,7 @@ func maskSchema(node any) {
 }
 
 // HiddenTexts lists the values that Masked hides, as they are written where they are texts or numbers.
-func HiddenTexts(v any, action func(ref string) *Schema) []string {
+func HiddenTexts(v any, takes TakenBy) []string {
 	data, err := Encode(v)
 	if err != nil {
 		return nil
@@ -118,7 +127,7 @@ func HiddenTexts(v any, action func(ref string) *Schema) []string {
 	if err := unmarshal(data, &whole); err != nil {
 		return nil
 	}
-	masked, err := Masked(v, action)
+	masked, err := Masked(v, takes)
 	if err != nil {
 		return nil
 	}
@@ -166,8 +175,8 @@ func leaves(v any, texts *[]string) {
 }
 
 // MaskedJSON is Masked as JSON.
-func MaskedJSON(v any, action func(ref string) *Schema) (json.RawMessage, error) {
-	tree, err := Masked(v, action)
+func MaskedJSON(v any, takes TakenBy) (json.RawMessage, error) {
+	tree, err := Masked(v, takes)
 	if err != nil {
 		return nil, err
 	}

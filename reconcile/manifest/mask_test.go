@@ -14,8 +14,8 @@ func TestMasked(t *testing.T) {
 	values := func() map[string]any {
 		return map[string]any{"token": "hunter2", "open": "seen", "deep": map[string]any{"key": "hunter2"}}
 	}
-	known := func(ref string) *Schema {
-		if ref == "p.act" {
+	known := func(kind Kind, ref string) *Schema {
+		if kind == KindAction && ref == "p.act" || kind == KindTrigger && ref == "p.tick" {
 			return schema
 		}
 		return nil
@@ -26,6 +26,7 @@ func TestMasked(t *testing.T) {
 		"trigger": &Trigger{ParametersSchema: schema},
 		"sensor":  &Sensor{Parameters: schema, Config: values()},
 		"rule":    &Rule{Actions: []Use{{Ref: "p.act", Parameters: values()}}},
+		"on":      &Rule{Trigger: Use{Ref: "p.tick", Parameters: values()}},
 	}
 	for name, v := range tests {
 		t.Run(name, func(t *testing.T) {

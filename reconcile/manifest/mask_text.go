@@ -17,9 +17,9 @@ type Span struct{ Start, End Spot }
 type Spot struct{ Line, Col int }
 
 // HiddenPlaces tells where the values stand that one of the schemas calls secret, for a pack or a component
-// that was read from a file. parameters gives the schemas of an action that a rule names; where there are
+// that was read from a file. takes gives the schemas of a trigger or an action that a rule names; where there are
 // none, all that the rule gives it counts as secret.
-func HiddenPlaces(v any, schemas []*Schema, parameters func(action string) []*Schema) []Place {
+func HiddenPlaces(v any, schemas []*Schema, takes func(kind Kind, ref string) []*Schema) []Place {
 	var found []Place
 	values := func(places Places, pointer string, values map[string]any, schemas []*Schema) {
 		for _, schema := range schemas {
@@ -40,13 +40,16 @@ func HiddenPlaces(v any, schemas []*Schema, parameters func(action string) []*Sc
 	case *Sensor:
 		values(v.Places, "/config", v.Config, schemas)
 	case *Rule:
-		for i, use := range v.Actions {
-			pointer := "/actions/" + strconv.Itoa(i) + "/parameters"
-			known := parameters(use.Ref)
+		given := func(kind Kind, use Use, pointer string) {
+			known := takes(kind, use.Ref)
 			if len(known) == 0 && len(use.Parameters) > 0 {
 				found = append(found, v.Places.At(pointer))
 			}
 			values(v.Places, pointer, use.Parameters, known)
+		}
+		given(KindTrigger, v.Trigger, "/trigger/parameters")
+		for i, use := range v.Actions {
+			given(KindAction, use, "/actions/"+strconv.Itoa(i)+"/parameters")
 		}
 	}
 	return found

@@ -26,8 +26,8 @@ func shown(t *testing.T, file, content string, texts ...string) string {
 		}
 	}
 	known := schemaOf(t, `{"type": "object", "properties": {"token": {"type": "string", "secret": true}, "open": {"type": "string"}}}`, false)
-	places := HiddenPlaces(v, schemas, func(action string) []*Schema {
-		if action == "p.known" {
+	places := HiddenPlaces(v, schemas, func(_ Kind, ref string) []*Schema {
+		if ref == "p.known" {
 			return []*Schema{known}
 		}
 		return nil
