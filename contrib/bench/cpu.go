@@ -16,11 +16,11 @@ func (u usage) sub(v usage) usage {
 	return usage{u.daemon - v.daemon, u.children - v.children, u.postgres - v.postgres}
 }
 
-// per tells the microseconds of each part per execution.
-func (u usage) per(n int) string {
-	each := func(d time.Duration) int64 { return d.Microseconds() / int64(n) }
-	return fmt.Sprintf("CPU per execution: daemon %d µs, its children %d µs, PostgreSQL %d µs, in all %d µs",
-		each(u.daemon), each(u.children), each(u.postgres), each(u.daemon+u.children+u.postgres))
+// per tells the microseconds of each part per thing that there were n of.
+func (u usage) per(n int, what string) string {
+	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(n) }
+	return fmt.Sprintf("CPU per %s: daemon %.1f µs, its children %.1f µs, PostgreSQL %.1f µs, in all %.1f µs",
+		what, each(u.daemon), each(u.children), each(u.postgres), each(u.daemon+u.children+u.postgres))
 }
 
 // cpu reads what a daemon, the children that it has waited for, and the server have used.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,7 +88,7 @@ func eventSides(ctx context.Context, lab *Lab, rules map[string]string) (ours, b
 	if err != nil {
 		return nil, nil, err
 	}
-	e := &eventFlow{conn: conn, lines: lines, fifo: fifo}
+	e := &eventFlow{conn: conn, lines: lines, fifo: fifo, log: lab.log, cpu: func() usage { return cpu(d.PID, lab.postmaster) }}
 	if len(rules) > 0 {
 		e.executions = eventCount
 	}
@@ -112,6 +113,8 @@ type eventFlow struct {
 	conn        *pgx.Conn // of the daemon's database
 	lines, fifo string
 	executions  int64 // that each round leads to
+	log         io.Writer
+	cpu         func() usage
 }
 
 func (e *eventFlow) side(ctx context.Context) (float64, error) {
@@ -136,7 +139,7 @@ func (e *eventFlow) side(ctx context.Context) (float64, error) {
 	if err := e.conn.QueryRow(ctx, "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM attune.event_id").Scan(&drawn); err != nil {
 		return 0, err
 	}
-	begun := time.Now()
+	begun, used := time.Now(), e.cpu()
 	feed := exec.CommandContext(ctx, "dd", "if="+e.lines, "of="+e.fifo, "bs=64k", "status=none")
 	if text, err := feed.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("cannot feed the sensor: %v\n%s", err, text)
@@ -149,7 +152,9 @@ func (e *eventFlow) side(ctx context.Context) (float64, error) {
 		nowEvents, nowExecutions, err := count(ctx)
 		return nowEvents >= events+eventCount && nowExecutions >= executions+e.executions, err
 	})
-	return eventCount / time.Since(begun).Seconds(), err
+	took := time.Since(begun)
+	fmt.Fprintf(e.log, "events: %s\n", e.cpu().sub(used).per(eventCount, "event"))
+	return eventCount / took.Seconds(), err
 }
 
 // copySide reads a child's lines, parses each, and stores all of them by one COPY.

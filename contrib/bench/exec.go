@@ -83,7 +83,7 @@ func throughDaemon(ctx context.Context, lab *Lab, config string) (Side, *Daemon,
 			return 0, err
 		}
 		took := time.Since(begun)
-		fmt.Fprintln(lab.log, cpu(d.PID, lab.postmaster).sub(before).per(execCount))
+		fmt.Fprintln(lab.log, cpu(d.PID, lab.postmaster).sub(before).per(execCount, "execution"))
 		return execCount / took.Seconds(), checkSucceeded(ctx, conn, ids)
 	}, d, nil
 }

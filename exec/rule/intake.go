@@ -79,6 +79,7 @@ type Intake struct {
 	queue      *queue
 
 	commit      func(context.Context, []store.NewEvent, store.Matcher) ([]store.StoredEvent, error)
+	begin       func(ctx context.Context, events []store.NewEvent, ahead bool) (begun, error)
 	isTransient func(error) bool
 
 	openBreakers func(ctx context.Context, rule string) ([]store.Breaker, error) // nil: nobody looks
@@ -100,6 +101,7 @@ func New(opts Options) *Intake {
 		metrics:     newMetrics(opts.Registerer),
 		queue:       newQueue(),
 		commit:      opts.Store.CommitEvents,
+		begin:       beginIn(opts.Store),
 		isTransient: store.IsTransient,
 		told:        map[string]time.Time{},
 	}
@@ -323,18 +325,21 @@ func (i *Intake) Run(ctx context.Context) error {
 		defer end()
 	}
 
-	var batch []item
+	f := &flow{Intake: i, ctx: commits}
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-i.queue.filled:
-			batch = i.queue.take(batch)
-			i.storeGroup(commits, batch)
-			clear(batch) // payloads are not kept alive by an idle queue
+			f.add(i.queue.take(f.spare))
+		case r := <-f.committed:
+			f.settle(r)
 		}
 	}
 	i.queue.close()
-	i.storeGroup(commits, i.queue.take(batch))
+	f.add(i.queue.take(f.spare))
+	if f.committed != nil {
+		f.settle(<-f.committed)
+	}
 	return nil
 }
 
@@ -392,11 +397,7 @@ func (i *Intake) try(ctx context.Context, group []item) (stored []store.StoredEv
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	events := make([]store.NewEvent, len(group))
-	for n := range group {
-		events[n] = group[n].event
-	}
-	return i.commit(ctx, events, i.match)
+	return i.commit(ctx, eventsOf(group), i.match)
 }
 
 func (i *Intake) finish(group []item, stored []store.StoredEvent) {

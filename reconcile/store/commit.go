@@ -182,18 +182,74 @@ func (s *Store) lostLeases(ctx context.Context, events []NewEvent, known map[str
 }
 
 // transact is one transaction for all events. It takes two round trips, with the matcher between them.
-func (s *Store) transact(ctx context.Context, events []NewEvent, match Matcher) (stored []StoredEvent, err error) {
+func (s *Store) transact(ctx context.Context, events []NewEvent, match Matcher) ([]StoredEvent, error) {
+	c, err := s.begin(ctx, events, false)
+	if err != nil {
+		return nil, err
+	}
+	return c.commit(ctx, match)
+}
+
+// EventGroup is a group of events in an open transaction: they are inserted, and not yet matched or
+// committed. It has to be ended by Commit or Rollback, once.
+type EventGroup struct{ c *eventCommit }
+
+// BeginEvents is the first half of CommitEvents, for who commits one group while the next is inserted. With
+// ahead another group of the same caller's is not committed yet. It then waits for that one where both
+// have an event with the same EventID, and leaves the generation alone, so that an apply finds its place
+// between two groups.
+func (s *Store) BeginEvents(ctx context.Context, events []NewEvent, ahead bool) (*EventGroup, error) {
+	clean := make([]NewEvent, len(events))
+	for i := range events {
+		clean[i] = cleanEvent(events[i])
+	}
+	c, err := s.begin(ctx, clean, ahead)
+	if err != nil {
+		return nil, s.failed("store events", err)
+	}
+	return &EventGroup{c}, nil
+}
+
+// Commit stores what follows, and commits. Of what CommitEvents does with events that cannot be stored it
+// does nothing: after an error none of them is, unless the answer to the commit was lost, and
+// CommitEvents takes them.
+func (g *EventGroup) Commit(ctx context.Context, match Matcher) ([]StoredEvent, error) {
+	stored, err := g.c.commit(ctx, match)
+	return stored, g.c.s.failed("store events", err)
+}
+
+// Rollback leaves nothing of the group.
+func (g *EventGroup) Rollback(ctx context.Context) {
+	g.c.s.release(ctx, g.c.conn, errRolledBack)
+}
+
+var errRolledBack = errors.New("rolled back")
+
+// begin opens the transaction and inserts events that are clean.
+func (s *Store) begin(ctx context.Context, events []NewEvent, ahead bool) (c *eventCommit, err error) {
 	conn, err := s.acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { s.release(ctx, conn, err) }()
-
-	c := &eventCommit{s: s, conn: conn, events: events}
-	if err := c.insert(ctx); err != nil {
+	defer func() {
+		if err != nil {
+			s.release(ctx, conn, err)
+		}
+	}()
+	c = &eventCommit{s: s, conn: conn, events: events}
+	if err := c.insert(ctx, ahead); err != nil {
 		return nil, err
 	}
 	if err := c.nameDuplicates(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// commit matches and commits, and gives the connection back.
+func (c *eventCommit) commit(ctx context.Context, match Matcher) (stored []StoredEvent, err error) {
+	defer func() { c.s.release(ctx, c.conn, err) }()
+	if err := c.share(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.match(ctx, match); err != nil {
@@ -204,12 +260,12 @@ func (s *Store) transact(ctx context.Context, events []NewEvent, match Matcher) 
 	}
 	if err := c.finish(ctx); err != nil {
 		// While the connection stands, whatever came over it is an answer.
-		if !conn.Conn().IsClosed() || c.resolve(ctx) != nil {
+		if !c.conn.Conn().IsClosed() || c.resolve(ctx) != nil {
 			return nil, err
 		}
-		s.log.Warn("a commit lost its answer and was found done", "component", "store", "err", err)
+		c.s.log.Warn("a commit lost its answer and was found done", "component", "store", "err", err)
 	}
-	s.admit(ctx, c.counted)
+	c.s.admit(ctx, c.counted)
 	return c.stored, nil
 }
 
@@ -254,7 +310,7 @@ func (c *eventCommit) send(ctx context.Context, batch *pgx.Batch) error {
 }
 
 // insert begins the transaction and stores the events that are not stored already.
-func (c *eventCommit) insert(ctx context.Context) error {
+func (c *eventCommit) insert(ctx context.Context, ahead bool) error {
 	n := len(c.events)
 	triggers, instances, sources := make([]string, n), make([]string, n), make([]string, n)
 	ids, keys, problems, payloads := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
@@ -268,9 +324,9 @@ func (c *eventCommit) insert(ctx context.Context) error {
 	var batch pgx.Batch
 	batch.Queue("BEGIN")
 	batch.Queue(c.s.queries.get("HotSettings"))
-	batch.Queue(c.s.queries.get("ShareGeneration")).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&c.generation, &c.xid)
-	})
+	if !ahead {
+		c.queueShare(&batch)
+	}
 	batch.Queue(c.s.queries.get("InsertEvents"), pgx.StrictNamedArgs{
 		"trigger_refs": triggers,
 		"instances":    instances,
@@ -282,6 +338,23 @@ func (c *eventCommit) insert(ctx context.Context) error {
 		"replays":      replays,
 		"depths":       depths,
 	}).Query(c.read)
+	return c.send(ctx, &batch)
+}
+
+// queueShare keeps the generation as it is until the transaction ends.
+func (c *eventCommit) queueShare(batch *pgx.Batch) {
+	batch.Queue(c.s.queries.get("ShareGeneration")).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&c.generation, &c.xid)
+	})
+}
+
+// share does it where insert did not.
+func (c *eventCommit) share(ctx context.Context) error {
+	if c.xid != "" {
+		return nil
+	}
+	var batch pgx.Batch
+	c.queueShare(&batch)
 	return c.send(ctx, &batch)
 }
 

@@ -458,3 +458,63 @@ func TestEventsOfALostSensor(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A group may be inserted before the one before it is committed; an apply comes between the two.
+func TestGroupsOfEventsOverlap(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	apply(t, s, change("a", action("a", "x"), trigger("a", "t")))
+	begin := func(ahead bool, ids ...string) *store.EventGroup {
+		t.Helper()
+		var events []store.NewEvent
+		for _, id := range ids {
+			events = append(events, store.NewEvent{Trigger: "a.t", Source: "s", EventID: id})
+		}
+		g, err := s.BeginEvents(t.Context(), events, ahead)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	first := begin(false, "1", "2")
+	second := begin(true, "3")
+	applied := make(chan error, 1)
+	go func() {
+		_, err := s.Apply(t.Context(), []store.PackChange{change("b", action("b", "x"))})
+		applied <- err
+	}()
+	eventually(t, "the apply waits", func() bool {
+		return one[int](t, s, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()") == 1
+	})
+	var generations []int64
+	match := func(ctx context.Context, generation int64, events []store.Event) ([][]store.Match, error) {
+		generations = append(generations, generation)
+		return matchAll("a.x", 1)(ctx, generation, events)
+	}
+	a, err := first.Commit(t.Context(), match)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-applied; err != nil {
+		t.Fatal(err)
+	}
+	b, err := second.Commit(t.Context(), match)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(a) != 2 || len(b) != 1 || b[0].ID <= a[1].ID || len(b[0].Executions) != 1 || b[0].Executions[0] <= a[1].Executions[0] {
+		t.Errorf("stored %+v and %+v", a, b)
+	}
+	if len(generations) != 2 || generations[1] <= generations[0] {
+		t.Errorf("matched in generations %v", generations)
+	}
+
+	begin(false, "4").Rollback(t.Context())
+	if stored := commit(t, s, nil, store.NewEvent{Trigger: "a.t", Source: "s", EventID: "4"}); stored[0].Duplicate {
+		t.Error("what was rolled back is stored")
+	}
+	if n := one[int](t, s, "SELECT count(*) FROM attune.event"); n != 4 {
+		t.Errorf("%d events", n)
+	}
+}
