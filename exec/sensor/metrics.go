@@ -1,6 +1,10 @@
 package sensor
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"io"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // What becomes of a line, as the metric's label says it.
 const (
@@ -28,6 +32,7 @@ const (
 type metrics struct {
 	restarts *prometheus.CounterVec
 	lines    *prometheus.CounterVec
+	bytes    *prometheus.CounterVec
 
 	timerDelay prometheus.Histogram
 }
@@ -42,6 +47,9 @@ func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
 		lines: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "attune_sensor_lines_total", Help: "Lines that sensors printed, by what became of them.",
 		}, []string{"sensor", "outcome"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "attune_sensor_bytes_total", Help: "Bytes that sensors printed, by stream.",
+		}, []string{"sensor", "stream"}),
 		timerDelay: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "attune_timer_delay_seconds",
 			Help:    "From when a timer's firing was due, and its jitter was over, to when its event was stored.",
@@ -49,7 +57,7 @@ func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
 		}),
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.restarts, m.lines, m.timerDelay, &collector{
+		registerer.MustRegister(m.restarts, m.lines, m.bytes, m.timerDelay, &collector{
 			list:    list,
 			sensors: prometheus.NewDesc("attune_sensors", "Sensors, by state.", []string{"state"}, nil),
 			running: prometheus.NewDesc("attune_sensor_running", "1 while a process of the sensor runs.", []string{"sensor"}, nil),
@@ -58,6 +66,19 @@ func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
 		})
 	}
 	return m
+}
+
+// counted counts what is written through it.
+type counted struct {
+	io.Writer
+	bytes prometheus.Counter
+}
+
+// Write is of io.Writer.
+func (c counted) Write(p []byte) (int, error) {
+	n, err := c.Writer.Write(p)
+	c.bytes.Add(float64(n))
+	return n, err
 }
 
 type collector struct {

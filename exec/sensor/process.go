@@ -275,7 +275,9 @@ func (l *launcher) start(ctx, sink context.Context, sn *sensor) (*process, error
 	p.stderr = newLineWriter(&sn.journal, mask)
 	childSpec := child.Spec{
 		Name: "sensor " + l.ref, Path: l.path, Args: l.args, Env: env, Dir: l.dir,
-		KeepStdin: spec.Ack || spec.Updates, Stdout: p.spool, Stderr: p.stderr, User: l.owner,
+		KeepStdin: spec.Ack || spec.Updates, User: l.owner,
+		Stdout: counted{p.spool, l.metrics.bytes.WithLabelValues(l.ref, "stdout")},
+		Stderr: counted{p.stderr, l.metrics.bytes.WithLabelValues(l.ref, "stderr")},
 	}
 	if m := spec.Limits; m != nil {
 		childSpec.Limits = child.Limits{

@@ -708,7 +708,7 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
 	y := newYard(t, func(y *yard) { y.opts.Registerer = registry })
-	y.put("s", "1", `echo '{"payload":{}}'; sleep 999`)
+	y.put("s", "1", `echo oops >&2; echo '{"payload":{}}'; exec sleep 999`)
 	y.put("t", "1", `exit 78`)
 	y.reaches("t", StateFailed)
 	y.running("s")
@@ -731,6 +731,11 @@ attune_sensors{state="waiting"} 0
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "attune_sensors"); err != nil {
 		t.Error(err)
+	}
+	for stream, want := range map[string]float64{"stdout": 15, "stderr": 5} {
+		until(t, "every byte of "+stream+" counted", func() bool {
+			return testutil.ToFloat64(y.metrics.bytes.WithLabelValues("p.s", stream)) == want
+		})
 	}
 }
 
