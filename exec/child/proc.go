@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -166,12 +167,50 @@ func allPIDs() ([]int, error) {
 	return pids, nil
 }
 
-// adoptedPIDs lists children of this process's main thread. The kernel gives orphans of a subreaper to
-// its first living thread, which in Go is the main thread for as long as the process lives, so one file
-// has them all; children that we forked ourselves are there or at another thread.
-func adoptedPIDs() ([]int, error) {
-	self := strconv.Itoa(os.Getpid())
-	return childrenFile("/proc/self/task/" + self + "/children")
+// orphanage lists children of this process's main thread. The kernel gives orphans of a subreaper to its
+// first living thread, which in Go is the main thread for as long as the process lives, so one file has them
+// all; children that we forked ourselves are there or at another thread. The file stays open, as each end of
+// a child takes a look at it.
+type orphanage struct {
+	file *os.File // nil: the kernel has no such file
+	conn syscall.RawConn
+}
+
+func openOrphanage() orphanage {
+	f, err := os.Open("/proc/self/task/" + strconv.Itoa(os.Getpid()) + "/children")
+	if err != nil {
+		return orphanage{}
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return orphanage{}
+	}
+	return orphanage{f, conn}
+}
+
+func (o orphanage) pids() (pids []int, err error) {
+	if o.file == nil {
+		return nil, os.ErrNotExist
+	}
+	// One read gives whole numbers that fit into the kernel's buffer, which is a page.
+	const page, longest = 4096, len("4194304 ")
+	var list [page]byte
+	var n int
+	closed := o.conn.Control(func(fd uintptr) { n, err = unix.Pread(int(fd), list[:], 0) })
+	if closed != nil || err != nil {
+		return nil, errors.Join(closed, err)
+	}
+	if n > page-longest {
+		return childrenFile(o.file.Name())
+	}
+	return parsePIDs(list[:n]), nil
+}
+
+func (o orphanage) close() {
+	if o.file != nil {
+		o.file.Close()
+	}
 }
 
 // childPIDs lists the children of all threads; where the kernel has no such file, by a walk of /proc.
@@ -199,13 +238,17 @@ func childrenFile(name string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	var pids []int
-	for f := range strings.FieldsSeq(string(data)) {
+	return parsePIDs(data), nil
+}
+
+// parsePIDs reads numbers between spaces.
+func parsePIDs(list []byte) (pids []int) {
+	for f := range strings.FieldsSeq(string(list)) {
 		if pid, err := strconv.Atoi(f); err == nil {
 			pids = append(pids, pid)
 		}
 	}
-	return pids, nil
+	return pids
 }
 
 // childrenByWalk is childPIDs for a kernel without CONFIG_PROC_CHILDREN.

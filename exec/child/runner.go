@@ -44,6 +44,7 @@ type Runner struct {
 	logger    *slog.Logger
 	id        string
 	null      *os.File
+	orphans   orphanage
 	cgroups   *cgroups // nil where none is delegated, because of noCgroups
 	noCgroups string
 	keeper    *keeperLink
@@ -113,6 +114,7 @@ func (r *Runner) prepare(ctx context.Context, opts Options) (err error) {
 	if r.null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
 		return fmt.Errorf("cannot prepare children: %v", err)
 	}
+	r.orphans = openOrphanage()
 	// Whoever leaves its group by a double fork becomes our child, not init's, and can be found.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot become the reaper of orphaned children: %v", err)
@@ -288,6 +290,7 @@ func (r *Runner) release() {
 	}
 	r.cgroups.remove()
 	r.state.close()
+	r.orphans.close()
 	if r.null != nil {
 		r.null.Close()
 	}
@@ -342,6 +345,17 @@ func (r *Runner) owns(pid int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.byPID[pid] != nil
+}
+
+// unknown gives those of the processes that are neither children nor the keeper.
+func (r *Runner) unknown(pids []int) []int {
+	keeper := 0
+	if r.keeper != nil {
+		keeper = r.keeper.identity().PID
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(pids, func(pid int) bool { return pid == keeper || r.byPID[pid] != nil })
 }
 
 func (r *Runner) lives(childID string) bool {

@@ -23,8 +23,9 @@ const (
 	unclearWait = 250 * time.Millisecond
 )
 
-// endTree kills what a dead leader left. The leader is a zombie still, so its group id is its own.
-func (r *Runner) endTree(p *Process) {
+// endTree kills what a dead leader left, and tells whether it is gone. The leader is a zombie still, so its
+// group id is its own.
+func (r *Runner) endTree(p *Process) (gone bool) {
 	p.group.kill()
 	_ = unix.Kill(-p.pid, unix.SIGKILL)
 	begun := time.Now()
@@ -33,10 +34,10 @@ func (r *Runner) endTree(p *Process) {
 		left, unclear := r.killOrphansOf(p, adopted)
 		switch waited := time.Since(begun); {
 		case left == 0 && (unclear == 0 || waited > unclearWait):
-			return
+			return true
 		case waited > KillWait:
 			r.logger.Error("processes of a child do not end although they were killed", "child", p.spec.Name, "pid", p.pid)
-			return
+			return false
 		}
 		<-time.After(pause)
 	}
@@ -46,14 +47,11 @@ func (r *Runner) endTree(p *Process) {
 // there were. As the leader is dead, the top of everything that is left of its tree is a child of ours
 // by now; what is below comes to us as soon as that is killed.
 func (r *Runner) killOrphansOf(p *Process, adopted map[int]bool) (left, unclear int) {
-	pids, err := adoptedPIDs()
+	pids, err := r.orphans.pids()
 	if err != nil {
 		pids, _ = childrenByWalk()
 	}
-	for _, pid := range pids {
-		if r.owns(pid) {
-			continue
-		}
+	for _, pid := range r.unknown(pids) {
 		st, err := readStat(pid)
 		if err != nil || st.ppid != os.Getpid() {
 			continue
