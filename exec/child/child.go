@@ -99,7 +99,7 @@ func (r *Runner) Start(ctx context.Context, spec Spec) (*Process, error) {
 		r.forget(p)
 		return nil, err
 	}
-	p.streams.run(&p.spec)
+	p.streams.write(&p.spec)
 	go p.supervise()
 	return p, nil
 }
@@ -183,7 +183,7 @@ func (p *Process) start(ctx context.Context) error {
 	pid, err := p.fork(ctx, files, &pidfd)
 	p.streams.closeChildEnds()
 	if err != nil {
-		p.streams.abandon()
+		p.streams.close()
 		p.group.remove()
 		return explainStart(spec, err)
 	}
@@ -277,10 +277,14 @@ func (p *Process) environ() []string {
 // supervise follows the child to its end, in the one order that is safe: while the dead leader is not
 // reaped its pid and its group are nobody else's, so the rest of the tree is killed before it is reaped.
 func (p *Process) supervise() {
-	awaitEnd(p.pid, p.pidfd)
+	if !p.endsSoon() {
+		p.streams.startReading(&p.spec)
+		awaitEnd(p.pid, p.pidfd)
+	}
 	ended := time.Now()
+	gone := true
 	if !p.spec.Unmanaged && (!p.spec.Detach || p.stopping.Load()) {
-		p.runner.endTree(p)
+		gone = p.runner.endTree(p)
 	}
 	exit := p.reap()
 	exit.EndedAt = ended
@@ -288,7 +292,7 @@ func (p *Process) supervise() {
 	if peak, ok := p.group.peak(); ok {
 		exit.MaxRSS = peak
 	}
-	exit.OutputIncomplete = p.streams.finish()
+	exit.OutputIncomplete = p.streams.finish(&p.spec) || !gone
 	if p.pidfd != nil {
 		p.pidfd.Close()
 	}
@@ -299,6 +303,24 @@ func (p *Process) supervise() {
 		p.ended(exit)
 	}
 	close(p.done)
+}
+
+// briefLooks are the pauses between briefLooks at the output of a child that may be about to end. Readers of its
+// own, which are woken for each line, are for who lives on.
+var briefLooks = [...]time.Duration{4 * time.Millisecond, 8 * time.Millisecond, 16 * time.Millisecond}
+
+// endsSoon waits a moment for the child's end.
+func (p *Process) endsSoon() bool {
+	if p.pidfd == nil || !p.streams.neverWait(&p.spec) {
+		return false
+	}
+	for _, pause := range briefLooks {
+		if awaitEndWithin(p.pid, p.pidfd, pause) {
+			return true
+		}
+		p.streams.take(&p.spec)
+	}
+	return false
 }
 
 func (p *Process) reap() Exit {

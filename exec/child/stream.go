@@ -1,20 +1,26 @@
 package child
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// readSize is one read of a child's output: what a pipe holds by default.
-const readSize = 64 << 10
+const (
+	// readSize is one read of a child's output: what a pipe holds by default.
+	readSize = 64 << 10
+	// pipeLeast is what fits into the smallest pipe, in bytes.
+	pipeLeast = 4 << 10
+)
 
 // buffers lends what a read needs for as long as data is handed on: a child that says nothing holds no
 // buffer, and there may be hundreds.
@@ -24,14 +30,49 @@ var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 type streams struct {
 	childEnds []int
 	kept      *stdinPipe
-	stdin     *os.File
-	out, err  *os.File // err is nil where both go through out
+	stdin     *pipeEnd
+	out, err  *pipeEnd // err is nil where both go through out
+	read      bool     // there are readers
 	copying   sync.WaitGroup
 	reading   sync.WaitGroup
 	mu        sync.Mutex
 	cut       bool
 	log       *slog.Logger
 	name      string // of the child
+}
+
+// pipeEnd is our end of a pipe: a descriptor that does not block, and a file as soon as somebody has to
+// wait for it. A short child is not worth the poller's work.
+type pipeEnd struct {
+	fd   int
+	file *os.File
+	// lasting says that it is used for one child after the other: we hold its other end too, so it does not
+	// end, and it is not closed with a child.
+	lasting bool
+}
+
+func (e *pipeEnd) asFile() *os.File {
+	if e.file == nil {
+		e.file = os.NewFile(uintptr(e.fd), "pipe")
+	}
+	return e.file
+}
+
+func (e *pipeEnd) close() {
+	if e != nil && !e.lasting {
+		e.giveUp()
+	}
+}
+
+// giveUp closes also what lasts.
+func (e *pipeEnd) giveUp() {
+	switch {
+	case e.file != nil:
+		e.file.Close()
+	case e.fd >= 0:
+		unix.Close(e.fd)
+		e.fd = -1
+	}
 }
 
 // open makes the pipes and gives the child's descriptors in order.
@@ -43,7 +84,7 @@ func (s *streams) open(spec *Spec, null *os.File) ([]uintptr, error) {
 	err := s.openInto(spec, fds)
 	if err != nil {
 		s.closeChildEnds()
-		s.abandon()
+		s.close()
 		return nil, err
 	}
 	for _, f := range spec.Files {
@@ -61,7 +102,7 @@ func (s *streams) openInto(spec *Spec, fds []uintptr) error {
 			return err
 		}
 		if spec.KeepStdin {
-			s.kept = &stdinPipe{f: s.stdin}
+			s.kept = &stdinPipe{f: s.stdin.asFile()}
 		}
 	}
 	if f, ok := spec.Stdout.(*os.File); ok {
@@ -84,7 +125,7 @@ func (s *streams) openInto(spec *Spec, fds []uintptr) error {
 }
 
 // pipe makes one pipe: the child's end blocks, as programs expect it, ours does not.
-func (s *streams) pipe(childEnd *uintptr, childReads bool) (*os.File, error) {
+func (s *streams) pipe(childEnd *uintptr, childReads bool) (*pipeEnd, error) {
 	var p [2]int
 	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
 		return nil, err
@@ -99,7 +140,7 @@ func (s *streams) pipe(childEnd *uintptr, childReads bool) (*os.File, error) {
 		unix.Close(ours)
 		return nil, err
 	}
-	return os.NewFile(uintptr(ours), "pipe"), nil
+	return &pipeEnd{fd: ours}, nil
 }
 
 // sameWriter compares like os/exec does: a writer of an incomparable type is nobody's twin.
@@ -115,42 +156,103 @@ func (s *streams) closeChildEnds() {
 	s.childEnds = nil
 }
 
-// abandon closes our ends, of a child that never was.
-func (s *streams) abandon() {
-	for _, f := range []*os.File{s.stdin, s.out, s.err} {
-		if f != nil {
-			f.Close()
-		}
+// close closes our ends.
+func (s *streams) close() {
+	for _, e := range []*pipeEnd{s.stdin, s.out, s.err} {
+		e.close()
 	}
 }
 
-func (s *streams) run(spec *Spec) {
-	if s.stdin != nil && spec.Stdin != nil {
+// write has stdin written, by a goroutine where that may take until the child reads.
+func (s *streams) write(spec *Spec) {
+	switch {
+	case s.stdin == nil:
+	case spec.Stdin == nil:
+		if s.kept == nil {
+			s.stdin.close()
+		}
+	case s.kept == nil && fits(spec.Stdin):
+		// EPIPE only says that the child did not want to know.
+		text, _ := io.ReadAll(spec.Stdin)
+		_, _ = unix.Write(s.stdin.fd, text)
+		s.stdin.close()
+	default:
 		if s.kept != nil {
 			s.kept.mu.Lock() // later writes come after
 		}
-		s.copying.Go(func() { s.feed(spec.Stdin) })
-	}
-	for f, w := range map[*os.File]io.Writer{s.out: spec.Stdout, s.err: spec.Stderr} {
-		if f != nil {
-			s.reading.Go(func() { s.drain(f, w) })
-		}
+		to := s.stdin.asFile()
+		s.copying.Go(func() { s.feed(to, spec.Stdin) })
 	}
 }
 
+// fits tells whether all of a reader is in memory and fits into any pipe, so that writing it waits for
+// nobody.
+func fits(r io.Reader) bool {
+	var size int
+	switch r := r.(type) {
+	case *bytes.Reader:
+		size = r.Len()
+	case *strings.Reader:
+		size = r.Len()
+	default:
+		return false
+	}
+	return size <= pipeLeast
+}
+
 // feed writes stdin. EPIPE and a closed pipe only say that the child did not want to know.
-func (s *streams) feed(from io.Reader) {
-	_, _ = io.Copy(s.stdin, from)
+func (s *streams) feed(to *os.File, from io.Reader) {
+	_, _ = io.Copy(to, from)
 	if s.kept != nil {
 		s.kept.mu.Unlock()
 		return
 	}
-	s.stdin.Close()
+	to.Close()
 }
 
-func (s *streams) drain(f *os.File, w io.Writer) {
-	defer f.Close()
-	if !drain(f, &contained{w: w, streams: s}) {
+// ends gives each pipe of output with its writer.
+func (s *streams) ends(spec *Spec, each func(e *pipeEnd, w io.Writer)) {
+	if s.out != nil {
+		each(s.out, spec.Stdout)
+	}
+	if s.err != nil {
+		each(s.err, spec.Stderr)
+	}
+}
+
+// neverWait tells whether output can be taken without waiting for whom it is for.
+func (s *streams) neverWait(spec *Spec) bool {
+	all := true
+	s.ends(spec, func(_ *pipeEnd, w io.Writer) {
+		_, ok := w.(*Capture)
+		all = all && (ok || w == nil)
+	})
+	return all
+}
+
+// take hands on what is there, without waiting for more, and tells whether that was all. There must be no
+// readers.
+func (s *streams) take(spec *Spec) (ended bool) {
+	ended = true
+	s.ends(spec, func(e *pipeEnd, w io.Writer) {
+		d := &drainer{w: &contained{w: w, streams: s}}
+		ended = (d.rest(e.fd) || e.lasting) && ended
+	})
+	return ended
+}
+
+// startReading has output read as it comes.
+func (s *streams) startReading(spec *Spec) {
+	s.read = true
+	s.ends(spec, func(e *pipeEnd, w io.Writer) {
+		f := e.asFile()
+		s.reading.Go(func() { s.drain(e, f, w) })
+	})
+}
+
+func (s *streams) drain(e *pipeEnd, f *os.File, w io.Writer) {
+	defer e.close()
+	if !drain(f, &contained{w: w, streams: s}) && !e.lasting {
 		s.mu.Lock()
 		s.cut = true
 		s.mu.Unlock()
@@ -159,18 +261,30 @@ func (s *streams) drain(f *os.File, w io.Writer) {
 
 // finish ends the streams of a dead child and tells whether output was cut off. What is in a pipe is
 // read to its end, however long the writer takes it; only waiting for more is bounded.
-func (s *streams) finish() (cut bool) {
-	if s.stdin != nil {
-		s.stdin.Close()
-	}
+func (s *streams) finish(spec *Spec) (cut bool) {
+	s.stdin.close()
 	s.copying.Wait()
-	limit := time.Now().Add(pipeWait)
-	for _, f := range []*os.File{s.out, s.err} {
-		if f != nil {
-			f.SetReadDeadline(limit) // fails if it is read to the end already
+	if !s.read {
+		if s.take(spec) {
+			s.close()
+			return false
 		}
+		s.startReading(spec)
 	}
+	now := time.Now()
+	s.ends(spec, func(e *pipeEnd, _ io.Writer) {
+		limit := now
+		if !e.lasting {
+			limit = now.Add(pipeWait)
+		}
+		e.file.SetReadDeadline(limit) // fails if it is read to the end already
+	})
 	s.reading.Wait()
+	s.ends(spec, func(e *pipeEnd, _ io.Writer) {
+		if e.lasting {
+			e.file.SetReadDeadline(time.Time{})
+		}
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cut
@@ -184,6 +298,9 @@ type contained struct {
 }
 
 func (c *contained) Write(p []byte) (n int, err error) {
+	if c.w == nil {
+		return len(p), nil
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			c.streams.log.Error("reading a child's output panicked, the rest of it is lost", "child", c.streams.name, "err", fmt.Sprint(v), "stack", string(debug.Stack()))
@@ -208,7 +325,9 @@ func drain(f *os.File, w io.Writer) bool {
 			return n != again
 		})
 		if err != nil {
-			return d.rest(f)
+			ended := false
+			_ = conn.Control(func(fd uintptr) { ended = d.rest(int(fd)) })
+			return ended
 		}
 		if n == end {
 			return true
@@ -247,27 +366,20 @@ func (d *drainer) read(fd int) int {
 }
 
 // rest takes what is in the pipe already, at most what it can hold: who keeps it open may be writing
-// for ever.
-func (d *drainer) rest(f *os.File) (ended bool) {
-	conn, err := f.SyscallConn()
+// for ever. It tells whether that was the end.
+func (d *drainer) rest(fd int) (ended bool) {
+	left, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0)
 	if err != nil {
-		return false
+		left = readSize
 	}
-	_ = conn.Control(func(fd uintptr) {
-		left, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0)
-		if err != nil {
-			left = readSize
+	for left >= 0 {
+		n := d.read(fd)
+		if n == end || n == again {
+			return n == end
 		}
-		for left >= 0 {
-			n := d.read(int(fd))
-			if n == end || n == again {
-				ended = n == end
-				return
-			}
-			left -= n
-		}
-	})
-	return ended
+		left -= n
+	}
+	return false
 }
 
 // stdinPipe is a child's standard input that stays open.

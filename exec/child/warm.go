@@ -3,9 +3,7 @@ package child
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	_ "embed" // the programs of the parents
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -48,8 +46,10 @@ const (
 	// warmPatience is how long a start waits for a child to be forked, and for it to answer. Both take
 	// some milliseconds, so who takes longer is stuck.
 	warmPatience = 2 * time.Second
-	// mostSpares is how many children a parent has ready at most. They wait, and cost little memory.
+	// mostSpares is how many children a parent has ready at most, mostShells how many where they are shells.
+	// They wait, and cost little memory, shells least.
 	mostSpares = 8
+	mostShells = 16
 	// mostNodes is how many nodes wait in all: each is a whole one.
 	mostNodes = 4
 	// warmRetry and warmRetryMost bound the pause before a parent that failed is started again, doubling.
@@ -182,7 +182,7 @@ func (w *Warm) Start(ctx context.Context, spec Spec) (*Process, error) {
 
 // warm gives nil where the start is to be cold; the error is final.
 func (w *Warm) warm(ctx context.Context, spec Spec) (*Process, string, error) {
-	if !fits(&spec) || spec.User != nil && !w.runner.mayLimit && !w.runner.isSelf(spec.User) {
+	if !suits(&spec) || spec.User != nil && !w.runner.mayLimit && !w.runner.isSelf(spec.User) {
 		return nil, WarmUnfit, nil
 	}
 	if !w.runner.beginStart() {
@@ -216,8 +216,8 @@ func (w *Warm) warm(ctx context.Context, spec Spec) (*Process, string, error) {
 // errGone says that a spare child had ended while it waited.
 var errGone = errors.New("it has ended while it waited")
 
-// fits tells whether a child can come from a parent.
-func fits(spec *Spec) bool {
+// suits tells whether a child can come from a parent.
+func suits(spec *Spec) bool {
 	if len(spec.Args) != 1 || spec.Detach || spec.KeepStdin || spec.Unmanaged || len(spec.Files) > 0 {
 		return false
 	}
@@ -258,12 +258,21 @@ func split(env []string) (fixed, own []string) {
 func (w *Warm) key(spec *Spec) string {
 	fixed, _ := split(spec.Env)
 	slices.Sort(fixed)
-	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %q %q", spec.Warm, spec.Path, spec.Dir, fixed)
-	if spec.User != nil {
-		fmt.Fprintf(h, " %d %d %d", spec.User.UID, spec.User.GID, spec.User.Groups)
+	size := len(spec.Warm) + len(spec.Path) + len(spec.Dir)
+	for _, item := range fixed {
+		size += len(item) + 1
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	key := make([]byte, 0, size+64)
+	for _, part := range []string{spec.Warm, spec.Path, spec.Dir} {
+		key = append(append(key, part...), 0) // none has a NUL
+	}
+	for _, item := range fixed {
+		key = append(append(key, item...), 0)
+	}
+	if u := spec.User; u != nil {
+		key = fmt.Append(key, u.UID, u.GID, u.Groups)
+	}
+	return string(key)
 }
 
 // parent gives the parent for a spec, and begins to start it where there is none; nil: not for now.
@@ -370,9 +379,9 @@ func (w *Warm) Parents() (parents, spares int) {
 // use gives a spare child its work and lets it begin. After an error it has not begun.
 func (w *Warm) use(s *spare, spec Spec) (*Process, error) {
 	p := s.p
-	// Its own marks come last: a spec says nothing of them.
+	// Its own mark comes last: a spec says nothing of it. That of the run is the parent's, too.
 	_, own := split(spec.Env)
-	own = append(own, EnvRunID+"="+w.runner.id, EnvChildID+"="+p.id)
+	own = append(own, EnvChildID+"="+p.id)
 	w.runner.bound(&spec)
 	w.runner.mu.Lock() // it is registered already
 	p.spec = spec
@@ -387,7 +396,7 @@ func (w *Warm) use(s *spare, spec Spec) (*Process, error) {
 	}
 	if err := s.door.hand(&p.streams, &spec, own); err != nil {
 		p.streams.closeChildEnds()
-		p.streams.abandon()
+		p.streams.close()
 		return nil, err
 	}
 	p.streams.closeChildEnds()
@@ -395,15 +404,11 @@ func (w *Warm) use(s *spare, spec Spec) (*Process, error) {
 	p.oomSeen = w.runner.oom.before()
 	p.started = time.Now()
 	if err := s.door.open(&p.streams); err != nil {
-		p.streams.abandon()
+		p.streams.close()
 		return nil, err
 	}
 	p.ended = s.door.done
-	if spec.Stdin == nil && p.streams.stdin != nil {
-		p.streams.stdin.Close()
-		p.streams.stdin = nil
-	}
-	p.streams.run(&p.spec)
+	p.streams.write(&p.spec)
 	go p.supervise()
 	return p, nil
 }
@@ -416,9 +421,9 @@ type spare struct {
 
 // door is the way to one waiting child.
 type door interface {
-	// hand gives it its work: streams and variables. It returns when the child has said that it is ready.
+	// hand makes its work ready: streams and variables.
 	hand(s *streams, spec *Spec, variables []string) error
-	// open lets it begin; after an error it has not.
+	// open lets it begin; after an error it has not, and the process is to be ended.
 	open(s *streams) error
 	// done is called when a child that began has ended.
 	done(e Exit)
@@ -438,11 +443,7 @@ func (s *spare) discard() error {
 }
 
 // hasEnded tells whether a spare child has ended; it stays unreaped.
-func (s *spare) hasEnded() bool {
-	var info unix.Siginfo
-	err := unix.Waitid(unix.P_PID, s.p.pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
-	return err == nil && info.Signo != 0 || errors.Is(err, unix.ECHILD)
-}
+func (s *spare) hasEnded() bool { return hasEnded(s.p.pid, unix.WNOHANG) }
 
 // adopt makes a Process of a child that a parent has forked: it is ours by now, as its own parent ended
 // and this process takes in orphans.
@@ -451,7 +452,8 @@ func (r *Runner) adopt(pid int, from *Process) (*Process, error) {
 	if err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil); err != nil {
 		return nil, fmt.Errorf("process %d is no child of ours: %w", pid, err)
 	}
-	// Until it is reaped its pid is nobody else's. The parent runs what packs wrote, so it is not believed.
+	// Until it is reaped its pid is nobody else's. The parent runs what packs wrote, so it is not believed;
+	// it is marked by a tag, as the child is by now, which is looked at in no time.
 	if m, _ := readMarks(pid); r.owns(pid) || m.run != r.id || m.child != from.id {
 		return nil, fmt.Errorf("process %d is not the parent's", pid)
 	}
@@ -478,7 +480,6 @@ func (r *Runner) adopt(pid int, from *Process) (*Process, error) {
 	if fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK); err == nil {
 		p.pidfd = os.NewFile(uintptr(fd), "pidfd")
 	}
-	offerToOOM(pid)
 	r.announce(p)
 	r.register(p)
 	return p, nil

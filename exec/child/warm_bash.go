@@ -2,12 +2,14 @@ package child
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,8 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fifoPause is between two tries to open a pipe at whose other end somebody is about to be.
-const fifoPause = 50 * time.Microsecond
+const (
+	// fifoPause is between two tries to open a pipe at whose other end somebody is about to be.
+	fifoPause = 50 * time.Microsecond
+	// bashPipesDocuments is the first version, as major * 100 + minor, whose here-documents come by a pipe.
+	bashPipesDocuments = 501
+	// documentEnd is the line behind a here-document.
+	documentEnd = "_attune_end_of_stdin_"
+)
 
 // bashBreed is the parent of shells. A shell cannot be handed descriptors, so each waits at a place: named
 // pipes in a folder of the parent's, which are used again when all that had them open is gone.
@@ -28,6 +36,8 @@ type bashBreed struct {
 	folder string
 	hello  *os.File
 	said   *Capture
+	// version is bash's; it is set before anybody asks for it.
+	version int
 
 	mu     sync.Mutex
 	next   int
@@ -37,12 +47,13 @@ type bashBreed struct {
 	closed bool
 }
 
-// place is where one shell waits: "c" brings its work, 0 to 2 are its streams.
+// place is where one shell waits: ".c" brings its work, ".0" to ".2" are its streams.
 type place struct {
-	number int
-	path   string // without the ending
-	pid    int    // of the shell that is being forked for it
-	ready  chan struct{}
+	number   int
+	path     string // without the ending
+	pid      int    // of the shell that is being forked for it
+	begun    bool   // the shell got its work
+	out, err *pipeEnd
 }
 
 func (b *bashBreed) start(ctx context.Context) error {
@@ -63,6 +74,9 @@ func (b *bashBreed) start(ctx context.Context) error {
 	if b.proc, err = w.runner.Start(ctx, spec); err != nil {
 		hello.Close()
 		return err
+	}
+	if err := w.runner.setTag(b.proc.pid, b.proc.id); err != nil {
+		return fmt.Errorf("cannot mark it: %w", err)
 	}
 	w.running.Go(func() { b.parent.watch(b.gone, b.proc, b.said) })
 	up := make(chan error, 1)
@@ -90,23 +104,19 @@ func (b *bashBreed) listen(up chan<- error) {
 	for in := bufio.NewScanner(b.hello); in.Scan(); {
 		f := strings.Fields(in.Text())
 		switch {
-		case len(f) == 1 && f[0] == "up":
+		case len(f) == 2 && f[0] == "up":
+			b.version, _ = strconv.Atoi(f[1]) // 0 can do nothing
 			up <- nil
 		case len(f) == 1 && f[0] == "old":
 			up <- errors.New("it needs bash 5 or newer")
 		case len(f) == 1 && f[0] == "forked":
 			b.forked(forked)
 			forked = nil
-		case len(f) == 3 && f[0] == "pid":
-			if at := b.place(f[1]); at != nil {
-				at.pid, _ = strconv.Atoi(f[2]) // 0 is nobody's
-				forked = append(forked, at)
-			}
-		case len(f) == 2 && f[0] == "ready":
-			if at := b.place(f[1]); at != nil {
-				select {
-				case at.ready <- struct{}{}:
-				default:
+		case len(f) > 0 && f[0] == "pids":
+			for pair := range slices.Chunk(f[1:], 2) {
+				if at := b.place(pair[0]); at != nil && len(pair) == 2 {
+					at.pid, _ = strconv.Atoi(pair[1]) // 0 is nobody's
+					forked = append(forked, at)
 				}
 			}
 		}
@@ -185,25 +195,81 @@ func (b *bashBreed) vacant() (*place, error) {
 		return at, nil
 	}
 	b.next++
-	at := &place{number: b.next, path: filepath.Join(b.folder, strconv.Itoa(b.next)), ready: make(chan struct{}, 1)}
-	for _, end := range []string{".c", ".0", ".1", ".2"} {
-		if err := unix.Mkfifo(at.path+end, 0o600); err != nil {
-			return nil, err
-		}
-		if u := b.parent.spec.User; isOther(u) {
-			if err := giveFifo(at.path+end, u); err != nil {
-				return nil, err
-			}
-		}
+	at := &place{number: b.next, path: filepath.Join(b.folder, strconv.Itoa(b.next))}
+	if err := b.furnish(at); err != nil {
+		b.remove(at)
+		return nil, err
 	}
 	b.places[at.number] = at
 	return at, nil
 }
 
+// furnish makes the pipes of a place.
+func (b *bashBreed) furnish(at *place) (err error) {
+	for _, end := range placeEnds {
+		if err := unix.Mkfifo(at.path+end, 0o600); err != nil {
+			return err
+		}
+		if u := b.parent.spec.User; isOther(u) {
+			if err := giveFifo(at.path+end, u); err != nil {
+				return err
+			}
+		}
+	}
+	if at.out, err = lastingEnd(at.path + ".1"); err != nil {
+		return err
+	}
+	at.err, err = lastingEnd(at.path + ".2")
+	return err
+}
+
+// placeEnds are the endings of the pipes of a place.
+var placeEnds = [...]string{".c", ".0", ".1", ".2"}
+
+// lastingEnd opens a pipe at both its ends: nobody waits to open it for writing, and it is read for one child
+// after the other.
+func lastingEnd(path string) (*pipeEnd, error) {
+	fd, err := openFifo(path, unix.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	return &pipeEnd{fd: fd, lasting: true}, nil
+}
+
+// remove removes what there is of a place.
+func (b *bashBreed) remove(at *place) {
+	for _, end := range placeEnds {
+		_ = os.Remove(at.path + end)
+	}
+	for _, e := range []*pipeEnd{at.out, at.err} {
+		if e != nil {
+			e.giveUp()
+		}
+	}
+}
+
+// begin notes that the shell at a place gets its work: from here on the place is its own, also when the
+// parent ends.
+func (b *bashBreed) begin(at *place) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.places[at.number] != at {
+		return false
+	}
+	at.begun = true
+	return true
+}
+
 // leave makes a place vacant that nobody has open any more.
 func (b *bashBreed) leave(at *place) {
 	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		b.drop(at)
+		return
+	}
 	defer b.mu.Unlock()
+	at.begun = false
 	delete(b.places, at.number)
 	b.free = append(b.free, at)
 }
@@ -211,10 +277,15 @@ func (b *bashBreed) leave(at *place) {
 // drop gives a place up for good.
 func (b *bashBreed) drop(at *place) {
 	b.mu.Lock()
+	mine := b.places[at.number] == at
 	delete(b.places, at.number)
+	last := b.closed && len(b.places) == 0
 	b.mu.Unlock()
-	for _, end := range []string{".c", ".0", ".1", ".2"} {
-		_ = os.Remove(at.path + end)
+	if mine {
+		b.remove(at)
+	}
+	if last {
+		os.RemoveAll(b.folder)
 	}
 }
 
@@ -223,6 +294,15 @@ func (b *bashBreed) process() *Process { return b.proc }
 func (b *bashBreed) close() {
 	b.mu.Lock()
 	b.closed = true
+	idle := b.free
+	for _, at := range b.places {
+		if !at.begun {
+			idle = append(idle, at)
+			delete(b.places, at.number)
+		}
+	}
+	b.free = nil
+	last := len(b.places) == 0
 	b.mu.Unlock()
 	if b.proc != nil {
 		if err := b.proc.Stop(0); err != nil {
@@ -231,7 +311,12 @@ func (b *bashBreed) close() {
 		// What it forked may still have the other end.
 		b.hello.Close()
 	}
-	os.RemoveAll(b.folder)
+	for _, at := range idle {
+		b.remove(at)
+	}
+	if last { // else who has begun may not have opened its pipes yet
+		os.RemoveAll(b.folder)
+	}
 }
 
 // bashDoor leads to a shell that waits at a place.
@@ -239,75 +324,85 @@ type bashDoor struct {
 	breed *bashBreed
 	place *place
 	p     *Process
+	work  []byte
+	waits bool // for stdin
 }
 
-func (d *bashDoor) hand(s *streams, spec *Spec, variables []string) (err error) {
-	var work strings.Builder
-	if s.out, err = d.reader(&work, "1", spec.Stdout != nil); err != nil {
-		return err
-	}
-	if s.err, err = d.reader(&work, "2", spec.Stderr != nil); err != nil {
-		return err
-	}
+func (d *bashDoor) hand(s *streams, spec *Spec, variables []string) error {
+	work := make([]byte, 0, 2<<10)
+	work = append(work, "export"...)
 	for _, item := range variables {
 		name, value, _ := strings.Cut(item, "=")
 		if !isShellName(name) {
 			return fmt.Errorf("a shell cannot have a variable named %q", name)
 		}
-		work.WriteString("export " + name + "=" + shellQuote(value) + "\n")
+		work = append(append(append(work, ' '), name...), '=')
+		work = appendQuoted(work, value)
 	}
-	work.WriteString("BASH_ARGV0=" + shellQuote(spec.Args[0]) + "\n")
-	c, err := d.writer(".c")
-	if err != nil {
-		return err
-	}
-	c.SetWriteDeadline(time.Now().Add(warmPatience))
-	_, err = io.WriteString(c, work.String())
-	c.Close()
-	if err != nil {
-		return goneOr(err)
-	}
-	limit := time.NewTimer(warmPatience)
-	defer limit.Stop()
-	look := time.NewTicker(10 * time.Millisecond)
-	defer look.Stop()
-	for {
-		select {
-		case <-d.place.ready:
-			return nil
-		case <-limit.C:
-			return fmt.Errorf("it did not answer within %v", warmPatience)
-		case <-look.C:
-			if (&spare{p: d.p}).hasEnded() {
-				return errors.New("it ended before it began")
-			}
+	work = append(work, "\nBASH_ARGV0="...)
+	work = appendQuoted(work, spec.Args[0])
+	// 254 is what set -m opened.
+	work = append(work, "\nexec 3>&- 254>&-"...)
+	for _, out := range []struct {
+		number string
+		wanted bool
+		end    *pipeEnd
+		to     **pipeEnd
+	}{{"1", spec.Stdout != nil, d.place.out, &s.out}, {"2", spec.Stderr != nil, d.place.err, &s.err}} {
+		work = append(append(append(work, ' '), out.number...), '>')
+		if !out.wanted {
+			work = append(work, os.DevNull...)
+			continue
 		}
+		work = appendQuoted(work, d.place.path+"."+out.number)
+		*out.to = out.end
 	}
+	switch text, ok := d.document(spec.Stdin); {
+	case spec.Stdin == nil:
+		work = append(work, " <"+os.DevNull+"\n"...)
+	case ok:
+		work = append(work, " <<'"+documentEnd+"'\n"...)
+		work = append(append(work, text...), documentEnd+"\n"...)
+	default:
+		work = append(appendQuoted(append(work, " <"...), d.place.path+".0"), '\n')
+		d.waits = true
+	}
+	d.work = work
+	return nil
 }
 
-// reader opens our end of a stream and says to the shell where the other is.
-func (d *bashDoor) reader(work *strings.Builder, number string, wanted bool) (*os.File, error) {
-	if !wanted {
-		work.WriteString("exec " + number + ">/dev/null\n")
-		return nil, nil
+// document gives the text of stdin where it can come as a here-document.
+func (d *bashDoor) document(stdin io.Reader) (text []byte, ok bool) {
+	if stdin == nil || !fits(stdin) || d.breed.version < bashPipesDocuments {
+		return nil, false
 	}
-	path := d.place.path + "." + number
-	work.WriteString("exec " + number + ">" + shellQuote(path) + "\n")
-	fd, err := openFifo(path, unix.O_RDONLY)
-	if err != nil {
-		return nil, fmt.Errorf("its pipes: %w", err)
+	from, ok := stdin.(io.ReadSeeker)
+	if !ok {
+		return nil, false
 	}
-	return os.NewFile(uintptr(fd), "pipe"), nil
+	at, err := from.Seek(0, io.SeekCurrent)
+	if err == nil {
+		text, err = io.ReadAll(from)
+	}
+	if err == nil {
+		_, err = from.Seek(at, io.SeekStart) // it may be read again
+	}
+	// It is text of whole lines to bash, which has bytes of its own among the control characters.
+	odd := func(r rune) bool { return r < ' ' && r != '\n' && r != '\t' || r == 0x7f }
+	if err != nil || len(text) == 0 || text[len(text)-1] != '\n' || bytes.ContainsFunc(text, odd) || bytes.Contains(text, []byte(documentEnd)) {
+		return nil, false
+	}
+	return text, true
 }
 
 // writer opens our end of what the shell reads, as soon as the shell is at the other.
-func (d *bashDoor) writer(end string) (*os.File, error) {
+func (d *bashDoor) writer(end string) (*pipeEnd, error) {
 	began := time.Now()
 	for {
 		fd, err := openFifo(d.place.path+end, unix.O_WRONLY)
 		switch {
 		case err == nil:
-			return os.NewFile(uintptr(fd), "pipe"), nil
+			return &pipeEnd{fd: fd}, nil
 		case !errors.Is(err, unix.ENXIO):
 			return nil, fmt.Errorf("its pipes: %w", err)
 		case (&spare{p: d.p}).hasEnded():
@@ -320,8 +415,30 @@ func (d *bashDoor) writer(end string) (*os.File, error) {
 }
 
 func (d *bashDoor) open(s *streams) (err error) {
-	s.stdin, err = d.writer(".0")
-	return err
+	if isStopped(d.p.pid) {
+		return errors.New("it was stopped while it waited") // and would not tell
+	}
+	if !d.breed.begin(d.place) {
+		return errGone
+	}
+	way, err := d.writer(".c")
+	if err != nil {
+		return err
+	}
+	n, err := unix.Write(way.fd, d.work)
+	if n < len(d.work) && (err == nil || errors.Is(err, unix.EAGAIN)) {
+		c := way.asFile()
+		c.SetWriteDeadline(time.Now().Add(warmPatience))
+		_, err = c.Write(d.work[max(n, 0):])
+	}
+	if err != nil {
+		d.p.kill() // before it takes half for the whole
+	}
+	way.close()
+	if err == nil && d.waits {
+		s.stdin, err = d.writer(".0")
+	}
+	return goneOr(err)
 }
 
 // done gives the place to others, unless something that was left behind has it open.
@@ -346,7 +463,15 @@ func isShellName(name string) bool {
 	return name != ""
 }
 
-// shellQuote makes one word of any text.
-func shellQuote(text string) string {
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+// appendQuoted makes one word of any text.
+func appendQuoted(to []byte, text string) []byte {
+	to = append(to, '\'')
+	for {
+		before, after, found := strings.Cut(text, "'")
+		to = append(to, before...)
+		if !found {
+			return append(to, '\'')
+		}
+		to, text = append(to, `'\''`...), after
+	}
 }

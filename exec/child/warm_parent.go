@@ -66,9 +66,12 @@ func newParent(w *Warm, key string, of *Spec) *parent {
 		spec: Spec{
 			Name: "warm " + of.Warm + " of " + filepath.Base(of.Dir), Path: of.Path, Dir: of.Dir, User: of.User, Env: fixed, parent: true,
 		},
-		spares: make(chan *spare, 2*mostSpares), state: parentAbsent, used: time.Now(), want: 2, scripts: map[string]bool{},
+		spares: make(chan *spare, 2*max(mostSpares, mostShells)), state: parentAbsent, used: time.Now(), want: 2, scripts: map[string]bool{},
 	}
-	if p.kind == WarmNode {
+	switch p.kind {
+	case WarmBash:
+		p.most = mostShells
+	case WarmNode:
 		p.want, p.most = 1, 1
 	}
 	p.log = w.logger.With("kind", p.kind, "path", of.Path, "dir", of.Dir)

@@ -53,6 +53,9 @@ func (b *pythonBreed) start(ctx context.Context) error {
 		ours.Close()
 		return err
 	}
+	if err := b.parent.w.runner.setTag(b.proc.pid, b.proc.id); err != nil {
+		return fmt.Errorf("cannot mark it: %w", err)
+	}
 	b.parent.w.running.Go(func() { b.parent.watch(b.gone, b.proc, b.said) })
 	up := make(chan struct{})
 	b.parent.w.running.Go(func() { b.listen(up) })

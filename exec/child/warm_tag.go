@@ -56,7 +56,14 @@ func (r *Runner) readMarks(pid int) (marks, sight) {
 }
 
 // isWarmVariable tells whether a variable is an attempt's own; all others are the interpreter's, which
-// may read them when it starts.
+// may read them when it starts. Some of Attune's are the same for all attempts from one revision of a pack.
 func isWarmVariable(item string) bool {
-	return strings.HasPrefix(item, "ATTUNE_") || strings.HasPrefix(item, "TMPDIR=")
+	name, _, _ := strings.Cut(item, "=")
+	switch name {
+	case "TMPDIR", "ATTUNE_PACK_CONFIG_FILE":
+		return true
+	case "ATTUNE_PACK_REF", "ATTUNE_PACK_DIR", "ATTUNE_DATA_DIR", "ATTUNE_LOG_LEVEL", "ATTUNE_BINARY":
+		return false
+	}
+	return strings.HasPrefix(name, "ATTUNE_") && !strings.HasPrefix(name, "ATTUNE_PACK_CONFIG_")
 }

@@ -401,6 +401,58 @@ func TestWarmOutput(t *testing.T) {
 }
 
 // TestWarmParentDies kills and stops parents at every point: starts go on, cold where they must.
+// TestWarmStdin hands shells what a here-document cannot carry, and what it can.
+func TestWarmStdin(t *testing.T) {
+	t.Parallel()
+	h := newHothouse(t)
+	spec := h.script(WarmBash, "stdin.sh", "od -An -v -tx1; stat -Lc %F /dev/stdin")
+	for name, text := range map[string]string{
+		"nothing":     "",
+		"a line":      "{\"a\": \"it's $HOME `id` \\\\ ü\"}\n",
+		"no line end": "x",
+		"NUL":         "a\x00b\n",
+		"control":     "a\x01b\x7f\x1b\n",
+		"bad UTF-8":   "\xff\xfe\xc3\n",
+		"its end":     "x\n" + documentEnd + "\ny\n",
+		"full":        strings.Repeat("0123456\n", pipeLeast/8),
+		"more":        strings.Repeat("0123456\n", 100_000),
+	} {
+		run := func(do func(Spec) ran) ran {
+			spec.Stdin = strings.NewReader(text)
+			r := do(spec)
+			r.pid, r.exit = 0, Exit{Code: r.exit.Code}
+			return r
+		}
+		if cold, warm := run(h.cold), run(h.warmly); cold != warm || cold.exit.Code != 0 {
+			t.Errorf("%s:\ncold %.200q %q\nwarm %.200q %q", name, cold.stdout, cold.stderr, warm.stdout, warm.stderr)
+		}
+	}
+}
+
+// TestWarmPlaceStays ends a parent while a child of it may not have opened its pipes yet.
+func TestWarmPlaceStays(t *testing.T) {
+	t.Parallel()
+	h := newHothouse(t)
+	spec := h.script(WarmBash, "late.sh", "echo begun; sleep 300")
+	h.heat(spec)
+	par := h.parents[h.key(&spec)]
+	b := par.breed.(*bashBreed)
+	p, err := h.Start(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	par.end("the test wants it to")
+	if _, err := os.Stat(b.folder); err != nil {
+		t.Errorf("a child has begun, and its pipes are gone: %v", err)
+	}
+	if err := p.Stop(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(b.folder); !os.IsNotExist(err) {
+		t.Errorf("nobody is left, and the folder is there: %v", err)
+	}
+}
+
 func TestWarmParentDies(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{WarmBash, WarmPython} {
@@ -458,9 +510,7 @@ func TestWarmSpareDies(t *testing.T) {
 				if err := unix.Kill(s.p.PID(), sig); err != nil {
 					t.Fatal(err)
 				}
-				if sig == unix.SIGKILL {
-					eventually(t, "the spare child is dead", s.hasEnded)
-				}
+				eventually(t, "the spare child has got the signal", func() bool { return s.hasEnded() || isStopped(s.p.PID()) })
 				// First in the queue, so that the next start gets it.
 				rest := []*spare{s}
 				for range len(par.spares) {

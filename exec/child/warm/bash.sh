@@ -3,13 +3,13 @@
 #
 #     bash --noprofile --norc bash.sh FOLDER
 #
-# with descriptor 3 for answers. A shell waits until the first lines of its work come through the place's
-# ".c"; they set environment, stdout, stderr and $0. It then says so, and begins when its stdin opens.
+# with descriptor 3 for answers. A shell waits until its work comes through the place's ".c": lines that set
+# environment, stdin, stdout, stderr and $0. It begins when it has done them.
 if ((BASH_VERSINFO[0] < 5)); then # no BASH_ARGV0
     printf 'old\n' >&3
     exit
 fi
-printf 'up\n' >&3
+printf 'up %s\n' "$((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1]))" >&3
 __attune_folder=$1
 set --
 while IFS= read -r __attune_places; do
@@ -19,16 +19,14 @@ while IFS= read -r __attune_places; do
             {
                 set +m
                 . "$__attune_folder/$__attune_place.c"
-                printf 'ready %s\n' "$__attune_place" >&3
-                # 254 is what set -m opened.
-                exec <"$__attune_folder/$__attune_place.0" 3>&- 254>&-
-                unset -v __attune_folder __attune_place __attune_places
+                unset -v __attune_folder __attune_place __attune_places __attune_forked
                 BASH_SUBSHELL=0 SECONDS=0
                 . "$0"
                 exit
             } &
-            printf 'pid %s %s\n' "$__attune_place" "$!" >&3
+            __attune_forked+=" $__attune_place $!"
         done
+        printf 'pids%s\n' "$__attune_forked" >&3
     )
     printf 'forked\n' >&3
 done
