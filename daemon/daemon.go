@@ -40,8 +40,12 @@ type Options struct {
 	// Binary is this program's own file, which is started again as keeper and as timer engine.
 	Binary string
 	// Signals are told to the daemon: the first SIGTERM or SIGINT drains and stops, the second hurries,
-	// SIGHUP scans the packs. nil: those of the process.
+	// SIGHUP reads the configuration again and scans the packs. nil: those of the process.
 	Signals <-chan os.Signal
+	// Reread reads the configuration as it is now; nil: it stays as it is until a restart.
+	Reread func() (*Config, error)
+	// SetLog changes level and format of Logger; nil: they stay.
+	SetLog func(LogConfig) error
 	// OnReady, where set, is called once, when the first scan was applied; it must not wait long.
 	OnReady func(Ready)
 	// UnsafeDatabase turns fsync of the private PostgreSQL off: for tests only.
@@ -50,14 +54,16 @@ type Options struct {
 
 // Daemon is one running Attune: all parts, built and wired, and the order in which they stop.
 type Daemon struct {
-	config  *Config
-	opts    Options
-	log     *slog.Logger
-	state   string
-	node    string
-	began   time.Time
-	secrets secrets
-	keys    *seal.Keys
+	config *Config // as it was at the start
+	// rereadConfig is the newest, of which only some is in force: see live.
+	rereadConfig atomic.Pointer[Config]
+	opts         Options
+	log          *slog.Logger
+	state        string
+	node         string
+	began        time.Time
+	secrets      secrets
+	keys         *seal.Keys
 	// resealed is the key that everything was last encrypted with anew.
 	resealed string
 	notify   *notifier
@@ -114,6 +120,7 @@ func New(ctx context.Context, opts Options) (*Daemon, error) {
 		keys:     seal.New(opts.Config.KeyFile()),
 		registry: registry,
 	}
+	d.rereadConfig.Store(opts.Config)
 	d.queueMetrics = newQueueMetrics(d.registry)
 	if err := d.build(ctx); err != nil {
 		d.Close()
@@ -197,7 +204,7 @@ func (d *Daemon) build(ctx context.Context) error {
 		return err
 	}
 	if d.reconciler, err = reconcile.New(reconcile.Options{
-		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config, ConfigPlace: c.PackConfigPlace,
+		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config, ConfigPlace: d.configPlace,
 		Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Version: d.opts.Version,
 		Environment: environmentOf(d.opts.Binary, d.interpreters), Memory: filepath.Join(d.state, memoryFile),
 		Logger: d.opts.Logger, Registerer: d.registry,
@@ -264,7 +271,7 @@ func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options
 		},
 		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.rulesConfig, Sensors: d.sensors, Workers: d.workers,
 		Environments: d.environments, Webhooks: d.webhooks, Keys: d.keys,
-		Reconciler: d.reconciler, Notices: d.listener, OperatorConfig: d.config.Packs.Config, ConfigPlace: d.config.PackConfigPlace, Unready: d.unready, Degraded: d.degraded,
+		Reconciler: d.reconciler, Notices: d.listener, OperatorConfig: func(pack string) map[string]any { return d.live().Packs.Config[pack] }, ConfigPlace: d.configPlace, Unready: d.unready, Degraded: d.degraded,
 		Gatherer: d.registry, Logger: d.opts.Logger.With("component", "api"),
 	}
 	if d.cluster != nil {
@@ -436,7 +443,7 @@ func (d *Daemon) join(ctx context.Context) error {
 }
 
 func (d *Daemon) retention() store.Retention {
-	r := d.config.Retention
+	r := d.live().Retention
 	return store.Retention{
 		Events: r.Events, EventsCount: r.EventsCount, Executions: r.Executions, ExecutionsCount: r.ExecutionsCount,
 		Revisions: r.Revisions, RevisionsAge: r.RevisionsAge,
@@ -492,9 +499,11 @@ func (d *Daemon) revisionsInUse(ctx context.Context) (map[string]bool, error) {
 	return keep, nil
 }
 
-// configured is the configuration of a pack, and the same as its rules see it, as long as its row is the same.
+// configured is the configuration of a pack, and the same as its rules see it, as long as its row and
+// attune.toml are the same.
 type configured struct {
 	row       *store.PackRow
+	live      *Config
 	config    map[string]any
 	referring map[string]any
 }
@@ -513,15 +522,16 @@ func (d *Daemon) configured(pack string) *configured {
 	if known := d.catalogs.current.Load(); known != nil {
 		row = known.Packs[pack]
 	}
+	live := d.live()
 	if row == nil || row.Manifest == nil {
-		config := d.config.Packs.Config[pack]
+		config := live.Packs.Config[pack]
 		return &configured{config: config, referring: manifest.ReferringConfig(config)}
 	}
-	if found, ok := d.configs.Load(pack); ok && found.(*configured).row == row {
+	if found, ok := d.configs.Load(pack); ok && found.(*configured).row == row && found.(*configured).live == live {
 		return found.(*configured)
 	}
-	config, _ := row.Manifest.EffectiveConfig(d.config.Packs.Config[pack])
-	made := &configured{row: row, config: config, referring: manifest.ReferringConfig(config)}
+	config, _ := row.Manifest.EffectiveConfig(live.Packs.Config[pack])
+	made := &configured{row: row, live: live, config: config, referring: manifest.ReferringConfig(config)}
 	d.configs.Store(pack, made)
 	return made
 }

@@ -96,6 +96,8 @@ type running struct {
 	signals chan os.Signal
 	log     *lockedBuffer
 	ended   chan struct{}
+	// file is its attune.toml; empty: there is none, and it logs everything.
+	file string
 	// waiting, where set, runs while the daemon is built.
 	waiting func()
 	// stop ends it and waits; wait only waits.
@@ -133,15 +135,23 @@ func start(t *testing.T, flags ...Flag) *running {
 // run starts a daemon where a former one has ended, or for the first time.
 func (r *running) run(t *testing.T, flags ...Flag) {
 	t.Helper()
-	config, err := FindConfig(os.DevNull, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, append([]Flag{
+	home, file := t.TempDir(), r.file
+	if file == "" {
+		file = os.DevNull
+		flags = append(flags, Flag{"log.level", "debug", "test"})
+	}
+	flags = append([]Flag{
 		{"packs.directory", r.packs, "test"},
 		{"state.directory", r.state, "test"},
 		{"database.url", r.url, "test"},
 		{"http.socket", filepath.Join(r.state, "a.sock"), "test"},
 		{"http.listen", "127.0.0.1:0", "test"},
-		{"log.level", "debug", "test"},
 		{"exec.stop_grace", "2s", "test"},
-	}, flags...)...)
+	}, flags...)
+	read := func() (*Config, error) {
+		return FindConfig(file, []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home}, flags...)
+	}
+	config, err := read()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,10 +160,14 @@ func (r *running) run(t *testing.T, flags ...Flag) {
 		t.Fatal(err)
 	}
 	r.log = &lockedBuffer{}
+	log, err := NewSwitchedLog(r.log, config.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
 	r.signals = make(chan os.Signal, 4)
 	ready := make(chan Ready, 1)
 	options := Options{
-		Config: config, Logger: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Config: config, Logger: log.Logger(), Reread: read, SetLog: log.Set,
 		Version: "1.2.3", Binary: binary, Signals: r.signals, OnReady: func(i Ready) { ready <- i },
 		UnsafeDatabase: true,
 	}
@@ -634,6 +648,132 @@ func (r *running) testMetrics(t *testing.T) {
 			t.Errorf("metric %s is missing", want)
 		}
 	}
+}
+
+// TestReloadOfTheConfiguration: SIGHUP puts in force what can be, names what waits for a restart in one line, and
+// leaves everything as it is where the file is wrong.
+func TestReloadOfTheConfiguration(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	r := &running{packs: filepath.Join(dir, "packs"), state: filepath.Join(dir, "state"), url: storetest.NewURL(t), file: filepath.Join(dir, "attune.toml")}
+	writePacks(t, r.packs, `
+-- demo/pack.yaml --
+ref: demo
+label: Demo
+version: 1.0.0
+conf_schema: {zone: {type: string, default: north}, n: {type: integer}}
+-- demo/actions/zone.yaml --
+name: zone
+runner_type: shell
+entry_point: zone.sh
+-- demo/actions/zone.sh --
+echo "zone $ATTUNE_PACK_CONFIG_ZONE"
+-- demo/triggers/t.yaml --
+name: t
+-- demo/sensors/zone.yaml --
+name: zone
+runner_type: shell
+entry_point: zone.sh
+trigger_types: [demo.t]
+-- demo/sensors/zone.sh --
+echo "sensor in $ATTUNE_PACK_CONFIG_ZONE" >&2
+while :; do sleep 1; done
+-- other/pack.yaml --
+ref: other
+label: Other
+version: 1.0.0
+-- other/triggers/t.yaml --
+name: t
+-- other/sensors/stays.yaml --
+name: stays
+runner_type: shell
+entry_point: stays.sh
+trigger_types: [other.t]
+-- other/sensors/stays.sh --
+while :; do sleep 1; done
+`)
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(r.file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	logged := func(text string) {
+		t.Helper()
+		eventually(t, func() error {
+			if !strings.Contains(r.log.String(), text) {
+				return fmt.Errorf("the log does not say %q", text)
+			}
+			return nil
+		})
+	}
+	ctx := t.Context()
+	zone := func(want string) {
+		t.Helper()
+		queued, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.zone"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error {
+			if done, err := r.client.Execution(ctx, queued.ID); err != nil || done.Stdout != want {
+				return fmt.Errorf("found %+v, %v, want stdout %q", done, err, want)
+			}
+			return nil
+		})
+	}
+	pid := func(sensor string) int {
+		t.Helper()
+		var found int
+		eventually(t, func() error {
+			s, err := r.client.Sensor(ctx, sensor)
+			if err != nil || s.PID == nil {
+				return fmt.Errorf("%s does not run: %v", sensor, err)
+			}
+			found = *s.PID
+			return nil
+		})
+		return found
+	}
+	write("[log]\nlevel = \"error\"\n")
+	r.run(t)
+	zone("zone north\n")
+	changed, stays := pid("demo.zone"), pid("other.stays")
+	if text := r.log.String(); strings.Contains(text, "level=INFO") {
+		t.Errorf("it says more than errors:\n%s", text)
+	}
+
+	write("[log]\nlevel = \"info\"\nformat = \"json\"\n[packs.config.demo]\nzone = \"south\"\n[retention]\nevents = \"7d\"\n[exec]\nworkers = 3\n[http]\ntls_cert = \"\"\n")
+	r.signals <- syscall.SIGHUP
+	logged(`"msg":"configuration read again, some of it waits for a restart","component":"daemon",` +
+		`"applied":["log.format","log.level","packs.config.demo.zone","retention.events"],"waiting":["exec.workers"]}`)
+	eventually(t, func() error {
+		if s, err := r.client.Sensor(ctx, "demo.zone"); err != nil || s.PID == nil || *s.PID == changed {
+			return fmt.Errorf("the sensor is not started anew: %v", err)
+		}
+		return nil
+	})
+	zone("zone south\n")
+	if now := pid("other.stays"); now != stays {
+		t.Errorf("a sensor whose input is the same was started anew: %d, then %d", stays, now)
+	}
+	if days := r.retention().Events; days != 7*24*time.Hour {
+		t.Errorf("events are kept for %v", days)
+	}
+	detail, err := r.client.Pack(ctx, "demo")
+	if err != nil || len(detail.Config) != 1 || detail.Config[0].Value != "south" || !strings.HasSuffix(detail.Config[0].Origin, "attune.toml:5:1") {
+		t.Errorf("the pack shows %+v, %v", detail.Config, err)
+	}
+
+	// What the schema refuses is told with its place in attune.toml, and reaches nobody.
+	write("[log]\nformat = \"json\"\n[packs.config.demo]\nzone = 7\n")
+	r.signals <- syscall.SIGHUP
+	logged(`attune.toml:4:1: cannot use packs.config.demo.zone: found 7, expected string`)
+	zone("zone north\n")
+
+	write("[log]\nformat = \"json\"\n[packs.config.demo]\nzone = \"west\n")
+	r.signals <- syscall.SIGHUP
+	logged(`"msg":"configuration is wrong, the one in force stays","component":"daemon","err":"` + r.file + `:4:`)
+	zone("zone north\n")
 }
 
 func TestSignals(t *testing.T) {

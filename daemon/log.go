@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/coreos/go-systemd/v22/journal"
 )
@@ -102,4 +103,83 @@ func (p *priorityWriter) Write(line []byte) (int, error) {
 		return 0, err
 	}
 	return len(line), nil
+}
+
+// SwitchedLog makes a logger whose level and format can be changed while it is used.
+type SwitchedLog struct {
+	w       io.Writer
+	current atomic.Pointer[slog.Handler]
+}
+
+// NewSwitchedLog begins with the level and the format of config.
+func NewSwitchedLog(w io.Writer, config LogConfig) (*SwitchedLog, error) {
+	s := &SwitchedLog{w: w}
+	return s, s.Set(config)
+}
+
+// Set changes level and format of all loggers that came from Logger.
+func (s *SwitchedLog) Set(config LogConfig) error {
+	logger, err := NewLogger(s.w, config)
+	if err != nil {
+		return err
+	}
+	handler := logger.Handler()
+	s.current.Store(&handler)
+	return nil
+}
+
+// Logger gives the logger.
+func (s *SwitchedLog) Logger() *slog.Logger { return slog.New(&switchedHandler{log: s}) }
+
+// switchedHandler is a handler of its own on whatever the log's is now: with makes it, and made is the last one
+// made.
+type switchedHandler struct {
+	log  *SwitchedLog
+	with func(slog.Handler) slog.Handler // nil: the log's own
+	made atomic.Pointer[madeHandler]
+}
+
+type madeHandler struct {
+	of      *slog.Handler
+	handler slog.Handler
+}
+
+func (h *switchedHandler) now() slog.Handler {
+	of := h.log.current.Load()
+	if h.with == nil {
+		return *of
+	}
+	made := h.made.Load()
+	if made == nil || made.of != of {
+		made = &madeHandler{of: of, handler: h.with(*of)}
+		h.made.Store(made)
+	}
+	return made.handler
+}
+
+// Enabled says what the handler of now says.
+func (h *switchedHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.now().Enabled(ctx, level)
+}
+
+// Handle has the handler of now write the record.
+func (h *switchedHandler) Handle(ctx context.Context, r slog.Record) error {
+	return h.now().Handle(ctx, r)
+}
+
+// WithAttrs gives a handler with more attributes.
+func (h *switchedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return h.derive(func(to slog.Handler) slog.Handler { return to.WithAttrs(attrs) })
+}
+
+// WithGroup gives a handler of a group.
+func (h *switchedHandler) WithGroup(name string) slog.Handler {
+	return h.derive(func(to slog.Handler) slog.Handler { return to.WithGroup(name) })
+}
+
+func (h *switchedHandler) derive(more func(slog.Handler) slog.Handler) slog.Handler {
+	if h.with == nil {
+		return &switchedHandler{log: h.log, with: more}
+	}
+	return &switchedHandler{log: h.log, with: func(to slog.Handler) slog.Handler { return more(h.with(to)) }}
 }

@@ -98,8 +98,8 @@ func (r *reloads) run(ctx context.Context) {
 			continue
 		}
 		if err != nil {
-			r.log.Warn("packs not scanned", "err", err)
-			r.notify.ready("running; the last scan failed: " + err.Error())
+			r.log.Warn("not all is reloaded", "err", err)
+			r.notify.ready("running; the last reload failed: " + err.Error())
 			continue
 		}
 		r.notify.ready("running")

@@ -174,8 +174,8 @@ func TestReloadIsReadyAfterItsScan(t *testing.T) {
 		cancel()
 		<-done
 		want := []string{
-			"RELOADING=1", "scan", "RELOADING=1", "RELOADING=1", "scan", "STATUS=running; the last scan failed: no",
-			"RELOADING=1", "scan", "STATUS=running; the last scan failed: context deadline exceeded",
+			"RELOADING=1", "scan", "RELOADING=1", "RELOADING=1", "scan", "STATUS=running; the last reload failed: no",
+			"RELOADING=1", "scan", "STATUS=running; the last reload failed: context deadline exceeded",
 			"RELOADING=1", "scan",
 		}
 		if diff := cmp.Diff(want, said); diff != "" {

@@ -123,7 +123,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	group.Add(func() error { return d.runStages(ctx) }, func(error) { cancel() })
 	reload := &reloads{
 		notify: d.notify, log: d.log, asked: make(chan struct{}, 1), patient: readyPatience,
-		scan: d.rescan,
+		scan: d.reload,
 	}
 	group.Add(func() error { return d.watchSignals(actors, reload, cancel) }, func(error) { endActors() })
 	group.Add(func() error { return d.announce(actors) }, func(error) { endActors() })
@@ -135,8 +135,13 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return group.Run()
 }
 
-// rescan does what a signal asks for. A node that follows applies nothing, but tries again to watch its
-// packs folders, and says how they differ from what is in force.
+// reload does what a signal asks for: it reads the configuration again, and scans the packs.
+func (d *Daemon) reload(ctx context.Context) error {
+	return errors.Join(d.reread(), d.rescan(ctx))
+}
+
+// rescan scans the packs. A node that follows applies nothing, but tries again to watch its packs folders, and
+// says how they differ from what is in force.
 func (d *Daemon) rescan(ctx context.Context) error {
 	_, err := d.reconciler.Reload(ctx, "signal")
 	follows, ok := errors.AsType[*reconcile.FollowsError](err)
@@ -253,7 +258,7 @@ func (d *Daemon) watchSignals(ctx context.Context, reload *reloads, stop func())
 			return nil
 		case s := <-signals:
 			if s == syscall.SIGHUP {
-				d.log.Info("scan asked for", "signal", s.String())
+				d.log.Info("reload asked for", "signal", s.String())
 				reload.ask()
 				continue
 			}

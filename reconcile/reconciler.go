@@ -146,6 +146,8 @@ type Reconciler struct {
 	asked request
 	// changed is the environment that the next pass finds; nil: it is what it was.
 	changed *string
+	// reconfigured is what [packs.config] has become; nil: it has not.
+	reconfigured *map[string]map[string]any
 	// noticedGeneration is the newest that somebody told of, and errandsDue says that another node may have
 	// asked for something.
 	noticedGeneration int64
@@ -376,16 +378,28 @@ func (r *Reconciler) EnvironmentChanged(environment, cause string) {
 	r.signal()
 }
 
-// adopt has each pack compared again where the environment has changed.
+// Reconfigure says what Options.PackConfig has become, and has all packs checked against it with the next pass.
+func (r *Reconciler) Reconfigure(config map[string]map[string]any) {
+	r.mu.Lock()
+	r.reconfigured = &config
+	r.mu.Unlock()
+}
+
+// adopt has each pack compared again where the environment or the configuration has changed.
 func (r *Reconciler) adopt() {
 	r.mu.Lock()
-	changed := r.changed
-	r.changed = nil
+	environment, config := r.changed, r.reconfigured
+	r.changed, r.reconfigured = nil, nil
 	r.mu.Unlock()
-	if changed == nil {
+	if environment == nil && config == nil {
 		return
 	}
-	r.opts.Environment = *changed
+	if environment != nil {
+		r.opts.Environment = *environment
+	}
+	if config != nil {
+		r.opts.PackConfig = *config
+	}
 	r.environment = r.opts.environmentOf()
 	r.unkept = true
 	for _, p := range r.packs {

@@ -131,7 +131,10 @@ func (s *Server) configOf(row *store.PackRow) []ConfigValue {
 	if row.Manifest == nil {
 		return values
 	}
-	operator := s.opts.OperatorConfig[row.Ref]
+	var operator map[string]any
+	if s.opts.OperatorConfig != nil {
+		operator = s.opts.OperatorConfig(row.Ref)
+	}
 	config, misfits := row.Manifest.EffectiveConfig(operator)
 	schema := row.Manifest.ConfSchema
 	shown := manifest.MaskedValues(config, schema)

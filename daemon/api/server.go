@@ -96,8 +96,8 @@ type Options struct {
 	Keys       Keys
 	Reconciler Reconciler
 	Notices    Notices
-	// OperatorConfig is [packs.config], by pack ref, and ConfigPlace where a key of it stands.
-	OperatorConfig map[string]map[string]any
+	// OperatorConfig is [packs.config] of a pack, and ConfigPlace where a key of it stands; nil: there is none.
+	OperatorConfig func(pack string) map[string]any
 	ConfigPlace    func(pack, key string) manifest.Place
 	// Unready says why the daemon is not ready; nothing: it is. Degraded says what else is wrong.
 	Unready  func(ctx context.Context) []string

@@ -27,7 +27,9 @@ func (c *command) daemonCommand() *cobra.Command {
 		Short: "Watch the packs and run what they say, until stopped",
 		Long: "Watches the packs folders, applies them to PostgreSQL, supervises sensors and runs actions, until\n" +
 			"SIGTERM or Ctrl-C: running actions may then finish (exec.drain), and a second one hurries. SIGHUP\n" +
-			"scans the packs at once. Without database.url it runs a PostgreSQL of its own.",
+			"scans the packs at once, and reads the configuration again: [packs.config], [retention] and [log]\n" +
+			"are in force then, what else has changed is named in the log and waits for a restart. Without\n" +
+			"database.url it runs a PostgreSQL of its own.",
 		Example: "  attune daemon\n  attune daemon --packs ./packs --state ./state",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,11 +53,9 @@ func (c *command) daemonCommand() *cobra.Command {
 			if readOnly {
 				flags = append(flags, daemon.Flag{Key: "reconcile.mode", Value: "plan", Name: "--read-only"})
 			}
-			cfg, err := daemon.FindConfig(c.configPath, c.sys.Environ, flags...)
-			if err != nil {
-				return err
-			}
-			return c.runDaemon(cmd.Context(), cfg)
+			return c.runDaemon(cmd.Context(), func() (*daemon.Config, error) {
+				return daemon.FindConfig(c.configPath, c.sys.Environ, flags...)
+			})
 		},
 	}
 	f := cmd.Flags()
@@ -71,12 +71,16 @@ func (c *command) daemonCommand() *cobra.Command {
 
 // runDaemon builds and runs the daemon. A signal that comes while it is still being built ends it at
 // once; later ones are the daemon's own.
-func (c *command) runDaemon(ctx context.Context, cfg *daemon.Config) error {
+func (c *command) runDaemon(ctx context.Context, read func() (*daemon.Config, error)) error {
+	cfg, err := read()
+	if err != nil {
+		return err
+	}
 	ctx, release := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer release()
 	defer context.AfterFunc(ctx, release)()
 
-	log, err := daemon.NewLogger(c.sys.Stderr, cfg.Log)
+	log, err := daemon.NewSwitchedLog(c.sys.Stderr, cfg.Log)
 	if err != nil {
 		return err
 	}
@@ -84,7 +88,7 @@ func (c *command) runDaemon(ctx context.Context, cfg *daemon.Config) error {
 	if err != nil {
 		return fmt.Errorf("cannot find this program's own file: %v", err)
 	}
-	opts := daemon.Options{Config: cfg, Logger: log, Version: c.sys.Version.Version, Binary: binary}
+	opts := daemon.Options{Config: cfg, Logger: log.Logger(), Reread: read, SetLog: log.Set, Version: c.sys.Version.Version, Binary: binary}
 	if _, isTerminal := c.terminalWidth(); isTerminal {
 		opts.OnReady = func(r daemon.Ready) { daemon.Banner(c.sys.Stdout, r) }
 	}
