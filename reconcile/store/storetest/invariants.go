@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // invariants are what holds of every database, whatever happened to the nodes that wrote to it: each query
@@ -54,6 +56,30 @@ var invariants = []struct{ name, query string }{
 			SELECT FROM attune.enforcement
 			WHERE enforcement.id = execution.enforcement_id AND enforcement.event_id = execution.event_id AND enforcement.status = 'matched'
 		)`},
+	{"an event is stored once by its source's own number", `
+		SELECT count(*) || ' events of ' || source || ' and trigger ' || trigger_ref || ' are ' || event_id
+		FROM attune.event WHERE event_id <> ''
+		GROUP BY source, trigger_ref, event_id HAVING count(*) > 1`},
+	{"a token begins with the number of its execution", `
+		SELECT 'execution ' || execution_id || ' has token ' || token
+		FROM (SELECT execution_id, token FROM attune.queue WHERE token IS NOT NULL UNION ALL SELECT execution_id, token FROM attune.attempt) AS held
+		WHERE substring(uuid_send(token) FOR 8) <> int8send(execution_id)`},
+	{"what was printed is of an attempt that is told of", `
+		SELECT 'execution ' || execution_id || ', attempt ' || attempt
+		FROM attune.output
+		WHERE NOT EXISTS (SELECT FROM attune.attempt WHERE attempt.execution_id = output.execution_id AND number = output.attempt)`},
+	{"what is in force runs from a revision of its pack that is whole", `
+		SELECT ref || ' runs from revision ' || component.revision_id || ' of pack ' || revision.pack_id || ', which has no ' || COALESCE(entry ->> 'path', 'such revision')
+		FROM (
+			SELECT ref, pack_id, revision_id FROM attune.action WHERE enabled
+			UNION ALL SELECT ref, pack_id, revision_id FROM attune.trigger WHERE enabled
+			UNION ALL SELECT ref, pack_id, revision_id FROM attune.sensor WHERE enabled
+			UNION ALL SELECT ref, pack_id, revision_id FROM attune.rule WHERE enabled
+		) AS component
+		JOIN attune.revision ON revision.id = component.revision_id
+		LEFT JOIN LATERAL jsonb_array_elements(revision.tree) AS entry
+			ON entry ->> 'digest' <> '' AND NOT EXISTS (SELECT FROM attune.file WHERE digest = entry ->> 'digest')
+		WHERE entry IS NOT NULL OR revision.pack_id <> component.pack_id`},
 	{"a matched event is stored", `
 		SELECT 'event ' || event_id || ', rule ' || rule_ref
 		FROM attune.enforcement
@@ -61,9 +87,17 @@ var invariants = []struct{ name, query string }{
 }
 
 // CheckInvariants fails the test where the database says what must never be: an execution that is neither
-// waiting nor ended, an attempt with two outcomes, an event that led to too much. Others may write to it
-// meanwhile.
+// waiting nor ended, an attempt with two outcomes, an event that led to too much, a component in force
+// without its files. Others may write to it meanwhile.
 func CheckInvariants(t testing.TB, url string) {
+	t.Helper()
+	for _, problem := range Broken(t, url) {
+		t.Error(problem)
+	}
+}
+
+// Broken tells what is not as it must be, each as the name of the invariant and what breaks it.
+func Broken(t testing.TB, url string) (problems []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 	defer cancel()
@@ -71,20 +105,26 @@ func CheckInvariants(t testing.TB, url string) {
 	for _, one := range invariants {
 		rows, err := conn.Query(ctx, one.query+" LIMIT 10")
 		if err != nil {
-			t.Errorf("%s: %v", one.name, err)
+			problems = append(problems, one.name+": "+err.Error())
 			continue
 		}
-		for rows.Next() {
-			var what string
-			if err := rows.Scan(&what); err != nil {
-				t.Error(err)
-			}
-			t.Errorf("%s, but: %s", one.name, what)
+		found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			problems = append(problems, one.name+": "+err.Error())
 		}
-		if err := rows.Err(); err != nil {
-			t.Errorf("%s: %v", one.name, err)
+		for _, what := range found {
+			problems = append(problems, one.name+", but: "+what)
 		}
 	}
+	return problems
+}
+
+// Invariants are their names.
+func Invariants() (names []string) {
+	for _, one := range invariants {
+		names = append(names, one.name)
+	}
+	return names
 }
 
 // Settle waits until nothing waits or runs any more, and then checks the invariants.
