@@ -68,6 +68,7 @@ var guideExamples = map[string]string{
 	"action.parameter_delivery":  "# stdin",
 	"action.parameter_format":    "json",
 	"action.timeout":             "30m",
+	"action.timeout_total":       "2h",
 	"action.expires":             "6h",
 	"action.retry.max_attempts":  "3",
 	"action.retry.delay":         "10s",

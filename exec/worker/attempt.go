@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,6 +39,9 @@ const putOff = 15 * time.Second
 // errAway says that what an attempt needs is not there for now; it has nothing to do with the attempt.
 var errAway = errors.New("not available now")
 
+// errAllOver says that the time for all attempts was over before this one began.
+var errAllOver = errors.New("the time for all attempts is over")
+
 // attempt is one start of one execution on this node.
 type attempt struct {
 	pool  *Pool
@@ -52,6 +56,8 @@ type attempt struct {
 	// printing is closed when stdout and stderr are set for good; nil: it never got that far.
 	printing       chan struct{}
 	stdout, stderr *child.Capture
+	// allUntil is until when all attempts of its execution have to have ended; zero: there is no such time.
+	allUntil time.Time
 	// outlived says that its tree could not be ended.
 	outlived bool
 
@@ -189,6 +195,9 @@ func (a *attempt) run() *store.Outcome {
 		a.release(err)
 		return nil
 	}
+	if errors.Is(err, errAllOver) {
+		return &store.Outcome{Status: store.StatusTimedOut, Error: "timed out before it began again: " + a.allText()}
+	}
 	if err != nil {
 		return a.failed(err)
 	}
@@ -319,6 +328,10 @@ func (a *attempt) start(plan *plan) (process, error) {
 // watch waits for the child's end, or brings it about.
 func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 	began := time.Now()
+	if !a.allUntil.IsZero() {
+		plan.total = time.Until(a.allUntil) < plan.timeout
+		plan.timeout = min(plan.timeout, time.Until(a.allUntil))
+	}
 	timer := time.NewTimer(plan.timeout)
 	defer timer.Stop()
 	select {
@@ -382,6 +395,9 @@ func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkil
 		a.retry(o)
 	case stopTimeout:
 		o.Status, o.Error = store.StatusTimedOut, fmt.Sprintf("timed out after %v", plan.timeout)
+		if plan.total {
+			o.Error = "timed out: " + a.allText()
+		}
 		o.Result = plan.result(a.stdout, nil)
 		a.retry(o)
 	case stopCancel:
@@ -393,7 +409,7 @@ func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkil
 	case stopFence:
 		o.Status, o.Error = store.StatusFailed, fmt.Sprintf("stopped, because this node could not renew its lease for %v", fenceStop)
 		if delay, yes := retryLost(a.action(), a.retries(), a.claim.Tries); yes {
-			again(o, delay)
+			a.follow(o, delay)
 		}
 	case stopUnheld:
 		o.Status, o.Error = store.StatusFailed, "stopped, because its lease was lost"
@@ -447,8 +463,22 @@ func (a *attempt) retry(o *store.Outcome) {
 		return
 	}
 	if delay, yes := retryAfter(a.retries(), a.claim.Tries, o.Status, o.ExitCode); yes {
-		again(o, delay)
+		a.follow(o, delay)
 	}
+}
+
+// follow lets another attempt follow after delay, unless the time for all of them is over by then.
+func (a *attempt) follow(o *store.Outcome, delay time.Duration) {
+	if a.allUntil.IsZero() || time.Now().Add(delay).Before(a.allUntil) {
+		again(o, delay)
+	} else if !strings.HasSuffix(o.Error, a.allText()) {
+		o.Error += "; not tried again: " + a.allText()
+	}
+}
+
+// allText says what bounds all attempts.
+func (a *attempt) allText() string {
+	return fmt.Sprintf("all attempts together may take %v (timeout_total)", time.Duration(a.action().TimeoutTotal))
 }
 
 // retries is the execution's own retry, else the action's; nil: there is none.

@@ -42,6 +42,8 @@ type fakeQueue struct {
 	locked, refused map[string]bool
 	// lostClaim makes the next claim commit without an answer.
 	lostClaim bool
+	// since is how long ago the first attempt of each began.
+	since time.Duration
 	// later falls due at dueAt.
 	later []store.Claimed
 	dueAt time.Time
@@ -64,6 +66,12 @@ func (q *fakeQueue) set(f func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	f()
+}
+
+func (q *fakeQueue) SinceFirstStart(context.Context, int64, time.Time) (time.Duration, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.since, nil
 }
 
 func (q *fakeQueue) NextDue(context.Context) (time.Duration, bool, error) {

@@ -67,6 +67,7 @@ type queue interface {
 	Finish(ctx context.Context, outcomes []store.Outcome) (accepted []bool, err error)
 	Reap(ctx context.Context) (requeued, lost []int64, err error)
 	Execution(ctx context.Context, id int64) (*store.Execution, []store.Attempt, error)
+	SinceFirstStart(ctx context.Context, id int64, createdAt time.Time) (time.Duration, error)
 	NextDue(ctx context.Context) (left time.Duration, waits bool, err error)
 }
 

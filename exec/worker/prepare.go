@@ -36,7 +36,9 @@ type plan struct {
 	owner   *child.User
 	mask    *child.Mask
 	timeout time.Duration
-	spec    child.Spec
+	// total says that timeout is what all attempts together have left.
+	total bool
+	spec  child.Spec
 
 	config     map[string]any // the pack's
 	confSchema *manifest.Schema
@@ -74,6 +76,9 @@ func (a *attempt) prepare() (*plan, error) {
 	}
 	p := &plan{action: action, pack: packOf(a.claim.Action)}
 	p.timeout = a.timeout(action, p.pack)
+	if err := a.limitAll(action); err != nil {
+		return nil, err
+	}
 	parameters, err := a.parameters(p)
 	if err != nil {
 		return nil, err
@@ -127,6 +132,26 @@ func (a *attempt) timeout(action *manifest.Action, pack string) time.Duration {
 		timeout = min(timeout, most)
 	}
 	return timeout
+}
+
+// limitAll finds out how long all attempts together may take yet.
+func (a *attempt) limitAll(action *manifest.Action) error {
+	total := time.Duration(action.TimeoutTotal)
+	if total <= 0 {
+		return nil
+	}
+	since := time.Duration(0)
+	if a.claim.Attempt > 1 {
+		var err error
+		if since, err = a.pool.queue.SinceFirstStart(a.ctx, a.claim.ExecutionID, a.claim.CreatedAt); err != nil {
+			return fmt.Errorf("%w: %w", errAway, err)
+		}
+	}
+	a.allUntil = time.Now().Add(total - since)
+	if since >= total {
+		return errAllOver
+	}
+	return nil
 }
 
 // parameters gives the parameters with defaults and secrets, checked against the schema of now: it may

@@ -17,6 +17,10 @@ func (d *decoder) action(v *value, src *source) Component {
 	a.ParameterDelivery = o.choice("parameter_delivery")
 	a.ParameterFormat = o.choice("parameter_format")
 	a.Timeout = o.duration("timeout")
+	a.TimeoutTotal = o.duration("timeout_total")
+	if a.TimeoutTotal > 0 && a.TimeoutTotal < a.Timeout {
+		d.fail(o.place("timeout_total"), "", "cannot use timeout_total: it is shorter than timeout, which one attempt may take")
+	}
 	a.Expires = o.duration("expires")
 	a.Retry = d.retry(o)
 	a.Concurrency = d.concurrency(o, a)

@@ -133,6 +133,7 @@ var actionKeys = slices.Concat(headerKeys, runnerKeys, []Key{
 	{Name: "parameter_delivery", Doc: "How the parameters come: env as ATTUNE_ACTION_<KEY>, stdin, or file, named by ATTUNE_PARAMETER_FILE. env shows secret ones to whoever may read the process's environment.", Default: "as JSON on stdin, and those that are not secret as ATTUNE_ACTION_<KEY> too", shape: choiceShape{same(DeliverEnv, DeliverStdin, DeliverFile)}},
 	{Name: "parameter_format", Doc: "How stdin or the file has them.", Default: "json", shape: choiceShape{words("json", "dotenv", "yaml")}},
 	{Name: "timeout", Doc: "How long one attempt may take, in seconds or as \"5m\".", Default: "exec.timeout of attune.toml", shape: durationShape{}},
+	{Name: "timeout_total", Doc: "How long all attempts of one execution may take together, pauses included, counted from the start of the first, in seconds or as \"1h\". What runs then is stopped, and there is no other attempt.", Default: "any time", shape: durationShape{}},
 	{Name: "expires", Doc: "How long an execution may wait to be started, in seconds or as \"1h\"; then it is cancelled.", Default: "for ever", shape: durationShape{}},
 	{Name: "retry", Doc: "When an attempt that did not succeed is followed by another.", Default: "never", shape: mappingShape{retryKeys}},
 	{Name: "concurrency", Doc: "How many executions may run at once.", Default: "any number", shape: mappingShape{concurrencyKeys}},

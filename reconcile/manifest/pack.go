@@ -190,6 +190,7 @@ type Action struct {
 	ParameterDelivery string       `json:"parameter_delivery,omitempty"`
 	ParameterFormat   string       `json:"parameter_format,omitempty"` // json (default), dotenv or yaml
 	Timeout           Duration     `json:"timeout,omitempty"`
+	TimeoutTotal      Duration     `json:"timeout_total,omitempty"`
 	Expires           Duration     `json:"expires,omitempty"`
 	Retry             *Retry       `json:"retry,omitempty"`
 	Concurrency       *Concurrency `json:"concurrency,omitempty"`

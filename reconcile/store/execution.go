@@ -257,6 +257,19 @@ type Attempt struct {
 	Error      *string    `json:"error"`
 }
 
+// SinceFirstStart tells how long ago the first attempt of an execution began; 0: none has ended that did.
+func (s *Store) SinceFirstStart(ctx context.Context, id int64, createdAt time.Time) (since time.Duration, err error) {
+	err = s.hot(ctx, "look when an execution began", func(batch *pgx.Batch) {
+		s.queue(batch, "SinceFirstStart", pgx.StrictNamedArgs{"id": id, "created_at": createdAt}).QueryRow(func(row pgx.Row) error {
+			var seconds float64
+			err := row.Scan(&seconds)
+			since = time.Duration(seconds * float64(time.Second))
+			return err
+		})
+	})
+	return since, err
+}
+
 // Execution gives one execution, with outputs and result, and its attempts; ErrNotFound.
 func (s *Store) Execution(ctx context.Context, id int64) (*Execution, []Attempt, error) {
 	doing := fmt.Sprintf("read execution %d", id)

@@ -694,3 +694,19 @@ func TestListExecutions(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestSinceFirstStart(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	enqueue(t, s, store.NewExecution{Action: "a.x"})
+	for attempt := range 3 {
+		c := claim(t, s, "n", 1)[0]
+		since, err := s.SinceFirstStart(t.Context(), c.ExecutionID, c.CreatedAt)
+		if err != nil || (since > 0) != (attempt > 0) || attempt == 2 && since < time.Hour {
+			t.Errorf("before attempt %d it is since %v: %v", attempt+1, since, err)
+		}
+		start(t, s, c)
+		finish(t, s, store.Outcome{Token: c.Token, Status: store.StatusFailed, RetryAt: new(time.Now())})
+		sql(t, s, "UPDATE attune.attempt SET started_at = started_at - INTERVAL '1 hour' WHERE number = 1")
+	}
+}

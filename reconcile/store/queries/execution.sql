@@ -1194,6 +1194,12 @@ WHERE execution_id = @id::bigint
     AND started_at IS NOT NULL
 ORDER BY number;
 
+-- name: SinceFirstStart
+SELECT COALESCE(EXTRACT(EPOCH FROM now() - min(started_at)), 0)::double precision
+FROM attune.attempt
+WHERE execution_id = @id::bigint
+    AND created_at = @created_at::timestamptz;
+
 -- name: Outputs
 SELECT attempt, stream, text
 FROM attune.output
