@@ -142,7 +142,7 @@ func (d *Daemon) Close() {
 func (d *Daemon) build(ctx context.Context) error {
 	c := d.config
 	var err error
-	if d.state, err = makeStateDirectory(c.StateDirectory()); err != nil {
+	if d.state, err = MakeStateDirectory(c.StateDirectory()); err != nil {
 		return err
 	}
 	socket, err := c.SocketPath()
@@ -280,9 +280,9 @@ func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options
 	return opts
 }
 
-// makeStateDirectory makes the folder for what outlives a restart, and refuses one that others may
+// MakeStateDirectory makes the folder for what outlives a restart, and refuses one that others may
 // write: who can change what is in it can run code as the daemon.
-func makeStateDirectory(dir string) (string, error) {
+func MakeStateDirectory(dir string) (string, error) {
 	if dir == "" {
 		return "", errors.New("cannot choose a state directory: there is no $HOME; set state.directory")
 	}

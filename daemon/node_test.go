@@ -41,20 +41,20 @@ func TestStateDirectory(t *testing.T) {
 	if os.Geteuid() == 0 {
 		want = 0o711
 	}
-	dir, err := makeStateDirectory(filepath.Join(base, "a", "b"))
+	dir, err := MakeStateDirectory(filepath.Join(base, "a", "b"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != want {
 		t.Errorf("found %v, %v; want mode %o", info.Mode(), err, want)
 	}
-	if _, err := makeStateDirectory(dir); err != nil {
+	if _, err := MakeStateDirectory(dir); err != nil {
 		t.Errorf("the second time: %v", err)
 	}
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := makeStateDirectory(dir); err == nil {
+	if _, err := MakeStateDirectory(dir); err == nil {
 		t.Error("a folder that others may write was accepted")
 	}
 	file := filepath.Join(base, "file")
@@ -62,7 +62,7 @@ func TestStateDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{"", file} {
-		if _, err := makeStateDirectory(bad); err == nil {
+		if _, err := MakeStateDirectory(bad); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 func (c *command) databaseCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "database", Short: "Look into the database, and back it up"}
-	cmd.AddCommand(c.databasePsql(), c.databaseBackup())
+	cmd := &cobra.Command{Use: "database", Short: "Look into the database, back it up and restore it"}
+	cmd.AddCommand(c.databasePsql(), c.databaseBackup(), c.databaseRestore())
 	return cmd
 }
 
@@ -38,8 +38,8 @@ func (c *command) databaseBackup() *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup FILE",
 		Short: "Write the database's content into a file, while all goes on",
-		Long: "Writes what the schema attune holds into a new file, by pg_dump in its custom format, which pg_restore\n" +
-			"reads. The daemon goes on meanwhile; the file is as the database was at one moment. The key of secret\n" +
+		Long: "Writes what the schema attune holds into a new file, by pg_dump in its custom format, for\n" +
+			"`attune database restore`. The daemon goes on meanwhile; the file is as the database was at one moment. The key of secret\n" +
 			"parameters (attune.key) is not in it: back it up apart.",
 		Example: "  attune database backup /var/backups/attune.dump",
 		Args:    needOne("file"),

@@ -31,6 +31,9 @@ const (
 // Migrate brings the schema up to this binary's version under an advisory lock. It gives
 // ErrSchemaNewer, with both versions in the text, when the database is ahead.
 func (s *Store) Migrate(ctx context.Context) (from, to int64, err error) {
+	if err := s.checkRestore(ctx); err != nil {
+		return 0, 0, err
+	}
 	if from, err = s.schemaVersion(ctx); err != nil {
 		return 0, 0, err
 	}

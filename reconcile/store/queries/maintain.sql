@@ -179,7 +179,7 @@ SELECT setval('attune.execution_id', @number::bigint);
 -- name: Examine
 SELECT
     current_setting('server_version_num')::integer AS version_number,
-    current_setting('server_version') AS version,
+    split_part(current_setting('server_version'), ' ', 1) AS version,
     current_setting('server_encoding') AS encoding,
     pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' AS read_only,
     current_setting('synchronous_commit') AS synchronous_commit,
