@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,6 +35,7 @@ type fakes struct {
 	mu       sync.Mutex
 	catalog  *store.Catalog
 	panics   bool
+	refuse   error // of the reconciler; nil: what each fake says
 	unready  []string
 	restarts []string
 	lines    chan string
@@ -73,10 +76,16 @@ func (f *fakes) Plan(context.Context) (*reconcile.Plan, error) { return &reconci
 func (f *fakes) Status() reconcile.Status                      { return reconcile.Status{Mode: "apply"} }
 
 func (f *fakes) Rollback(context.Context, string, int, string, string) (*reconcile.Report, error) {
+	if f.refuse != nil {
+		return nil, fmt.Errorf("cannot roll back pack core: %w", f.refuse)
+	}
 	return nil, &reconcile.RefusedError{Pack: "core", Revision: 1, Errors: manifest.Errors{{Message: "no such trigger"}}}
 }
 
 func (f *fakes) Unpin(context.Context, string, string) (*reconcile.Report, error) {
+	if f.refuse != nil {
+		return nil, fmt.Errorf("cannot unpin pack core: %w", f.refuse)
+	}
 	return nil, reconcile.ErrNotPinned
 }
 
@@ -85,6 +94,9 @@ func (f *fakes) Difference(context.Context, string, string, string) (*reconcile.
 }
 
 func (f *fakes) ReloadForced(context.Context, string, string) (*reconcile.Report, error) {
+	if f.refuse != nil {
+		return nil, fmt.Errorf("cannot reload the packs: %w", f.refuse)
+	}
 	return &reconcile.Report{Generation: 3, Errors: manifest.Errors{
 		{Place: manifest.Place{File: "core/pack.yaml"}, Severity: manifest.SeverityError, Message: "m"},
 		{Place: manifest.Place{File: "net/pack.yaml"}, Severity: manifest.SeverityError, Message: "m"},
@@ -733,6 +745,93 @@ func TestRevisionsAreRefusedWithReasons(t *testing.T) {
 				t.Errorf("found %v, want %s with %q", err, test.code, test.detail)
 			}
 		})
+	}
+}
+
+// TestWhatTheReconcilerRefuses: each of its errors has its status, its code and its hint, however it is wrapped,
+// on every route that it may come from.
+func TestWhatTheReconcilerRefuses(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	tests := map[string]struct {
+		err    error
+		status int
+		code   Code
+		said   string // in the detail, the hint or the single errors
+		// anywhere says that a reload may meet it too.
+		anywhere bool
+	}{
+		"plans only":     {reconcile.ErrPlanOnly, 409, CodeConflict, "the daemon applies nothing", false},
+		"not pinned":     {reconcile.ErrNotPinned, 409, CodeConflict, "it is not pinned", false},
+		"no longer fits": {&reconcile.RefusedError{Pack: "core", Revision: 1, Errors: manifest.Errors{{Message: "no such trigger"}}}, 409, CodeConflict, "no such trigger", false},
+		"no pack":        {reconcile.ErrNoPack, 404, CodeNotFound, "`attune pack history` lists", false},
+		"no revision":    {reconcile.ErrNoRevision, 404, CodeNotFound, "there is no such revision", false},
+		"follows":        {&reconcile.FollowsError{Leader: "north"}, 409, CodeConflict, "ask the daemon of node north", true},
+		"nobody leads":   {&reconcile.FollowsError{}, 409, CodeConflict, "ask again in half a minute", true},
+		"lost the lead":  {store.ErrNotHeld, 409, CodeConflict, "nothing was applied; ask again", true},
+		"moved":          {&store.MovedError{Packs: []string{"core"}}, 409, CodeConflict, "nothing was applied; ask again", true},
+		"not there":      {store.ErrNotFound, 404, CodeNotFound, "", true},
+		"database away":  {&net.OpError{Op: "dial", Net: "unix", Err: syscall.ECONNREFUSED}, 503, CodeUnavailable, "it is tried again", true},
+		"anything else":  {errors.New("a mistake"), 500, CodeInternal, "a mistake", true},
+	}
+	for name, test := range tests {
+		b.refuse = test.err
+		routes := map[string]string{"/api/v1/packs/core/rollback": `{"revision": 1}`, "/api/v1/packs/core/unpin": ""}
+		if test.anywhere {
+			routes["/api/v1/reload"] = ""
+		}
+		for route, body := range routes {
+			answer, text := b.raw(t, "POST", route, body)
+			if answer.StatusCode != test.status || answer.Header.Get("Content-Type") != problemType ||
+				!strings.Contains(text, `"code":"`+string(test.code)+`"`) || !strings.Contains(text, test.said) {
+				t.Errorf("%s, %s: found %d %s\nwant %d %s with %q", name, route, answer.StatusCode, text, test.status, test.code, test.said)
+			}
+		}
+	}
+}
+
+// TestWhatAStateForbids: what a thing's state forbids is a conflict, with what may be done instead.
+func TestWhatAStateForbids(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	c := b.catalog
+	verified := func(ref, kind, secret string) {
+		c.Triggers[ref] = record(&manifest.Trigger{Header: head(ref), Type: manifest.TriggerWebhook, Verify: &manifest.Verify{Type: kind, Secret: secret}}, true)
+	}
+	verified("core.open", manifest.VerifyNone, "")
+	verified("core.signed", manifest.VerifyGitHub, "{{ secret.hook }}")
+	c.Sensors["core.young"] = record(&manifest.Sensor{Header: head("core.young")}, true)
+	c.Sensors["core.quiet"] = record(&manifest.Sensor{Header: head("core.quiet")}, false)
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	c.Sensors["core.quiet"].ManifestEnabled, c.Sensors["core.quiet"].DisabledBy = true, "alice"
+	c.Sensors["core.quiet"].DisabledAt, c.Sensors["core.quiet"].DisabledReason = &since, "it is loud"
+	c.Packs["held"] = &store.PackRow{Ref: "held", Present: true, Enabled: true, Revision: 4, PinnedBy: "alice", Manifest: &manifest.Pack{Ref: "held"}}
+	c.Packs["core"].Manifest.System = true
+	for _, test := range []struct {
+		route, body string
+		code        Code
+		said        []string
+	}{
+		{"/reload?pack=held&force=true", "", CodeConflict, []string{"it is pinned to revision 4 by alice", "attune pack rollback held --unpin"}},
+		{"/disable", `{"kind": "pack", "refs": ["core"]}`, CodeConflict, []string{"it is part of the system", "say --force"}},
+		{"/triggers/core.tick/token", "{}", CodeConflict, []string{"it is no webhook, its type is interval"}},
+		{"/triggers/core.open/token", "{}", CodeConflict, []string{"its verify is none"}},
+		{"/triggers/core.signed/token", "{}", CodeConflict, []string{"checked by their signature (github)", "{{ secret.hook }}"}},
+		{"/sensors/core.young/restart", "", CodeConflict, []string{"it is not supervised here yet", "try again in a moment"}},
+		{"/sensors/core.quiet/restart", "", CodeDisabled, []string{
+			"sensor core.quiet is disabled: alice disabled it at 2026-01-02T03:04:05Z (it is loud)", "`attune sensor enable core.quiet` takes that back",
+		}},
+		{"/executions", `{"action_ref": "core.off"}`, CodeDisabled, []string{"its manifest says enabled: false", "edit core/actions/off.yaml"}},
+	} {
+		answer, text := b.raw(t, "POST", "/api/v1"+test.route, test.body)
+		if answer.StatusCode != 409 || !strings.Contains(text, `"code":"`+string(test.code)+`"`) {
+			t.Errorf("%s: found %d %s, want 409 %s", test.route, answer.StatusCode, text, test.code)
+		}
+		for _, said := range test.said {
+			if !strings.Contains(text, said) {
+				t.Errorf("%s: found %s, want it to say %q", test.route, text, said)
+			}
+		}
 	}
 }
 
