@@ -70,13 +70,17 @@ type StateConfig struct {
 
 // HTTPConfig is [http].
 type HTTPConfig struct {
-	// Listen is host:port on a loopback address; empty turns TCP off. Defaults to 127.0.0.1:9753.
+	// Listen is host:port; empty turns TCP off. Other addresses than loopback want TLS, and a token to be there.
+	// Defaults to 127.0.0.1:9753.
 	Listen string `toml:"listen"`
 	// Socket is the path of the unix socket. Defaults to attune.sock in the runtime directory.
 	Socket string `toml:"socket"`
 	// TLSCert and TLSKey are PEM files; with both, TCP speaks TLS. Defaults to plain HTTP.
 	TLSCert string `toml:"tls_cert"`
 	TLSKey  string `toml:"tls_key"`
+	// Hosts are further names under which TCP is served, beside addresses, localhost and the certificate's.
+	// Defaults to none.
+	Hosts []string `toml:"hosts"`
 }
 
 // ReconcileConfig is [reconcile].
@@ -133,6 +137,8 @@ type RetentionConfig struct {
 	Revisions int `toml:"revisions"`
 	// RevisionsAge ends revisions that are older, also among the newest; 0: none. Defaults to 0.
 	RevisionsAge time.Duration `toml:"revisions_age"`
+	// Audit is how long it is known who changed what; 0: for ever. Defaults to 365d.
+	Audit time.Duration `toml:"audit"`
 }
 
 // RuntimesConfig is [runtimes].
@@ -176,14 +182,14 @@ func DefaultConfig() *Config {
 			},
 		},
 		Database:  DatabaseConfig{Pooler: "none"},
-		HTTP:      HTTPConfig{Listen: "127.0.0.1:9753"},
+		HTTP:      HTTPConfig{Listen: "127.0.0.1:9753", Hosts: []string{}},
 		Reconcile: ReconcileConfig{Debounce: 250 * time.Millisecond, MaxWait: 2 * time.Second, Resync: 30 * time.Second, Mode: "apply"},
 		Exec: ExecConfig{
 			Timeout: 300 * time.Second, OutputLimit: 1 << 20, StopGrace: 10 * time.Second, Drain: 60 * time.Second,
 			LimitPids: 1024, ChainLimit: rule.DefaultChain,
 		},
 		Runtimes:  RuntimesConfig{BuildTimeout: 15 * time.Minute},
-		Retention: RetentionConfig{Events: 30 * day, Executions: 90 * day, Revisions: 50},
+		Retention: RetentionConfig{Events: 30 * day, Executions: 90 * day, Revisions: 50, Audit: 365 * day},
 		Log:       LogConfig{Level: "info", Format: "auto"},
 		places:    map[string]manifest.Place{},
 		origins:   map[string]string{},
@@ -503,7 +509,7 @@ func (c *Config) validate() []ConfigProblem {
 		refuse("database.url", "%s", problem)
 	}
 	choice("database.pooler", c.Database.Pooler, "none", "transaction")
-	if problem := listenProblem(c.HTTP.Listen); problem != "" {
+	if problem := listenProblem(c.HTTP); problem != "" {
 		refuse("http.listen", "%s", problem)
 	}
 	if n := len(c.HTTP.Socket); n > maxSocketPath {
@@ -562,6 +568,9 @@ func (c *Config) validate() []ConfigProblem {
 	if c.Retention.ExecutionsCount < 0 {
 		refuse("retention.executions_count", "found %d, expected 0 (any number) or more", c.Retention.ExecutionsCount)
 	}
+	if c.Retention.Audit != 0 && c.Retention.Audit < minAudit {
+		refuse("retention.audit", "found %s, expected at least %s, or 0 for ever", formatDuration(c.Retention.Audit), formatDuration(minAudit))
+	}
 	choice("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	choice("log.format", c.Log.Format, "auto", "text", "json", "journal")
 	return problems
@@ -584,6 +593,9 @@ const (
 	// maxWorkers bounds exec.workers: each is a process with two pipes.
 	maxWorkers = 4096
 
+	// minAudit is how long the audit is kept at least: what goes sooner is no evidence.
+	minAudit = 24 * time.Hour
+
 	// minOutputLimit leaves room for the line that says what was left out; maxOutputLimit is what one
 	// row of the database should hold, and every running action may keep in memory.
 	minOutputLimit = 4 << 10
@@ -592,25 +604,32 @@ const (
 
 // listenProblem says why TCP must not be served at the address; empty: it may. A missing host means
 // the loopback address.
-func listenProblem(listen string) string {
-	if listen == "" {
+func listenProblem(c HTTPConfig) string {
+	if c.Listen == "" {
 		return ""
 	}
-	host, port, err := net.SplitHostPort(listen)
+	_, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {
-		return fmt.Sprintf("found %q, expected host:port, or \"\" to turn TCP off", listen)
+		return fmt.Sprintf("found %q, expected host:port, or \"\" to turn TCP off", c.Listen)
 	}
 	if _, err := net.LookupPort("tcp", port); err != nil {
 		return fmt.Sprintf("found port %q, expected 0 to 65535", port)
 	}
-	if host == "" || host == "localhost" {
+	if isLoopback(c.Listen) || c.TLSCert != "" && c.TLSKey != "" {
 		return ""
 	}
-	if address, err := netip.ParseAddr(host); err == nil && address.IsLoopback() {
-		return ""
+	return fmt.Sprintf("found %q without TLS, expected http.tls_cert and http.tls_key beside it, or a loopback address (127.0.0.1, ::1 or localhost): "+
+		"other machines could reach the daemon, and tokens would cross the network in the clear", c.Listen)
+}
+
+// isLoopback says whether only this machine reaches an address. A missing host means the loopback address.
+func isLoopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if listen == "" || err == nil && (host == "" || host == "localhost") {
+		return true
 	}
-	return fmt.Sprintf("found host %q, expected a loopback address (127.0.0.1, ::1 or localhost): "+
-		"other machines could reach the daemon, and there are no API tokens yet; put a proxy that checks who asks before it", host)
+	address, err := netip.ParseAddr(host)
+	return err == nil && address.IsLoopback()
 }
 
 // ConfigProblem is one thing that is wrong with the configuration.

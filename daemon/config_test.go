@@ -138,7 +138,7 @@ func TestLoadConfigRefuses(t *testing.T) {
 			`attune.toml:2:1: cannot use reconcile.debounce: found 5s, expected at most reconcile.max_wait (2s)`,
 		}},
 		{"every address", "[http]\nlisten = \"0.0.0.0:9753\"\n", []string{
-			`attune.toml:2:1: cannot use http.listen: found host "0.0.0.0", expected a loopback address`,
+			`attune.toml:2:1: cannot use http.listen: found "0.0.0.0:9753" without TLS, expected http.tls_cert and http.tls_key`,
 		}},
 		{"not an address", "[http]\nlisten = \"9753\"\ntls_key = \"k\"\n", []string{
 			`attune.toml:2:1: cannot use http.listen: found "9753", expected host:port, or "" to turn TCP off`,

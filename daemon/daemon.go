@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,6 +86,7 @@ type Daemon struct {
 	sensors      *sensor.Supervisor
 	workers      *worker.Pool
 	server       *api.Server
+	certificate  *certificate // nil: TCP is plain
 	elector      *elector
 	// configs are the packs' configurations, *configured by ref.
 	configs sync.Map
@@ -149,8 +150,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tlsConfig, err := loadTLS(c.HTTP)
-	if err != nil {
+	if d.certificate, err = loadCertificate(c.HTTP, d.log, d.registry); err != nil {
 		return err
 	}
 
@@ -184,6 +184,9 @@ func (d *Daemon) build(ctx context.Context) error {
 		return err
 	})
 	if err := both.Wait(); err != nil {
+		return err
+	}
+	if err := d.openToOthers(ctx); err != nil {
 		return err
 	}
 	if err := d.join(ctx); err != nil {
@@ -254,25 +257,25 @@ func (d *Daemon) build(ctx context.Context) error {
 	d.elector.canLead = func() bool { return d.reconciler.Status().SourceProblem == "" }
 
 	// The addresses come last: whoever can connect is answered.
-	if d.server, err = api.New(d.serverOptions(socket, tlsConfig)); err != nil {
+	if d.server, err = api.New(d.serverOptions(socket)); err != nil {
 		return err
 	}
 	d.undo = append(d.undo, d.server.Close)
 	return nil
 }
 
-func (d *Daemon) serverOptions(socket string, tlsConfig *tls.Config) api.Options {
+func (d *Daemon) serverOptions(socket string) api.Options {
 	opts := api.Options{
-		Socket: socket, Listen: d.config.HTTP.Listen, TLS: tlsConfig,
+		Socket: socket, Listen: d.config.HTTP.Listen, TLS: d.certificate.config(), ServesHost: d.servesHost,
 		Info: api.Info{
 			Version: d.opts.Version, Node: d.node, PID: os.Getpid(), StartedAt: d.began, StateDirectory: d.state,
 			Directories: d.config.Packs.Directories, Interpreters: d.interpreters.All(), Trees: d.runner.Trees(),
 			Database: api.DatabaseStatus{Private: d.cluster != nil, URL: redactURL(d.config.Database.URL)},
 		},
-		Store: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.rulesConfig, Sensors: d.sensors, Workers: d.workers,
+		Store: d.store, Access: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.rulesConfig, Sensors: d.sensors, Workers: d.workers,
 		Environments: d.environments, Webhooks: d.webhooks, Keys: d.keys,
 		Reconciler: d.reconciler, Notices: d.listener, OperatorConfig: func(pack string) map[string]any { return d.live().Packs.Config[pack] }, ConfigPlace: d.configPlace, Unready: d.unready, Degraded: d.degraded,
-		Gatherer: d.registry, Logger: d.opts.Logger.With("component", "api"),
+		Gatherer: d.registry, Registerer: d.registry, Logger: d.opts.Logger.With("component", "api"),
 	}
 	if d.cluster != nil {
 		opts.DatabasePID = d.cluster.PID
@@ -313,15 +316,26 @@ func MakeStateDirectory(dir string) (string, error) {
 	return dir, nil
 }
 
-func loadTLS(c HTTPConfig) (*tls.Config, error) {
-	if c.TLSCert == "" {
-		return nil, nil
+// openToOthers refuses to listen where other machines could reach the daemon before anybody has said who may come
+// in.
+func (d *Daemon) openToOthers(ctx context.Context) error {
+	if isLoopback(d.config.HTTP.Listen) {
+		return nil
 	}
-	pair, err := tls.LoadX509KeyPair(c.TLSCert, c.TLSKey)
+	has, err := d.store.HasTokens(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("cannot load the certificate of http.tls_cert and http.tls_key: %v", err)
+		return err
 	}
-	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}, nil
+	if !has {
+		return fmt.Errorf("cannot listen on %s: other machines could reach it, and there is no token yet; start once with http.listen = %q, run `attune token create NAME --scope admin`, and set http.listen back",
+			d.config.HTTP.Listen, DefaultConfig().HTTP.Listen)
+	}
+	return nil
+}
+
+// servesHost says under which names TCP is served.
+func (d *Daemon) servesHost(name string) bool {
+	return d.certificate.serves(name) || slices.ContainsFunc(d.config.HTTP.Hosts, func(host string) bool { return host != "" && strings.EqualFold(host, name) })
 }
 
 const (
@@ -446,7 +460,7 @@ func (d *Daemon) retention() store.Retention {
 	r := d.live().Retention
 	return store.Retention{
 		Events: r.Events, EventsCount: r.EventsCount, Executions: r.Executions, ExecutionsCount: r.ExecutionsCount,
-		Revisions: r.Revisions, RevisionsAge: r.RevisionsAge,
+		Revisions: r.Revisions, RevisionsAge: r.RevisionsAge, Audit: r.Audit,
 	}
 }
 

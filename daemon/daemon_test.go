@@ -581,7 +581,7 @@ func (r *running) testPacks(t *testing.T) {
 
 func (r *running) testTCP(t *testing.T) {
 	url := r.server.URL()
-	for path, want := range map[string]int{"/-/healthy": 200, "/-/ready": 200, "/metrics": 200, "/api/v1/status": 403} {
+	for path, want := range map[string]int{"/-/healthy": 200, "/-/ready": 200, "/metrics": 200, "/api/v1/status": 401} {
 		status, body := httpGet(t, url+path)
 		if status != want {
 			t.Errorf("%s: found %d %s, want %d", path, status, body, want)
@@ -596,8 +596,8 @@ func (r *running) testTCP(t *testing.T) {
 		t.Error(err)
 	}
 	var problem *api.Error
-	if _, err := client.Status(t.Context()); !errors.As(err, &problem) || problem.Code != api.CodeForbidden || !strings.Contains(problem.Hint, r.server.Socket()) {
-		t.Errorf("found %v, want a refusal that names the socket", err)
+	if _, err := client.Status(t.Context()); !errors.As(err, &problem) || problem.Code != api.CodeUnauthorized || !strings.Contains(problem.Hint, "attune token create") {
+		t.Errorf("found %v, want a refusal that says what to do", err)
 	}
 	if err := r.progress(t.Context()); err != nil {
 		t.Errorf("the watchdog would not be fed: %v", err)

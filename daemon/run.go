@@ -95,6 +95,10 @@ func (d *Daemon) stages() []stage {
 			"because health is asked for, and executions are followed, until the last action has ended",
 		},
 		{
+			"certificate", d.keepCertificate,
+			"because nobody connects any more",
+		},
+		{
 			"listener", d.listener.Run,
 			"because cancels, and the ends of executions, are told through it to those above",
 		},
@@ -259,6 +263,7 @@ func (d *Daemon) watchSignals(ctx context.Context, reload *reloads, stop func())
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				d.log.Info("reload asked for", "signal", s.String())
+				d.certificate.ask()
 				reload.ask()
 				continue
 			}
@@ -424,6 +429,13 @@ func (d *Daemon) keepHouse(ctx context.Context) error {
 			d.log.Warn("unused revisions not removed", "err", err)
 		}
 	}
+}
+
+// keepCertificate reads the certificate anew when its files change.
+func (d *Daemon) keepCertificate(ctx context.Context) error {
+	d.certificate.run(ctx)
+	<-ctx.Done()
+	return nil
 }
 
 func (d *Daemon) measure(ctx context.Context) error {

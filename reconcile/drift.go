@@ -55,7 +55,7 @@ func (r *Reconciler) hold(ctx context.Context, j *job) error {
 		if _, ok := r.checkouts[w.force]; ok {
 			r.logger.Info("stale checkout applied by order", "pack", w.force, "by", w.by)
 			r.release(w.force, "")
-			r.forced[w.force] = w.by
+			r.forced[w.force] = w
 		}
 	}
 	digests := map[string]string{}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -116,7 +117,7 @@ func (r *Reconciler) round(ctx context.Context, j *job, states map[string]*PackS
 		outcome = outcomePlanned
 	case writes:
 		outcome = outcomeApplied
-		r.sign(plan)
+		r.sign(j, plan)
 		applied, err = r.apply(ctx, j, plan)
 	}
 	r.settle(plan, states, applied)
@@ -502,12 +503,22 @@ func (r *Reconciler) reportAbout(ref string, plan *Plan) *Report {
 	return report
 }
 
-// sign has what was ordered by force recorded with who ordered it.
-func (r *Reconciler) sign(plan *Plan) {
+// sign has what was ordered recorded with who ordered it, by force or by a reload that came from somewhere.
+func (r *Reconciler) sign(j *job, plan *Plan) {
 	for i := range plan.Packs {
 		p := &plan.Packs[i]
-		if by, ok := r.forced[p.Ref]; ok && p.writes {
-			p.change.Audit = &store.NewAudit{Actor: by, Action: "force pack", Object: p.Ref}
+		by, action := r.forced[p.Ref], "force pack"
+		if by == nil && len(j.waiters) > 0 && j.waiters[0].origin.From != "" {
+			by, action = j.waiters[0], "reload pack"
 		}
+		if by == nil || !p.writes {
+			continue
+		}
+		audit := &store.NewAudit{Actor: by.by, Action: action, Object: p.Ref, Origin: by.origin}
+		if row := r.catalog.Packs[p.Ref]; row != nil {
+			audit.Before = fmt.Appendf(nil, `{"revision": %d, "digest": %q}`, row.Revision, row.TreeDigest)
+		}
+		audit.After = fmt.Appendf(nil, `{"digest": %q}`, p.Digest)
+		p.change.Audit = audit
 	}
 }

@@ -37,7 +37,9 @@ func (e *RefusedError) Error() string {
 // it: from then on its folder does not rule. The whole revision has to validate, else it is a
 // *RefusedError. number 0 is the newest revision whose files are not those in force.
 func (r *Reconciler) Rollback(ctx context.Context, pack string, number int, by, reason string) (*Report, error) {
-	report, err := r.order(ctx, store.Errand{Verb: store.ErrandRollback, Pack: pack, Revision: number, Actor: by, Reason: reason})
+	report, err := r.order(ctx, store.Errand{
+		Verb: store.ErrandRollback, Pack: pack, Revision: number, Actor: by, Reason: reason, Origin: store.OriginOf(ctx),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot roll back pack %s: %w", pack, err)
 	}
@@ -46,7 +48,7 @@ func (r *Reconciler) Rollback(ctx context.Context, pack string, number int, by, 
 
 // Unpin lets a pack's folder rule again, and waits until what that says is in force.
 func (r *Reconciler) Unpin(ctx context.Context, pack, by string) (*Report, error) {
-	report, err := r.order(ctx, store.Errand{Verb: store.ErrandUnpin, Pack: pack, Actor: by})
+	report, err := r.order(ctx, store.Errand{Verb: store.ErrandUnpin, Pack: pack, Actor: by, Origin: store.OriginOf(ctx)})
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpin pack %s: %w", pack, err)
 	}
@@ -82,7 +84,7 @@ func (r *Reconciler) rollback(ctx context.Context, e *store.Errand, now time.Tim
 	}
 	one := &plan.Packs[0]
 	one.writes, one.change.Pin, one.change.Errand = true, &store.Pin{By: e.Actor, Reason: e.Reason}, e.ID
-	if one.change.Audit, err = auditOf(e, "rollback pack", target.Number); err != nil {
+	if one.change.Audit, err = auditOf(e, "rollback pack", row, target.Number); err != nil {
 		return nil, err
 	}
 	if revision := one.change.Revision; revision != nil {
@@ -111,7 +113,7 @@ func (r *Reconciler) unpin(ctx context.Context, e *store.Errand, now time.Time) 
 	if row.PinnedBy == "" {
 		return nil, ErrNotPinned
 	}
-	audit, err := auditOf(e, "unpin pack", 0)
+	audit, err := auditOf(e, "unpin pack", row, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +135,7 @@ func (r *Reconciler) unpin(ctx context.Context, e *store.Errand, now time.Time) 
 }
 
 // auditOf is the row of audit that goes with a command.
-func auditOf(e *store.Errand, action string, revision int) (*store.NewAudit, error) {
+func auditOf(e *store.Errand, action string, row *store.PackRow, revision int) (*store.NewAudit, error) {
 	detail, err := json.Marshal(struct {
 		Revision int    `json:"revision,omitempty"`
 		Reason   string `json:"reason,omitempty"`
@@ -141,7 +143,27 @@ func auditOf(e *store.Errand, action string, revision int) (*store.NewAudit, err
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode the audit of it: %w", err)
 	}
-	return &store.NewAudit{Actor: e.Actor, Action: action, Object: e.Pack, Detail: detail}, nil
+	before, err := json.Marshal(struct {
+		Revision int    `json:"revision"`
+		PinnedBy string `json:"pinned_by,omitempty"`
+	}{row.Revision, row.PinnedBy})
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode the audit of it: %w", err)
+	}
+	pinnedBy := e.Actor
+	if revision == 0 {
+		pinnedBy = ""
+	}
+	after, err := json.Marshal(struct {
+		FilesOf  int    `json:"files_of_revision,omitempty"`
+		PinnedBy string `json:"pinned_by,omitempty"`
+	}{revision, pinnedBy})
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode the audit of it: %w", err)
+	}
+	return &store.NewAudit{
+		Actor: e.Actor, Action: action, Object: e.Pack, Origin: e.Origin, Before: before, After: after, Detail: detail,
+	}, nil
 }
 
 // commandable gives the row of a pack that an operator may change now, and here.

@@ -138,7 +138,7 @@ type Reconciler struct {
 	planOnly bool
 	lease    string
 	// forced are packs whose files were released by order and are not in force yet, with who ordered it.
-	forced map[string]string
+	forced map[string]*waiter
 	// roundPacks is how many packs are compared at once.
 	roundPacks int
 
@@ -191,8 +191,9 @@ type request struct {
 
 // waiter waits for a pass that begins after it came.
 type waiter struct {
-	by   string
-	plan bool // only the plan is wanted
+	by     string
+	origin store.Origin // from where by asks
+	plan   bool         // only the plan is wanted
 	// force is a pack whose files are to be applied although they are of an older revision.
 	force string
 	// command runs instead of a pass.
@@ -249,7 +250,7 @@ func New(opts Options) (*Reconciler, error) {
 		wake: make(chan struct{}, 1), ready: make(chan struct{}),
 		packs: map[string]*pack{}, known: map[string]identity{}, noticed: map[string]bool{}, warned: map[string]bool{}, afar: map[string]string{},
 		seen: map[string]bool{}, checkouts: map[string]checkout{}, absent: map[string]bool{}, differs: map[string]time.Time{},
-		pinned: map[string]bool{}, drifts: map[string]*PackPlan{}, forced: map[string]string{},
+		pinned: map[string]bool{}, drifts: map[string]*PackPlan{}, forced: map[string]*waiter{},
 		asked: request{cause: causeStart}, roundPacks: roundPacks,
 	}
 	r.environment = r.opts.environmentOf()
@@ -419,7 +420,7 @@ func (r *Reconciler) ReloadForced(ctx context.Context, by, pack string) (*Report
 	var report *Report
 	var err error
 	if r.leads() {
-		report, err = r.wait(ctx, &waiter{by: by, force: pack, answer: make(chan answer, 1)})
+		report, err = r.wait(ctx, &waiter{by: by, origin: store.OriginOf(ctx), force: pack, answer: make(chan answer, 1)})
 	} else {
 		err = r.follows(ctx)
 	}

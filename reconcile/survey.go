@@ -206,7 +206,7 @@ func (r *Reconciler) vanished(j *job, now time.Time) []string {
 		if r.absent[w.force] {
 			r.logger.Info("pack without a folder removed by order", "pack", w.force, "by", w.by)
 			delete(r.absent, w.force)
-			r.forced[w.force] = w.by
+			r.forced[w.force] = w
 		}
 	}
 	var absent, quiet, past []string // past: only their findings are left

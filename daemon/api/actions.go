@@ -13,7 +13,7 @@ func (s *Server) listActions(ctx context.Context, q *componentQuery) ([]Action, 
 		return nil, err
 	}
 	list := []Action{}
-	for _, r := range selected(catalog, manifest.KindAction, q) {
+	for _, r := range selected(ctx, catalog, manifest.KindAction, q) {
 		list = append(list, action(catalog, r))
 	}
 	return list, nil

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -99,7 +100,7 @@ func (s *Server) createExecutions(ctx context.Context, in *batchRequest) (*Batch
 		}
 		batch.Answers[i].Error = problem
 	}
-	ids, err := s.opts.Store.Enqueue(ctx, fit)
+	ids, err := s.opts.Store.EnqueueFor(ctx, batchAudit(s.auditOf(ctx, "run action", ""), fit), fit)
 	if err != nil {
 		return nil, fmt.Errorf("cannot queue %d executions: %w", len(fit), err)
 	}
@@ -108,6 +109,20 @@ func (s *Server) createExecutions(ctx context.Context, in *batchRequest) (*Batch
 	}
 	s.log.Info("executions requested", "count", len(ids), "by", caller(ctx))
 	return batch, nil
+}
+
+// batchAudit tells the audit which actions were asked for.
+func batchAudit(audit *store.NewAudit, executions []store.NewExecution) *store.NewAudit {
+	counts := map[string]int{}
+	for _, e := range executions {
+		counts[e.Action]++
+	}
+	if len(executions) == 1 {
+		audit.After = actionJSON(executions[0].Action)
+	} else if text, err := json.Marshal(map[string]any{"actions": counts}); err == nil {
+		audit.After = text
+	}
+	return audit
 }
 
 // Ends are the executions that have ended, of those asked about.
@@ -188,9 +203,12 @@ type Bulk struct {
 // choose gives the executions that are named, newest first and at most that many, of those in one of the
 // statuses that the request is possible for.
 func (s *Server) choose(ctx context.Context, b *BulkChoice, possible []store.Status, most int, each func([]int64) error) error {
-	filter, err := executionFilter(b.Action, b.Rule, b.Pack, b.Since, b.Event, b.Status)
+	filter, err := executionFilter(b.Action, b.Rule, onlyPack(ctx, b.Pack), b.Since, b.Event, b.Status)
 	if err != nil {
 		return err
+	}
+	if len(b.IDs) > 0 && visitorOf(ctx).pack != "" {
+		return newError(CodeForbidden, "this token is for pack "+visitorOf(ctx).pack+" alone", "name executions by a filter, or one by one")
 	}
 	if len(b.IDs) > 0 {
 		return each(b.IDs)
@@ -283,6 +301,9 @@ type rerunRequest struct {
 }
 
 func (s *Server) rerunExecution(ctx context.Context, in *rerunRequest) (*ExecutionDetail, error) {
+	if err := s.mayTouchExecution(ctx, in.ID); err != nil {
+		return nil, err
+	}
 	sources, err := s.opts.Store.Reruns(ctx, []int64{in.ID})
 	if err != nil {
 		return nil, err
@@ -294,7 +315,9 @@ func (s *Server) rerunExecution(ctx context.Context, in *rerunRequest) (*Executi
 	if err := r.prepare(ctx, &sources[0]); err != nil {
 		return nil, err
 	}
-	return s.queueOne(ctx, &sources[0].Again)
+	audit := s.auditOf(ctx, "rerun execution", "")
+	audit.Detail = fmt.Appendf(nil, `{"rerun_of": %d}`, in.ID)
+	return s.queueOne(ctx, &sources[0].Again, audit)
 }
 
 // rerunsRequest is the input of a rerun of many.
@@ -371,7 +394,7 @@ func (r *rerunner) page(ctx context.Context, ids []int64, done *Bulk) error {
 			}
 		}
 	}
-	queued, err := r.server.opts.Store.Enqueue(ctx, again)
+	queued, err := r.server.opts.Store.EnqueueFor(ctx, batchAudit(r.server.auditOf(ctx, "rerun execution", ""), again), again)
 	if err != nil {
 		return fmt.Errorf("cannot queue %d executions again, after %d were: %w", len(again), done.Count, err)
 	}

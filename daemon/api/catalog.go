@@ -88,12 +88,13 @@ func disabled(catalog *store.Catalog, r *store.Record) *Error {
 }
 
 // selected gives the records of a kind that a list wants, by ref.
-func selected(catalog *store.Catalog, kind manifest.Kind, q *componentQuery) []*store.Record {
+func selected(ctx context.Context, catalog *store.Catalog, kind manifest.Kind, q *componentQuery) []*store.Record {
+	pack := onlyPack(ctx, q.Pack)
 	records := catalog.Records(kind)
 	var chosen []*store.Record
 	for _, ref := range slices.Sorted(maps.Keys(records)) {
 		r := records[ref]
-		if (r.Enabled || q.All) && (q.Pack == "" || q.Pack == r.Pack) {
+		if (r.Enabled || q.All) && (pack == "" || pack == r.Pack) {
 			chosen = append(chosen, r)
 		}
 	}

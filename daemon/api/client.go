@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/attune-io/attune/daemon/pace"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -34,14 +37,31 @@ const (
 // Errors: ErrNoDaemon (by errors.Is) where nobody answers, *Error (by errors.As) where the daemon
 // refuses, and the context's error where the caller gave up.
 type Client struct {
-	http *http.Client
-	base string // without a slash at its end
-	name string // for errors: the URL, or the sockets
+	http  *http.Client
+	base  string // without a slash at its end
+	name  string // for errors: the URL, or the sockets
+	token string // empty: none
+}
+
+// Option is something that a client may have beside a URL.
+type Option func(*Client)
+
+// WithToken sends a token along, which the unix socket does not want. It is sent in the clear to this machine
+// alone: elsewhere it wants https.
+func WithToken(token string) Option { return func(c *Client) { c.token = token } }
+
+// WithRoots believes the certificates that these sign, instead of those that the machine knows.
+func WithRoots(roots *x509.CertPool) Option {
+	return func(c *Client) {
+		if transport, ok := c.http.Transport.(*http.Transport); ok {
+			transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+		}
+	}
 }
 
 // NewClient makes a client for a URL: http://…, https://… or unix:///path/of/socket. Nothing is
 // connected yet.
-func NewClient(rawURL string) (*Client, error) {
+func NewClient(rawURL string, options ...Option) (*Client, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read URL of the daemon: %v", err)
@@ -52,10 +72,22 @@ func NewClient(rawURL string) (*Client, error) {
 	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
 		base := strings.TrimRight(u.Scheme+"://"+u.Host+u.Path, "/")
 		dialer := &net.Dialer{Timeout: dialTimeout}
-		return newClient(base, base, dialer.DialContext), nil
+		c := newClient(base, base, dialer.DialContext)
+		for _, option := range options {
+			option(c)
+		}
+		if c.token != "" && u.Scheme == "http" && !isHere(u.Hostname()) {
+			return nil, fmt.Errorf("cannot send a token to %s in the clear: use https://", u.Host)
+		}
+		return c, nil
 	default:
 		return nil, fmt.Errorf("cannot use %q as URL of the daemon: expected http://host:port, https://host:port or unix:///path", rawURL)
 	}
+}
+
+// isHere says whether a host is this machine.
+func isHere(host string) bool {
+	return pace.IsLoopback(host) || localName(host) && net.ParseIP(host) == nil
 }
 
 // NewSocketClient makes a client for the first of the sockets that accepts a connection; each
@@ -105,6 +137,7 @@ func (c *Client) Healthy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot make the request: %v", err)
 	}
+	c.sign(request)
 	response, err := c.http.Do(request)
 	if err != nil {
 		return c.unreachable(ctx, err)
@@ -114,6 +147,15 @@ func (c *Client) Healthy(ctx context.Context) error {
 		return c.refusal(response)
 	}
 	return nil
+}
+
+// Document gives the OpenAPI document of the daemon's API.
+func (c *Client) Document(ctx context.Context) (json.RawMessage, error) {
+	document, err := get[json.RawMessage](ctx, c, "/openapi.json", nil)
+	if err != nil {
+		return nil, err
+	}
+	return *document, nil
 }
 
 // Status tells how the daemon is doing.
@@ -192,7 +234,23 @@ func (c *Client) Resume(ctx context.Context) (*Paused, error) {
 
 // Audit lists what people changed, newest first.
 func (c *Client) Audit(ctx context.Context, f AuditFilter) ([]AuditEntry, error) {
-	return list[AuditEntry](ctx, c, "/audit", values("actor", f.Actor, "object", f.Object, "since", f.Since, "limit", number(f.Limit)))
+	return list[AuditEntry](ctx, c, "/audit", values("actor", f.Actor, "action", f.Action, "object", f.Object, "origin", f.Origin,
+		"since", f.Since, "before", number(f.Before), "limit", number(f.Limit)))
+}
+
+// Tokens lists the tokens that are good, or all there ever were, by name.
+func (c *Client) Tokens(ctx context.Context, all bool) ([]Token, error) {
+	return list[Token](ctx, c, "/tokens", values("all", truth(all)))
+}
+
+// CreateToken makes a token, which nobody is shown again.
+func (c *Client) CreateToken(ctx context.Context, n NewToken) (*CreatedToken, error) {
+	return post[CreatedToken](ctx, c, "/tokens", nil, n)
+}
+
+// RevokeToken ends a token.
+func (c *Client) RevokeToken(ctx context.Context, name string) (*Token, error) {
+	return post[Token](ctx, c, "/tokens/"+url.PathEscape(name)+"/revoke", nil, nil)
 }
 
 // Actions lists actions by ref.
@@ -503,6 +561,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
 	}
+	c.sign(request)
 	response, err := c.http.Do(request)
 	if err != nil {
 		return nil, c.unreachable(ctx, err)
@@ -512,6 +571,13 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	}
 	defer response.Body.Close()
 	return nil, c.refusal(response)
+}
+
+// sign adds the token.
+func (c *Client) sign(request *http.Request) {
+	if c.token != "" {
+		request.Header.Set("Authorization", "Bearer "+c.token)
+	}
 }
 
 // unreachable is the error of a request that nobody took.

@@ -16,13 +16,15 @@ type Code string
 const (
 	CodeInvalidRequest    Code = "invalid_request"    // the request itself: a field, a filter, a body
 	CodeInvalidParameters Code = "invalid_parameters" // parameters or a payload against their schema
-	CodeForbidden         Code = "forbidden"          // not over this connection
+	CodeUnauthorized      Code = "unauthorized"       // nobody knows who asks
+	CodeForbidden         Code = "forbidden"          // who asks may not
 	CodeNotFound          Code = "not_found"          // no such ref, id or path
 	CodeMethod            Code = "method_not_allowed"
 	CodeConflict          Code = "conflict" // the thing's state forbids it
 	CodeDisabled          Code = "disabled" // the component is not in force
 	CodeTooLarge          Code = "too_large"
-	CodeUnavailable       Code = "unavailable" // the database is away, or the daemon starts or stops
+	CodeTooMany           Code = "too_many_requests" // come again later
+	CodeUnavailable       Code = "unavailable"       // the database is away, or the daemon starts or stops
 	CodeInternal          Code = "internal"
 )
 
@@ -30,12 +32,14 @@ const (
 var statuses = map[Code]int{
 	CodeInvalidRequest:    http.StatusBadRequest,
 	CodeInvalidParameters: http.StatusUnprocessableEntity,
+	CodeUnauthorized:      http.StatusUnauthorized,
 	CodeForbidden:         http.StatusForbidden,
 	CodeNotFound:          http.StatusNotFound,
 	CodeMethod:            http.StatusMethodNotAllowed,
 	CodeConflict:          http.StatusConflict,
 	CodeDisabled:          http.StatusConflict,
 	CodeTooLarge:          http.StatusRequestEntityTooLarge,
+	CodeTooMany:           http.StatusTooManyRequests,
 	CodeUnavailable:       http.StatusServiceUnavailable,
 	CodeInternal:          http.StatusInternalServerError,
 }

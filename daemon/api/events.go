@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,13 +27,20 @@ func (s *Server) listEvents(ctx context.Context, q *eventQuery) ([]Event, error)
 	if err != nil {
 		return nil, err
 	}
-	events, err := s.opts.Store.ListEvents(ctx, store.EventFilter{
-		Trigger: q.Trigger, Source: q.Source, Since: since, Before: q.Before, Limit: q.Limit,
-	})
+	catalog, err := s.catalog(ctx)
 	if err != nil {
 		return nil, err
 	}
-	catalog, err := s.catalog(ctx)
+	filter := store.EventFilter{Trigger: q.Trigger, Source: q.Source, Since: since, Before: q.Before, Limit: q.Limit}
+	if visitorOf(ctx).pack != "" {
+		if filter.Triggers = onlyRefs(ctx, slices.Collect(maps.Keys(catalog.Triggers))); q.Trigger != "" {
+			filter.Triggers = onlyRefs(ctx, []string{q.Trigger})
+		}
+		if len(filter.Triggers) == 0 {
+			return []Event{}, nil
+		}
+	}
+	events, err := s.opts.Store.ListEvents(ctx, filter)
 	if err != nil {
 		return nil, err
 	}
@@ -47,6 +56,9 @@ func (s *Server) showEvent(ctx context.Context, in *byID) (*EventDetail, error) 
 
 func (s *Server) eventDetail(ctx context.Context, id int64) (*EventDetail, error) {
 	event, enforcements, err := s.opts.Store.Event(ctx, id)
+	if err == nil && !sees(ctx, packOfRef(event.Trigger)) {
+		err = store.ErrNotFound
+	}
 	if err != nil {
 		return nil, numbered("event", id, err)
 	}
@@ -59,6 +71,11 @@ func (s *Server) eventDetail(ctx context.Context, id int64) (*EventDetail, error
 		return nil, err
 	}
 	event.Payload = maskedPayload(catalog, event)
+	if visitorOf(ctx).pack != "" {
+		enforcements = slices.DeleteFunc(enforcements, func(e Enforcement) bool { return !sees(ctx, packOfRef(e.Rule)) })
+		rules = slices.DeleteFunc(rules, func(v RuleVerdict) bool { return !sees(ctx, packOfRef(v.Rule)) })
+		more = 0
+	}
 	return &EventDetail{Event: *event, Enforcements: orEmpty(enforcements), Rules: rules, MoreRules: more}, nil
 }
 

@@ -27,7 +27,7 @@ type executionQuery struct {
 }
 
 func (s *Server) listExecutions(ctx context.Context, q *executionQuery) ([]Execution, error) {
-	filter, err := executionFilter(q.Action, q.Rule, q.Pack, q.Since, q.Event, q.Status)
+	filter, err := executionFilter(q.Action, q.Rule, onlyPack(ctx, q.Pack), q.Since, q.Event, q.Status)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +85,9 @@ func (s *Server) showExecution(ctx context.Context, in *byID) (*ExecutionDetail,
 
 func (s *Server) executionDetail(ctx context.Context, id int64) (*ExecutionDetail, error) {
 	execution, attempts, err := s.opts.Store.Execution(ctx, id)
+	if err == nil && !sees(ctx, execution.Pack) {
+		err = store.ErrNotFound
+	}
 	if err != nil {
 		return nil, numbered("execution", id, err)
 	}
@@ -125,11 +128,18 @@ func (s *Server) createExecution(ctx context.Context, in *executionRequest) (*Ex
 	if err != nil {
 		return nil, err
 	}
-	return s.queueOne(ctx, n)
+	return s.queueOne(ctx, n, s.auditOf(ctx, "run action", ""))
 }
 
 // newExecution checks what is asked for.
 func (s *Server) newExecution(ctx context.Context, body *executionBody) (*store.NewExecution, error) {
+	if err := mayTouch(ctx, body.Action); err != nil {
+		return nil, err
+	}
+	// Whoever names a secret chooses who is told it.
+	if v := visitorOf(ctx); len(body.Secrets) > 0 && (!v.scope.holds(ScopeAdmin) || v.pack != "") {
+		return nil, newError(CodeForbidden, "this token may not name secrets: that wants scope admin, for all packs", "let the action's manifest name the secret")
+	}
 	catalog, r, err := s.find(ctx, manifest.KindAction, body.Action)
 	if err != nil {
 		return nil, err
@@ -150,8 +160,9 @@ func (s *Server) newExecution(ctx context.Context, body *executionBody) (*store.
 }
 
 // queueOne queues one execution and gives it as it then is.
-func (s *Server) queueOne(ctx context.Context, n *store.NewExecution) (*ExecutionDetail, error) {
-	ids, err := s.opts.Store.Enqueue(ctx, []store.NewExecution{*n})
+func (s *Server) queueOne(ctx context.Context, n *store.NewExecution, audit *store.NewAudit) (*ExecutionDetail, error) {
+	audit.After = actionJSON(n.Action)
+	ids, err := s.opts.Store.EnqueueFor(ctx, audit, []store.NewExecution{*n})
 	if err != nil {
 		return nil, fmt.Errorf("cannot queue action %s: %w", n.Action, err)
 	}
@@ -210,6 +221,9 @@ func parametersFor(spec *manifest.Action, given json.RawMessage, secrets map[str
 var secretName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
 func (s *Server) cancelExecution(ctx context.Context, in *byID) (*Cancelled, error) {
+	if err := s.mayTouchExecution(ctx, in.ID); err != nil {
+		return nil, err
+	}
 	status, err := s.opts.Store.Cancel(ctx, in.ID, caller(ctx))
 	if err != nil {
 		return nil, numbered("execution", in.ID, err)
@@ -219,4 +233,13 @@ func (s *Server) cancelExecution(ctx context.Context, in *byID) (*Cancelled, err
 	}
 	s.log.Info("execution cancel asked for", "execution_id", in.ID, "by", caller(ctx))
 	return &Cancelled{ID: in.ID, Status: status}, nil
+}
+
+// mayTouchExecution refuses what is not of the token's pack as if it were not there.
+func (s *Server) mayTouchExecution(ctx context.Context, id int64) error {
+	if visitorOf(ctx).pack == "" {
+		return nil
+	}
+	_, err := s.executionDetail(ctx, id)
+	return err
 }

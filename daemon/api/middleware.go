@@ -57,7 +57,7 @@ func (s *Server) wrap(mux *http.ServeMux) http.Handler {
 				s.panicked(answer, r, problem)
 			}
 			s.log.Debug("request", "request_id", requestID(r.Context()), "method", r.Method, "path", r.URL.Path, "status", answer.status,
-				"by", caller(r.Context()), "duration", time.Since(began))
+				"by", caller(r.Context()), "origin", visitorOf(r.Context()).origin, "duration", time.Since(began))
 		}()
 		if _, pattern := mux.Handler(r); pattern == "" {
 			unrouted(answer, r, mux)

@@ -20,7 +20,7 @@ func (s *Server) listPacks(ctx context.Context, q *packQuery) ([]Pack, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := packs(catalog, q.All)
+	list := slices.DeleteFunc(packs(catalog, q.All), func(p Pack) bool { return !sees(ctx, p.Ref) })
 	for i, p := range list {
 		list[i] = s.withEnvironments(p)
 	}
@@ -110,7 +110,7 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 	}
 	states := func(kind manifest.Kind) []ComponentState {
 		list := []ComponentState{}
-		for _, r := range selected(catalog, kind, &componentQuery{All: true, Pack: row.Ref}) {
+		for _, r := range selected(ctx, catalog, kind, &componentQuery{All: true, Pack: row.Ref}) {
 			list = append(list, ComponentState{
 				Ref: r.Ref, Label: r.Spec.Head().Label, Enabled: r.Enabled, Present: r.Present, Held: held(row, r),
 				DisabledBy: optional(r.DisabledBy), WhyDisabled: store.WhyDisabled(r, row),
@@ -171,6 +171,9 @@ type onePack struct {
 }
 
 func (s *Server) plan(ctx context.Context, in *onePack) (*Plan, error) {
+	if err := mayTouch(ctx, in.Pack); err != nil {
+		return nil, err
+	}
 	if err := s.sourceProblem(); err != nil {
 		return nil, err
 	}
@@ -188,6 +191,9 @@ type reloadInput struct {
 }
 
 func (s *Server) reload(ctx context.Context, in *reloadInput) (*Report, error) {
+	if err := mayTouch(ctx, in.Pack); err != nil {
+		return nil, err
+	}
 	force := ""
 	if in.Force {
 		if err := s.forced(ctx, in.Pack); err != nil {

@@ -36,7 +36,9 @@ func (s *Server) handler() http.Handler {
 	if s.opts.Webhooks != nil {
 		mux.Handle("POST "+webhook.Path, s.opts.Webhooks)
 	}
-	s.routes(humago.NewWithPrefix(mux, prefix, s.document()))
+	api := humago.NewWithPrefix(mux, prefix, s.document())
+	api.UseMiddleware(s.admit())
+	s.routes(api)
 	return s.wrap(mux)
 }
 
@@ -44,64 +46,68 @@ func (s *Server) handler() http.Handler {
 func (s *Server) routes(api huma.API) {
 	get, post := http.MethodGet, http.MethodPost
 
-	route(api, get, "/status", "status", "How the daemon is doing", s.status)
+	route(api, get, "/status", need{ScopeRead, ofAll}, "status", "How the daemon is doing", s.status)
 
-	route(api, get, "/examination", "examine", "What the daemon finds out for doctor: its database, and how it holds its children", s.examine)
+	route(api, get, "/examination", need{ScopeRead, ofAll}, "examine", "What the daemon finds out for doctor: its database, and how it holds its children", s.examine)
 
-	route(api, get, "/packs", "list-packs", "List packs", s.listPacks)
-	route(api, get, "/packs/{ref}", "show-pack", "Show a pack", s.showPack)
-	route(api, get, "/packs/{ref}/revisions", "list-revisions", "List a pack's revisions, newest first", s.listRevisions)
-	route(api, get, "/packs/{ref}/diff", "diff", "What lies between two states of a pack's files", s.difference)
-	route(api, post, "/packs/{ref}/rollback", "rollback", "Put an older revision back into force, and pin it", s.rollback)
-	route(api, post, "/packs/{ref}/unpin", "unpin", "Let a pack's folder rule again", s.unpin)
-	route(api, get, "/plan", "plan", "What an apply would do now", s.plan)
-	route(api, post, "/reload", "reload", "Scan all packs now and apply what changed", s.reload)
+	route(api, get, "/packs", need{ScopeRead, ofChecked}, "list-packs", "List packs", s.listPacks)
+	route(api, get, "/packs/{ref}", need{ScopeRead, ofRef}, "show-pack", "Show a pack", s.showPack)
+	route(api, get, "/packs/{ref}/revisions", need{ScopeRead, ofRef}, "list-revisions", "List a pack's revisions, newest first", s.listRevisions)
+	route(api, get, "/packs/{ref}/diff", need{ScopeRead, ofRef}, "diff", "What lies between two states of a pack's files", s.difference)
+	route(api, post, "/packs/{ref}/rollback", need{ScopeAdmin, ofRef}, "rollback", "Put an older revision back into force, and pin it", s.rollback)
+	route(api, post, "/packs/{ref}/unpin", need{ScopeAdmin, ofRef}, "unpin", "Let a pack's folder rule again", s.unpin)
+	route(api, get, "/plan", need{ScopeRead, ofChecked}, "plan", "What an apply would do now", s.plan)
+	route(api, post, "/reload", need{ScopeAdmin, ofChecked}, "reload", "Scan all packs now and apply what changed", s.reload)
 
-	route(api, post, "/enable", "enable", "Take back an operator's disable", s.enable)
-	route(api, post, "/disable", "disable", "Switch packs or components off, whatever their files say", s.disable)
-	route(api, post, "/pause", "pause", "Have no node begin anything more, until somebody resumes", s.pause)
-	route(api, post, "/resume", "resume", "End a pause", s.resume)
-	route(api, get, "/audit", "list-audit", "List changes that people made, newest first", s.listAudit)
+	route(api, post, "/enable", need{ScopeAdmin, ofChecked}, "enable", "Take back an operator's disable", s.enable)
+	route(api, post, "/disable", need{ScopeAdmin, ofChecked}, "disable", "Switch packs or components off, whatever their files say", s.disable)
+	route(api, post, "/pause", need{ScopeAdmin, ofAll}, "pause", "Have no node begin anything more, until somebody resumes", s.pause)
+	route(api, post, "/resume", need{ScopeAdmin, ofAll}, "resume", "End a pause", s.resume)
+	route(api, get, "/audit", need{ScopeAdmin, ofAll}, "list-audit", "List changes that people made, newest first", s.listAudit)
 
-	route(api, get, "/actions", "list-actions", "List actions", s.listActions)
-	route(api, get, "/actions/{ref}", "show-action", "Show an action and the schema of its parameters", s.showAction)
+	route(api, get, "/tokens", need{ScopeAdmin, ofAll}, "list-tokens", "List tokens by name", s.listTokens)
+	route(api, post, "/tokens", need{ScopeAdmin, ofAll}, "create-token", "Make a token, which is shown this once", s.createToken)
+	route(api, post, "/tokens/{name}/revoke", need{ScopeAdmin, ofAll}, "revoke-token", "End a token", s.revokeToken)
 
-	route(api, get, "/triggers", "list-triggers", "List triggers", s.listTriggers)
-	route(api, get, "/triggers/{ref}", "show-trigger", "Show a trigger and its instances", s.showTrigger)
-	route(api, post, "/triggers/{ref}/fire", "fire-trigger", "Store an event of a trigger", s.fireTrigger)
+	route(api, get, "/actions", need{ScopeRead, ofChecked}, "list-actions", "List actions", s.listActions)
+	route(api, get, "/actions/{ref}", need{ScopeRead, ofRef}, "show-action", "Show an action and the schema of its parameters", s.showAction)
 
-	route(api, post, "/triggers/{ref}/token", "webhook-token", "Show a webhook's own token, and make it where there is none", s.webhookToken)
-	route(api, post, "/triggers/{ref}/rotate-token", "rotate-webhook-token", "Replace a webhook's own token", s.rotateWebhookToken)
+	route(api, get, "/triggers", need{ScopeRead, ofChecked}, "list-triggers", "List triggers", s.listTriggers)
+	route(api, get, "/triggers/{ref}", need{ScopeRead, ofRef}, "show-trigger", "Show a trigger and its instances", s.showTrigger)
+	route(api, post, "/triggers/{ref}/fire", need{ScopeRun, ofRef}, "fire-trigger", "Store an event of a trigger", s.fireTrigger)
 
-	route(api, get, "/sensors", "list-sensors", "List sensors and their processes", s.listSensors)
-	route(api, get, "/sensors/{ref}", "show-sensor", "Show a sensor and the last lines of its stderr", s.showSensor)
-	route(api, post, "/sensors/{ref}/restart", "restart-sensor", "Restart a sensor now", s.restartSensor)
-	routePostLines(api, "/sensors/{ref}/test", "test-sensor", "Run a sensor for as long as somebody reads, and tell what it would emit; nothing is stored", SensorTrialLine{}, s.trySensor)
-	routeLines(api, "/sensors/{ref}/logs", "sensor-logs", "The last lines of a sensor's stderr, and what comes", LogLine{}, s.sensorLogs)
+	route(api, post, "/triggers/{ref}/token", need{ScopeAdmin, ofRef}, "webhook-token", "Show a webhook's own token, and make it where there is none", s.webhookToken)
+	route(api, post, "/triggers/{ref}/rotate-token", need{ScopeAdmin, ofRef}, "rotate-webhook-token", "Replace a webhook's own token", s.rotateWebhookToken)
 
-	route(api, get, "/rules", "list-rules", "List rules", s.listRules)
-	route(api, get, "/rules/{ref}", "show-rule", "Show a rule", s.showRule)
+	route(api, get, "/sensors", need{ScopeRead, ofChecked}, "list-sensors", "List sensors and their processes", s.listSensors)
+	route(api, get, "/sensors/{ref}", need{ScopeRead, ofRef}, "show-sensor", "Show a sensor and the last lines of its stderr", s.showSensor)
+	route(api, post, "/sensors/{ref}/restart", need{ScopeRun, ofRef}, "restart-sensor", "Restart a sensor now", s.restartSensor)
+	routePostLines(api, "/sensors/{ref}/test", need{ScopeRun, ofRef}, "test-sensor", "Run a sensor for as long as somebody reads, and tell what it would emit; nothing is stored", SensorTrialLine{}, s.trySensor)
+	routeLines(api, "/sensors/{ref}/logs", need{ScopeRead, ofRef}, "sensor-logs", "The last lines of a sensor's stderr, and what comes", LogLine{}, s.sensorLogs)
 
-	route(api, post, "/rules/{ref}/reset", "reset-rule", "Close a rule's breaker, and have its throttle and dedupe begin anew", s.resetRule)
-	route(api, post, "/rules/{ref}/test", "test-rule", "What a rule, applied or not, would make of an event", s.tryRule)
-	routePostLines(api, "/rules/{ref}/test-since", "test-rule-since", "How an edited rule differs from the one in force, over the stored events", TrialLine{}, s.tryRuleSince)
+	route(api, get, "/rules", need{ScopeRead, ofChecked}, "list-rules", "List rules", s.listRules)
+	route(api, get, "/rules/{ref}", need{ScopeRead, ofRef}, "show-rule", "Show a rule", s.showRule)
 
-	route(api, get, "/events", "list-events", "List events, newest first", s.listEvents)
-	route(api, get, "/events/{id}", "show-event", "Show an event and what followed", s.showEvent)
-	route(api, get, "/events/{id}/why", "why-event", "The whole chain around an event", s.whyEvent)
-	route(api, post, "/events/{id}/replay", "replay-event", "Store an event anew, under the rules of today", s.replayEvent)
+	route(api, post, "/rules/{ref}/reset", need{ScopeAdmin, ofRef}, "reset-rule", "Close a rule's breaker, and have its throttle and dedupe begin anew", s.resetRule)
+	route(api, post, "/rules/{ref}/test", need{ScopeAdmin, ofAll}, "test-rule", "What a rule, applied or not, would make of an event", s.tryRule)
+	routePostLines(api, "/rules/{ref}/test-since", need{ScopeAdmin, ofAll}, "test-rule-since", "How an edited rule differs from the one in force, over the stored events", TrialLine{}, s.tryRuleSince)
 
-	route(api, get, "/executions", "list-executions", "List executions, newest first", s.listExecutions)
-	route(api, post, "/executions", "create-execution", "Queue an action", s.createExecution)
-	route(api, post, "/executions/batch", "create-executions", "Queue many actions at once", s.createExecutions)
-	route(api, post, "/executions/ends", "execution-ends", "Wait until one of many executions ends", s.executionEnds)
-	route(api, post, "/executions/cancel", "cancel-executions", "Cancel the executions that a filter names", s.cancelExecutions)
-	route(api, post, "/executions/rerun", "rerun-executions", "Repeat the executions that a filter names", s.rerunExecutions)
-	route(api, get, "/executions/{id}", "show-execution", "Show an execution, its outputs and its result", s.showExecution)
-	route(api, get, "/executions/{id}/why", "why-execution", "The whole chain that led to an execution", s.whyExecution)
-	route(api, post, "/executions/{id}/cancel", "cancel-execution", "Cancel an execution", s.cancelExecution)
-	route(api, post, "/executions/{id}/rerun", "rerun-execution", "Repeat an execution", s.rerunExecution)
-	routeLines(api, "/executions/{id}/output", "execution-output", "An execution's output as it comes, and the execution at its end", OutputLine{}, s.executionOutput)
+	route(api, get, "/events", need{ScopeRead, ofChecked}, "list-events", "List events, newest first", s.listEvents)
+	route(api, get, "/events/{id}", need{ScopeRead, ofChecked}, "show-event", "Show an event and what followed", s.showEvent)
+	route(api, get, "/events/{id}/why", need{ScopeRead, ofAll}, "why-event", "The whole chain around an event", s.whyEvent)
+	route(api, post, "/events/{id}/replay", need{ScopeRun, ofChecked}, "replay-event", "Store an event anew, under the rules of today", s.replayEvent)
+
+	route(api, get, "/executions", need{ScopeRead, ofChecked}, "list-executions", "List executions, newest first", s.listExecutions)
+	route(api, post, "/executions", need{ScopeRun, ofChecked}, "create-execution", "Queue an action", s.createExecution)
+	route(api, post, "/executions/batch", need{ScopeRun, ofChecked}, "create-executions", "Queue many actions at once", s.createExecutions)
+	route(api, post, "/executions/ends", need{ScopeRead, ofAll}, "execution-ends", "Wait until one of many executions ends", s.executionEnds)
+	route(api, post, "/executions/cancel", need{ScopeRun, ofChecked}, "cancel-executions", "Cancel the executions that a filter names", s.cancelExecutions)
+	route(api, post, "/executions/rerun", need{ScopeRun, ofChecked}, "rerun-executions", "Repeat the executions that a filter names", s.rerunExecutions)
+	route(api, get, "/executions/{id}", need{ScopeRead, ofChecked}, "show-execution", "Show an execution, its outputs and its result", s.showExecution)
+	route(api, get, "/executions/{id}/why", need{ScopeRead, ofAll}, "why-execution", "The whole chain that led to an execution", s.whyExecution)
+	route(api, post, "/executions/{id}/cancel", need{ScopeRun, ofChecked}, "cancel-execution", "Cancel an execution", s.cancelExecution)
+	route(api, post, "/executions/{id}/rerun", need{ScopeRun, ofChecked}, "rerun-execution", "Repeat an execution", s.rerunExecution)
+	routeLines(api, "/executions/{id}/output", need{ScopeRead, ofChecked}, "execution-output", "An execution's output as it comes, and the execution at its end", OutputLine{}, s.executionOutput)
 }
 
 // document configures the OpenAPI document, which is served beside the routes that it is made of.
@@ -113,7 +119,11 @@ func (s *Server) document() huma.Config {
 	schemas.RegisterTypeAlias(reflect.TypeFor[huma.ErrorModel](), reflect.TypeFor[Error]())
 	config.Components.Schemas = schemas
 	config.Servers = []*huma.Server{{URL: prefix}}
-	config.Info.Description = "Over the unix socket; TCP serves health, metrics and webhooks only."
+	config.Info.Description = "Over the unix socket, for whoever may open it, and over TCP, for whoever has a token: each operation says which " +
+		"scope it wants. read sees, run also starts and stops work, admin also changes what is in force and who may come in."
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{schemeToken: {
+		Type: "http", Scheme: "bearer", Description: "A token that `attune token create` made. The unix socket wants none.",
+	}}
 	config.OpenAPIPath = "/openapi"
 	config.DocsPath = ""
 	config.SchemasPath = ""
@@ -149,8 +159,8 @@ type byID struct {
 }
 
 // route adds a route whose answer is JSON. The handler's errors are *Error, or they are internal.
-func route[I, O any](api huma.API, method, path, id, summary string, handle func(context.Context, *I) (O, error)) {
-	huma.Register(api, operation(method, path, id, summary), func(ctx context.Context, input *I) (*answer[O], error) {
+func route[I, O any](api huma.API, method, path string, wants need, id, summary string, handle func(context.Context, *I) (O, error)) {
+	huma.Register(api, operation(method, path, wants, id, summary), func(ctx context.Context, input *I) (*answer[O], error) {
 		body, err := handle(ctx, input)
 		if err != nil {
 			return nil, problemOf(ctx, err)
@@ -161,13 +171,13 @@ func route[I, O any](api huma.API, method, path, id, summary string, handle func
 
 // routeLines adds a route whose answer is JSON lines, each of the type of line. The handler's errors are
 // of the time before the first line.
-func routeLines[I, L any](api huma.API, path, id, summary string, line L, handle func(context.Context, *I) (func(*lineWriter), error)) {
-	registerLines(api, operation(http.MethodGet, path, id, summary), line, handle)
+func routeLines[I, L any](api huma.API, path string, wants need, id, summary string, line L, handle func(context.Context, *I) (func(*lineWriter), error)) {
+	registerLines(api, operation(http.MethodGet, path, wants, id, summary), line, handle)
 }
 
 // routePostLines is routeLines for a question that has a body.
-func routePostLines[I, L any](api huma.API, path, id, summary string, line L, handle func(context.Context, *I) (func(*lineWriter), error)) {
-	registerLines(api, operation(http.MethodPost, path, id, summary), line, handle)
+func routePostLines[I, L any](api huma.API, path string, wants need, id, summary string, line L, handle func(context.Context, *I) (func(*lineWriter), error)) {
+	registerLines(api, operation(http.MethodPost, path, wants, id, summary), line, handle)
 }
 
 func registerLines[I, L any](api huma.API, op huma.Operation, line L, handle func(context.Context, *I) (func(*lineWriter), error)) {
@@ -189,6 +199,8 @@ func registerLines[I, L any](api huma.API, op huma.Operation, line L, handle fun
 	})
 }
 
-func operation(method, path, id, summary string) huma.Operation {
-	return huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary}
+func operation(method, path string, wants need, id, summary string) huma.Operation {
+	op := huma.Operation{OperationID: id, Method: method, Path: path, Summary: summary}
+	wants.demand(&op)
+	return op
 }

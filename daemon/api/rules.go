@@ -14,7 +14,7 @@ func (s *Server) listRules(ctx context.Context, q *componentQuery) ([]Rule, erro
 		return nil, err
 	}
 	list := []Rule{}
-	for _, record := range selected(catalog, manifest.KindRule, q) {
+	for _, record := range selected(ctx, catalog, manifest.KindRule, q) {
 		r := s.rule(catalog, record)
 		runs := func(a RuleAction) bool { return a.Action == q.Action }
 		if (q.Trigger == "" || q.Trigger == r.Trigger) && (q.Action == "" || slices.ContainsFunc(r.Actions, runs)) {

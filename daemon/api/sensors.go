@@ -14,16 +14,16 @@ func (s *Server) listSensors(ctx context.Context, q *componentQuery) ([]Sensor, 
 	if err != nil {
 		return nil, err
 	}
-	return s.sensors(catalog, q), nil
+	return s.sensors(ctx, catalog, q), nil
 }
 
-func (s *Server) sensors(catalog *store.Catalog, q *componentQuery) []Sensor {
+func (s *Server) sensors(ctx context.Context, catalog *store.Catalog, q *componentQuery) []Sensor {
 	running := map[string]sensor.Info{}
 	for _, info := range s.opts.Sensors.List() {
 		running[info.Ref] = info
 	}
 	list := []Sensor{}
-	for _, r := range selected(catalog, manifest.KindSensor, q) {
+	for _, r := range selected(ctx, catalog, manifest.KindSensor, q) {
 		one := sensorOf(catalog, r, running[r.Ref])
 		if (q.State == "" || q.State == one.State) && (q.Trigger == "" || slices.Contains(one.TriggerTypes, q.Trigger)) {
 			list = append(list, one)
@@ -87,6 +87,9 @@ func (s *Server) restartSensor(ctx context.Context, in *byRef) (*Sensor, error) 
 	}
 	if !r.Enabled {
 		return nil, disabled(catalog, r)
+	}
+	if err := s.opts.Access.Audit(ctx, *s.auditOf(ctx, "restart sensor", r.Ref)); err != nil {
+		return nil, err
 	}
 	if !s.opts.Sensors.Restart(r.Ref) {
 		return nil, newError(CodeConflict, "cannot restart sensor "+r.Ref+": it is not supervised here yet", "try again in a moment")

@@ -60,6 +60,9 @@ func (s *Server) trySensor(ctx context.Context, in *byRef) (func(*lineWriter), e
 	if err != nil {
 		return nil, err
 	}
+	if err := s.opts.Access.Audit(ctx, *s.auditOf(ctx, "test sensor", r.Ref)); err != nil {
+		return nil, err
+	}
 	s.log.Info("sensor is tried", "sensor", r.Ref, "by", caller(ctx))
 	return func(w *lineWriter) {
 		ctx, cancel := s.streaming(ctx)

@@ -80,9 +80,12 @@ type Options struct {
 	Socket string
 	Listen string
 	TLS    *tls.Config // nil: plain HTTP
+	// ServesHost says under which names, beside addresses and localhost, TCP is served; nil: under none.
+	ServesHost func(name string) bool
 
 	Info       Info
 	Store      *store.Store
+	Access     Access
 	Catalogs   Catalogs
 	Events     Events
 	Rules      Rules
@@ -105,16 +108,21 @@ type Options struct {
 	// DatabasePID gives the private server's process id; nil: there is none.
 	DatabasePID func() int
 	Gatherer    prometheus.Gatherer
+	Registerer  prometheus.Registerer // nil: refusals are not counted
 	Logger      *slog.Logger
 }
 
-// Server answers requests on the unix socket and, health, metrics and webhooks only, on TCP.
+// Server answers requests on the unix socket and on TCP.
 type Server struct {
 	opts Options
 	log  *slog.Logger
 
 	socket *socket
 	tcp    net.Listener // nil: TCP is off
+
+	limits   *limits
+	keyring  *keyring
+	refusals *refusals
 
 	// stopping is closed when the streams have to end, before the other requests have.
 	stopping chan struct{}
@@ -124,7 +132,8 @@ type Server struct {
 // New opens the socket and the TCP address, and serves nothing yet: what connects now waits for Run.
 // A Server that is never run is to be closed.
 func New(opts Options) (*Server, error) {
-	s := &Server{opts: opts, log: opts.Logger, stopping: make(chan struct{})}
+	s := &Server{opts: opts, log: opts.Logger, stopping: make(chan struct{}), limits: newLimits(), keyring: newKeyring(opts.Access)}
+	s.refusals = newRefusals(opts.Logger, opts.Registerer, opts.Access.Audit)
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	var err error
 	if s.socket, err = listenSocket(opts.Socket, s.log); err != nil {
@@ -212,7 +221,7 @@ func (s *Server) Run(ctx context.Context) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	handler := s.handler()
-	full := s.server(requests, identify(handler))
+	full := s.server(requests, identify(trust(handler)))
 	full.ConnContext = withPeer
 	servers := []*http.Server{full}
 	failed := make(chan error, 2)
@@ -224,6 +233,8 @@ func (s *Server) Run(ctx context.Context) error {
 		servers = append(servers, public)
 		wg.Go(func() { failed <- public.Serve(s.tcp) })
 	}
+	wg.Go(func() { s.recordUses(requests) })
+	wg.Go(func() { s.refusals.run(requests) })
 	var err error
 	select {
 	case <-ctx.Done():
@@ -239,8 +250,27 @@ func (s *Server) Run(ctx context.Context) error {
 			_ = server.Close() // what is left of its connections is cut
 		}
 	}
+	cut()
 	wg.Wait()
 	return err
+}
+
+// recordUses writes down which tokens are used, from time to time until ctx ends, and once more then.
+func (s *Server) recordUses(ctx context.Context) {
+	period := time.NewTicker(usesPeriod)
+	defer period.Stop()
+	for last := false; !last; {
+		select {
+		case <-ctx.Done():
+			last = true
+		case <-period.C:
+		}
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), usesTimeout)
+		if err := s.keyring.record(bounded); err != nil {
+			s.log.Debug("the use of tokens is not recorded yet", "err", err)
+		}
+		cancel()
+	}
 }
 
 func (s *Server) server(ctx context.Context, handler http.Handler) *http.Server {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,6 +41,32 @@ type fakes struct {
 	restarts []string
 	lines    chan string
 	logCtx   context.Context
+	tokens   []store.GoodToken
+	away     error // why tokens cannot be read
+	looked   int   // how often they were
+	used     map[int64]time.Duration
+	audits   []store.NewAudit
+}
+
+func (f *fakes) GoodTokens(context.Context) ([]store.GoodToken, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.looked++
+	return slices.Clone(f.tokens), f.away
+}
+
+func (f *fakes) UseTokens(_ context.Context, ago map[int64]time.Duration) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.used = ago
+	return f.away
+}
+
+func (f *fakes) Audit(_ context.Context, a store.NewAudit) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.audits = append(f.audits, a)
+	return nil
 }
 
 func (f *fakes) Catalog(context.Context, int64) (*store.Catalog, error) {
@@ -178,7 +205,7 @@ func setup(t *testing.T) *bundle {
 	logged := &syncBuffer{}
 	server, err := New(Options{
 		Socket: filepath.Join(shortDir(t), "a.sock"), Listen: ":0", Info: Info{Version: "test"},
-		Catalogs: f, Rules: f, Sensors: f, Workers: f, Reconciler: f, Notices: f, Webhooks: f,
+		Access: f, ServesHost: func(name string) bool { return name == "attune.example.com" }, Catalogs: f, Rules: f, Sensors: f, Workers: f, Reconciler: f, Notices: f, Webhooks: f,
 		Unready: func(context.Context) []string { return f.unready }, Degraded: func() []string { return nil },
 		Gatherer: prometheus.NewRegistry(), Logger: slog.New(slog.NewTextHandler(logged, nil)),
 	})
@@ -241,51 +268,6 @@ func (b *bundle) overTCP(t *testing.T, method, path string, header map[string]st
 		t.Fatal(err)
 	}
 	return response.StatusCode, string(body)
-}
-
-func TestTCPServesHealthAndMetricsOnly(t *testing.T) {
-	t.Parallel()
-	b := setup(t)
-	if !strings.HasPrefix(b.server.URL(), "http://127.0.0.1:") {
-		t.Fatalf("a bare port listens on %s", b.server.URL())
-	}
-	tests := []struct {
-		method, path string
-		header       map[string]string
-		status       int
-		body         string
-	}{
-		{"GET", "/-/healthy", nil, 200, "alive"},
-		{"GET", "/-/ready", nil, 200, "ready"},
-		{"HEAD", "/-/healthy", nil, 200, ""},
-		{"GET", "/metrics", nil, 200, ""},
-		{"GET", "/metrics", map[string]string{"Host": "localhost:9753"}, 200, ""},
-		{"GET", "/metrics", map[string]string{"Host": "[::1]:9753"}, 200, ""},
-		{"GET", "/metrics", map[string]string{"Host": "rebound.example.com"}, 403, "cannot serve host"},
-		{"GET", "/metrics", map[string]string{"Host": "127.0.0.1.example.com"}, 403, "cannot serve host"},
-		{"POST", "/-/healthy", map[string]string{"Origin": "http://example.com"}, 403, "from another site"},
-		{"POST", "/-/healthy", nil, 405, "method_not_allowed"},
-		{"GET", "/api/v1/packs", nil, 403, "curl --unix-socket " + b.server.Socket() + " http://attune/api/v1/packs"},
-		{"POST", "/api/v1/reload", nil, 403, "only health, metrics and webhooks are"},
-		{"GET", "/api/v1/openapi.json", nil, 403, "forbidden"},
-		{"POST", "/webhooks/p/t", nil, 202, "a webhook"},
-		{"POST", "/webhooks/p/t", map[string]string{"Host": "hooks.example.com"}, 202, "a webhook"},
-		{"POST", "/webhooks/", nil, 403, "forbidden"},
-		{"POST", "/webhooks/p", nil, 202, "a webhook"},
-		{"GET", "/webhooks/p/t", nil, 405, "method_not_allowed"},
-		{"PUT", "/webhooks/p/t", nil, 405, "method_not_allowed"},
-		{"POST", "/webhooks/../api/v1/reload", nil, 403, "forbidden"},
-		{"POST", "/webhooks", nil, 403, "forbidden"},
-		{"GET", "/", nil, 403, "forbidden"},
-		{"GET", "//metrics", nil, 403, "forbidden"},
-		{"GET", "/-/healthy/../../api/v1/packs", nil, 403, "forbidden"},
-	}
-	for _, test := range tests {
-		status, body := b.overTCP(t, test.method, test.path, test.header)
-		if status != test.status || !strings.Contains(body, test.body) {
-			t.Errorf("%s %s %v: found %d %s, want %d %s", test.method, test.path, test.header, status, body, test.status, test.body)
-		}
-	}
 }
 
 func TestReadyTellsItsReasons(t *testing.T) {

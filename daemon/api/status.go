@@ -24,7 +24,7 @@ func (s *Server) status(ctx context.Context, _ *none) (*Status, error) {
 		Version: info.Version, Node: info.Node, PID: info.PID, StartedAt: info.StartedAt, Time: time.Now(),
 		StateDirectory: info.StateDirectory, Socket: s.Socket(), URL: s.URL(),
 		Packs: packs(catalog, true), Components: inForce(catalog),
-		Sensors: s.sensors(catalog, &componentQuery{}), Workers: s.opts.Workers.Stats(),
+		Sensors: s.sensors(ctx, catalog, &componentQuery{}), Workers: s.opts.Workers.Stats(),
 		Database: s.database(ctx), Queue: s.queue(ctx), Reconcile: s.reconcile(catalog.Generation),
 		Interpreters: []RuntimeProgram{},
 	}

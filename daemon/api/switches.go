@@ -52,6 +52,11 @@ func (s *Server) disable(ctx context.Context, in *switchInput) (*Switched, error
 }
 
 func (s *Server) flip(ctx context.Context, asked NewSwitch, enable bool) (*Switched, error) {
+	for _, ref := range asked.Refs {
+		if err := mayTouch(ctx, ref); err != nil {
+			return nil, err
+		}
+	}
 	slices.Sort(asked.Refs)
 	asked.Refs = slices.Compact(asked.Refs)
 	if err := s.mayFlip(ctx, asked, enable); err != nil {
@@ -78,7 +83,7 @@ func (s *Server) flip(ctx context.Context, asked NewSwitch, enable bool) (*Switc
 			item.Enabled, item.WhyDisabled = r.Enabled, store.WhyDisabled(r, catalog.Packs[r.Pack])
 		}
 		if enable && asked.Kind == manifest.KindRule && s.breakerOf(ref) != nil {
-			if _, err := s.opts.Store.ResetRule(ctx, ref); err != nil {
+			if _, err := s.opts.Store.ResetRule(ctx, ref, caller(ctx)); err != nil {
 				return nil, err
 			}
 			s.opts.Rules.Closed(ref)
@@ -117,9 +122,12 @@ func (s *Server) mayFlip(ctx context.Context, asked NewSwitch, enable bool) erro
 
 // auditQuery narrows the audit.
 type auditQuery struct {
-	Actor  string `query:"actor"`
-	Object string `query:"object" doc:"A ref or an id"`
+	Actor  string `query:"actor" doc:"A user, or token and its name"`
+	Action string `query:"action" doc:"What was done, such as cancel execution"`
+	Object string `query:"object" doc:"A ref, an id or a name"`
+	Origin string `query:"origin" doc:"An address, or unix socket"`
 	Since  string `query:"since" doc:"90s, 1h or 7d before now, or an RFC 3339 time"`
+	Before int64  `query:"before" minimum:"0" doc:"Ids below this one: the last of the page before"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100"`
 }
 
@@ -129,8 +137,11 @@ type AuditEntry = store.AuditEntry
 // AuditFilter narrows the audit. Zero fields do not filter.
 type AuditFilter struct {
 	Actor  string
+	Action string
 	Object string
+	Origin string
 	Since  string // "90s", "1h", "7d" before now, or an RFC 3339 time
+	Before int64  // ids below this one
 	Limit  int    // Defaults to 100; at most 1000.
 }
 
@@ -139,6 +150,8 @@ func (s *Server) listAudit(ctx context.Context, q *auditQuery) ([]AuditEntry, er
 	if err != nil {
 		return nil, err
 	}
-	entries, err := s.opts.Store.ListAudit(ctx, store.AuditFilter{Actor: q.Actor, Object: q.Object, Since: since, Limit: q.Limit})
+	entries, err := s.opts.Store.ListAudit(ctx, store.AuditFilter{
+		Actor: q.Actor, Action: q.Action, Object: q.Object, Origin: q.Origin, Since: since, Before: q.Before, Limit: q.Limit,
+	})
 	return orEmpty(entries), err
 }

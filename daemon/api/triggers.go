@@ -24,8 +24,10 @@ func (s *Server) listTriggers(ctx context.Context, q *componentQuery) ([]Trigger
 	}
 	rules := rulesByTrigger(catalog)
 	list := []Trigger{}
-	for _, r := range selected(catalog, manifest.KindTrigger, q) {
-		if t := s.trigger(catalog, r, rules); q.Type == "" || q.Type == t.Type {
+	for _, r := range selected(ctx, catalog, manifest.KindTrigger, q) {
+		t := s.trigger(catalog, r, rules)
+		t.Rules = onlyRefs(ctx, t.Rules)
+		if q.Type == "" || q.Type == t.Type {
 			list = append(list, t)
 		}
 	}
@@ -45,9 +47,14 @@ func (s *Server) showTrigger(ctx context.Context, in *byRef) (*Trigger, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.Rules = onlyRefs(ctx, t.Rules)
 	for _, i := range instances {
+		rules := onlyRefs(ctx, orEmpty(i.Rules))
+		if len(rules) == 0 && len(i.Rules) > 0 {
+			continue
+		}
 		t.Instances = append(t.Instances, TriggerInstance{
-			ID: i.ID, Parameters: maskSecrets(takenBy(r), i.Parameters), Rules: orEmpty(i.Rules), AnchorAt: i.AnchorAt, LastDue: i.LastDue,
+			ID: i.ID, Parameters: maskSecrets(takenBy(r), i.Parameters), Rules: rules, AnchorAt: i.AnchorAt, LastDue: i.LastDue,
 		})
 	}
 	return &t, nil
@@ -94,7 +101,7 @@ func (s *Server) fireTrigger(ctx context.Context, in *fireRequest) (*Fired, erro
 	if !r.Enabled {
 		return nil, disabled(catalog, r)
 	}
-	event := store.NewEvent{Trigger: r.Ref, Instance: in.Body.Instance, Source: sourceAPI, EventID: in.Body.EventID}
+	event := store.NewEvent{Trigger: r.Ref, Instance: in.Body.Instance, Source: sourceAPI, EventID: in.Body.EventID, Audit: s.auditOf(ctx, "fire trigger", r.Ref)}
 	if event.Payload, event.Problem, err = payloadFor(r.Spec.(*manifest.Trigger), in.Body.Payload); err != nil {
 		return nil, err
 	}

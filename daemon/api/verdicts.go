@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/attune-io/attune/exec/rule"
@@ -124,6 +125,9 @@ type replayRequest struct {
 // replayEvent stores an event anew, under the rules of today.
 func (s *Server) replayEvent(ctx context.Context, in *replayRequest) (*Fired, error) {
 	old, _, err := s.opts.Store.Event(ctx, in.ID)
+	if err == nil && !sees(ctx, packOfRef(old.Trigger)) {
+		err = store.ErrNotFound
+	}
 	if err != nil {
 		return nil, numbered("event", in.ID, err)
 	}
@@ -133,6 +137,7 @@ func (s *Server) replayEvent(ctx context.Context, in *replayRequest) (*Fired, er
 	}
 	stored, err := s.opts.Events.Submit(ctx, store.NewEvent{
 		Trigger: old.Trigger, Instance: old.Instance, Source: sourceAPI, Payload: old.Payload, ReplayOf: old.ID, Rules: rules,
+		Audit: s.auditOf(ctx, "replay event", strconv.FormatInt(old.ID, 10)),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot replay event %d: %w", old.ID, err)
@@ -152,6 +157,9 @@ func (s *Server) replayEvent(ctx context.Context, in *replayRequest) (*Fired, er
 // make a replay that does nothing, and nobody would know why.
 func (s *Server) replayed(ctx context.Context, event *store.Event, refs []string) ([]string, error) {
 	for _, ref := range refs {
+		if err := mayTouch(ctx, ref); err != nil {
+			return nil, err
+		}
 		catalog, record, err := s.find(ctx, manifest.KindRule, ref)
 		if err != nil {
 			return nil, err
@@ -198,15 +206,12 @@ func (s *Server) resetRule(ctx context.Context, in *byRef) (*Reset, error) {
 	if _, _, err := s.find(ctx, manifest.KindRule, in.Ref); err != nil {
 		return nil, err
 	}
-	reset, err := s.opts.Store.ResetRule(ctx, in.Ref)
+	reset, err := s.opts.Store.ResetRule(ctx, in.Ref, caller(ctx))
 	if err != nil {
 		return nil, err
 	}
 	if reset.Closed {
 		s.opts.Rules.Closed(in.Ref)
-	}
-	if err := s.opts.Store.Audit(ctx, caller(ctx), "reset rule", in.Ref, nil); err != nil {
-		return nil, err
 	}
 	s.log.Info("rule reset", "rule", in.Ref, "by", caller(ctx), "breaker_closed", reset.Closed)
 	return &Reset{Rule: in.Ref, Reset: reset}, nil

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -68,6 +70,8 @@ type command struct {
 
 	configPath string
 	url        string
+	tokenFile  string
+	caFile     string
 	output     string
 	noColor    bool
 }
@@ -146,6 +150,8 @@ func (c *command) root() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.configPath, "config", "", "configuration file (default: $ATTUNE_CONFIG, ./attune.toml, /etc/attune/attune.toml)")
 	flags.StringVar(&c.url, "url", "", "daemon to talk to (default: $ATTUNE_URL, else its unix socket)")
+	flags.StringVar(&c.tokenFile, "token-file", "", "file with the token for --url (default: $ATTUNE_TOKEN, $ATTUNE_TOKEN_FILE)")
+	flags.StringVar(&c.caFile, "ca-file", "", "certificates to believe beside --url (default: $ATTUNE_CA_FILE, else the machine's)")
 	flags.StringVarP(&c.output, "output", "o", outputTable, "how to print: table, json or yaml; lists also wide and name")
 	flags.BoolVar(&c.noColor, "no-color", false, "print without colour (as does $NO_COLOR)")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return c.checkOutput(cmd) }
@@ -167,6 +173,7 @@ func (c *command) root() *cobra.Command {
 		c.pauseCommand(),
 		c.resumeCommand(),
 		c.auditCommand(),
+		c.tokenCommand(),
 		c.importCommand(),
 		c.databaseCommand(),
 		c.configCommand(),
@@ -281,15 +288,59 @@ func (c *command) config() (*daemon.Config, error) {
 
 // client makes a client for the daemon that this invocation talks to.
 func (c *command) client() (*api.Client, error) {
-	if url := c.url; url != "" {
-		return api.NewClient(url)
+	url := cmp.Or(c.url, c.sys.Getenv("ATTUNE_URL"))
+	if url == "" {
+		cfg, err := c.config()
+		if err != nil {
+			return nil, err
+		}
+		return api.NewSocketClient(cfg.SocketCandidates())
 	}
-	if url := c.sys.Getenv("ATTUNE_URL"); url != "" {
-		return api.NewClient(url)
-	}
-	cfg, err := c.config()
+	token, err := c.token()
 	if err != nil {
 		return nil, err
 	}
-	return api.NewSocketClient(cfg.SocketCandidates())
+	var options []api.Option
+	if token != "" {
+		options = append(options, api.WithToken(token))
+	}
+	if file := cmp.Or(c.caFile, c.sys.Getenv("ATTUNE_CA_FILE")); file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, usagef("cannot read the certificates to believe: %v", err)
+		}
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(text) {
+			return nil, usagef("cannot use %s: found no certificate, expected PEM", file)
+		}
+		options = append(options, api.WithRoots(roots))
+	}
+	client, err := api.NewClient(url, options...)
+	if err != nil {
+		return nil, &usageError{text: err.Error()}
+	}
+	return client, nil
+}
+
+// token is what proves who this invocation is; empty: nothing does. It is no flag, for others can read those.
+func (c *command) token() (string, error) {
+	file := c.tokenFile
+	if file == "" {
+		if token := c.sys.Getenv("ATTUNE_TOKEN"); token != "" {
+			return strings.TrimSpace(token), nil
+		}
+		file = c.sys.Getenv("ATTUNE_TOKEN_FILE")
+	}
+	if file == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", usagef("cannot read the token: %v", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" || strings.ContainsAny(token, " \t\r\n") {
+		return "", usagef("cannot use the token in %s: expected one word", file)
+	}
+	return token, nil
 }

@@ -60,7 +60,7 @@ func (c *command) daemonCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&packs, "packs", nil, "folders with packs (packs.directory)")
-	f.StringVar(&listen, "listen", "", "loopback address for metrics and health (http.listen)")
+	f.StringVar(&listen, "listen", "", "address for the API, metrics, health and webhooks over TCP (http.listen)")
 	f.StringVar(&socket, "socket", "", "path of the unix socket (http.socket)")
 	f.StringVar(&state, "state", "", "folder for what outlives a restart (state.directory)")
 	f.StringVar(&database, "database-url", "", "PostgreSQL to use (database.url)")

@@ -74,6 +74,10 @@ func (c *command) completeWord(cmd *cobra.Command, usage string, args []string, 
 		return c.offered(cmd, args, typed, idsOf(noun))
 	case strings.HasPrefix(word, "NAME=VALUE"):
 		return c.completeParameter(cmd, noun, args, typed)
+	case noun == "token" && word == "NAME" && cmd.Name() == "revoke":
+		return c.offered(cmd, nil, typed, offerOf((*api.Client).Tokens, false, func(t *api.Token) string {
+			return described(t.Name, t.Scope+", "+packOf(t.Pack))
+		}))
 	case word == "TRIGGER":
 		return c.offered(cmd, args, typed, refsOf("trigger"), refsOf("rule"))
 	case word == "REVISION":
@@ -293,6 +297,8 @@ func (c *command) completeFlags(cmd *cobra.Command) {
 			return c.offered(cmd, nil, typed, idsOf("event"))
 		},
 		"log-level": words("debug", "info", "warn", "error"),
+		"scope":     words("read", "run", "admin"),
+		"expires":   words("12h", "30d", "90d", "365d"),
 		"output":    words(outputTable, outputWide, outputJSON, outputYAML, outputName),
 	}
 	for _, kind := range []manifest.Kind{manifest.KindPack, manifest.KindAction, manifest.KindTrigger, manifest.KindSensor, manifest.KindRule} {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/attune-io/attune/daemon/pace"
 	"github.com/attune-io/attune/exec/rule"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
@@ -110,16 +111,16 @@ type request struct {
 // ServeHTTP answers one request.
 func (v *Receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ref, _ := strings.CutPrefix(r.URL.Path, Path)
-	req := &request{Request: r, ref: strings.Replace(ref, "/", ".", 1), remote: remoteOf(r)}
+	req := &request{Request: r, ref: strings.Replace(ref, "/", ".", 1), remote: pace.Remote(r)}
 	switch {
 	case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
 		v.turnAway(w, req, outcomeBrowser, http.StatusForbidden, "cannot take a webhook from a browser")
 		return
-	case !v.limits.allow(sender{req.ref, req.remote}, time.Now()):
+	case !v.limits.rates.Allow(sender{req.ref, pace.Block(req.remote)}, time.Now()):
 		v.turnAway(w, req, outcomeLimited, http.StatusTooManyRequests, "cannot take so many requests at once; come again later")
 		return
 	}
-	leave, ok := v.limits.enter(req.remote)
+	leave, ok := v.limits.places.Enter(req.remote)
 	if !ok {
 		v.turnAway(w, req, outcomeBusy, http.StatusServiceUnavailable, "cannot take so many requests at once; come again later")
 		return

@@ -169,7 +169,7 @@ func TestAnOpenBreakerIsTold(t *testing.T) {
 	if problems, err := testutil.GatherAndLint(registry); err != nil || len(problems) > 0 {
 		t.Errorf("metrics: %v, %v", problems, err)
 	}
-	if _, err := h.ResetRule(t.Context(), "p.r"); err != nil {
+	if _, err := h.ResetRule(t.Context(), "p.r", "ada"); err != nil {
 		t.Fatal(err)
 	}
 	for deadline := time.Now().Add(time.Minute); len(i.Breakers()) > 0 || gauge() != 0; {

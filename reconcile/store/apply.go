@@ -128,7 +128,7 @@ func (s *Store) ApplyAs(ctx context.Context, token string, changes []PackChange)
 			return err
 		}
 		generation = a.end()
-		a.audit(changes)
+		a.audit(ctx, changes)
 		a.doErrands(changes)
 		a.checkLease(LeaseLeader, token)
 		return a.send(ctx)

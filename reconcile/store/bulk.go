@@ -12,10 +12,10 @@ import (
 )
 
 // Cancel ends a waiting execution, or marks a running one to be stopped by its node. It gives the
-// status found; ErrNotFound.
+// status found; ErrNotFound. It is recorded in the audit in the same transaction.
 func (s *Store) Cancel(ctx context.Context, id int64, by string) (Status, error) {
 	doing := fmt.Sprintf("cancel execution %d", id)
-	found, err := s.cancel(ctx, doing, []int64{id}, by)
+	found, err := s.cancel(ctx, doing, []int64{id}, by, true)
 	if err != nil {
 		return "", err
 	}
@@ -38,16 +38,18 @@ func (s *Store) CancelAll(ctx context.Context, ids []int64, by string) (map[int6
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	return s.cancel(ctx, fmt.Sprintf("cancel %d executions", len(ids)), ids, by)
+	return s.cancel(ctx, fmt.Sprintf("cancel %d executions", len(ids)), ids, by, true)
 }
 
-func (s *Store) cancel(ctx context.Context, doing string, ids []int64, by string) (map[int64]Status, error) {
+// cancel is audited where somebody wants it, and not where an action's concurrency does.
+func (s *Store) cancel(ctx context.Context, doing string, ids []int64, by string, audited bool) (map[int64]Status, error) {
 	found, freed := map[int64]Status{}, keyedSet{}
 	err := s.hot(ctx, doing, func(batch *pgx.Batch) {
-		batch.Queue(s.queries.get("CancelExecutions"), pgx.StrictNamedArgs{
+		batch.Queue(s.queries.get("CancelExecutions"), originArgs(ctx, pgx.StrictNamedArgs{
 			"ids":          ids,
 			"cancelled_by": cleanText(by),
-		}).Query(func(rows pgx.Rows) error {
+			"audited":      audited,
+		})).Query(func(rows pgx.Rows) error {
 			var id, notified int64
 			var status Status
 			var action string

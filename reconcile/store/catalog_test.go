@@ -425,7 +425,7 @@ func TestNodesAndRuntimes(t *testing.T) {
 	if n := one[int](t, s, "SELECT (SELECT count(*) FROM attune.runtime) + (SELECT count(*) FROM attune.node)"); n != 0 {
 		t.Errorf("%d rows left", n)
 	}
-	if err := s.Audit(t.Context(), "alice", "cancel execution", "17", nil); err != nil {
+	if err := s.Audit(t.Context(), store.NewAudit{Actor: "alice", Action: "cancel execution", Object: "17"}); err != nil {
 		t.Error(err)
 	}
 }

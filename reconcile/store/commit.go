@@ -445,6 +445,13 @@ func (c *eventCommit) finish(ctx context.Context) error {
 	}
 	c.queueDue(&batch)
 	c.queueCursors(&batch)
+	for _, place := range c.fresh {
+		if audit := c.events[place].Audit; audit != nil {
+			row := *audit
+			row.After = fmt.Appendf(nil, `{"event_id": %d}`, c.stored[place].ID)
+			batch.Queue(c.s.queries.get("Audit"), row.args(ctx))
+		}
+	}
 	if c.executions > 0 {
 		batch.Queue(c.s.queries.get("WakeQueue"))
 	}

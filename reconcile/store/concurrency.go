@@ -101,7 +101,7 @@ func (s *Store) admitSome(ctx context.Context, part []keyed) error {
 		s.metrics.concurrency.WithLabelValues(fate).Add(float64(fates[fate]))
 	}
 	for by, ids := range unwanted {
-		if _, err := s.CancelAll(ctx, ids, "execution "+strconv.FormatInt(by, 10)+", which replaces it"); err != nil {
+		if _, err := s.cancel(ctx, "cancel executions that are replaced", ids, "execution "+strconv.FormatInt(by, 10)+", which replaces it", false); err != nil {
 			return err
 		}
 	}

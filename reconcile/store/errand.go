@@ -28,13 +28,14 @@ type Errand struct {
 	Revision int // of a rollback
 	Actor    string
 	Reason   string
+	Origin   // from where it is wanted
 }
 
 // AddErrand asks, and tells the leader, who does it unless patience has passed.
 func (s *Store) AddErrand(ctx context.Context, e Errand, patience time.Duration) (id int64, err error) {
 	ids, err := collect(ctx, s, s.pool, "AddErrand", pgx.StrictNamedArgs{
 		"node": e.Node, "verb": e.Verb, "pack": cleanText(e.Pack), "revision": e.Revision, "actor": cleanText(e.Actor),
-		"reason": cleanText(e.Reason), "seconds": patience.Seconds(),
+		"reason": cleanText(e.Reason), "origin": cleanText(e.From), "request_id": cleanText(e.RequestID), "seconds": patience.Seconds(),
 	}, pgx.RowTo[int64])
 	if err == nil && len(ids) != 1 {
 		err = errors.New("the database gave it no number")

@@ -38,6 +38,8 @@ type NewEvent struct {
 	// Lease is the token of its sensor's lease under which it was handed over: it is stored, and its cursor
 	// kept, only while that is held. Empty: it is nobody's.
 	Lease string
+	// Audit says who fired it, recorded with it where it is no duplicate; its After is filled in. nil: nobody did.
+	Audit *NewAudit
 }
 
 // Event is a stored event.

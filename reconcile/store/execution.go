@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -44,9 +45,34 @@ type Former struct {
 
 // Enqueue queues executions in one transaction and notifies. It gives their ids in order.
 func (s *Store) Enqueue(ctx context.Context, executions []NewExecution) ([]int64, error) {
+	return s.EnqueueFor(ctx, nil, executions)
+}
+
+// EnqueueFor is Enqueue with a row in the audit, in the same transaction; its object is the execution's number,
+// or how many there are. nil: there is none.
+func (s *Store) EnqueueFor(ctx context.Context, audit *NewAudit, executions []NewExecution) ([]int64, error) {
 	if len(executions) == 0 {
 		return nil, nil
 	}
+	rows, err := s.rowsOf(executions)
+	if err != nil {
+		return nil, err
+	}
+	sending, cancel := context.WithTimeout(ctx, hotTimeout)
+	defer cancel()
+	var ids []int64
+	var batch pgx.Batch
+	s.queueExecutions(ctx, &batch, rows, audit, &ids)
+	if err := s.pool.SendBatch(sending, &batch).Close(); err != nil {
+		return nil, s.failed("queue executions", err)
+	}
+	s.highest.note(ids...)
+	s.admit(ctx, rows.counted())
+	return ids, nil
+}
+
+// rowsOf makes executions ready to be queued.
+func (s *Store) rowsOf(executions []NewExecution) (*executionRows, error) {
 	var rows executionRows
 	for _, e := range executions {
 		if err := s.ready(&e); err != nil {
@@ -56,21 +82,93 @@ func (s *Store) Enqueue(ctx context.Context, executions []NewExecution) ([]int64
 			return nil, fmt.Errorf("cannot queue executions: %w", err)
 		}
 	}
-	sending, cancel := context.WithTimeout(ctx, hotTimeout)
-	defer cancel()
-	var ids []int64
-	var batch pgx.Batch
+	return &rows, nil
+}
+
+// queueExecutions adds to a batch what queues executions, records who wanted them, and wakes workers.
+func (s *Store) queueExecutions(ctx context.Context, batch *pgx.Batch, rows *executionRows, audit *NewAudit, ids *[]int64) {
 	batch.Queue(s.queries.get("QueueExecutions"), rows.args()).Query(func(answer pgx.Rows) (err error) {
-		ids, err = pgx.CollectRows(answer, pgx.RowTo[int64])
+		*ids, err = pgx.CollectRows(answer, pgx.RowTo[int64])
 		return err
 	})
+	if audit != nil {
+		args := audit.args(ctx)
+		delete(args, "object")
+		delete(args, "before")
+		args["count"] = len(rows.actions)
+		batch.Queue(s.queries.get("AuditQueued"), args)
+	}
 	batch.Queue(s.queries.get("WakeQueue"))
-	if err := s.pool.SendBatch(sending, &batch).Close(); err != nil {
-		return nil, s.failed("queue executions", err)
+}
+
+// ErrOtherRequest says that a key was used for another request before.
+var ErrOtherRequest = errors.New("the key was used for another request")
+
+// Once makes the repetition of a request harmless: its key is stored in the transaction of what it asks for.
+type Once struct {
+	Key    string // with the caller's name, whose keys are no other's
+	Digest string // of the request
+	// Answer makes the answer that a repetition gets out of the ids of what was queued, a JSON object.
+	Answer func(ids []int64) (json.RawMessage, error)
+}
+
+// EnqueueOnce is EnqueueFor for a request that may be a repetition: then nothing is queued, and former is the
+// answer to the first. ErrOtherRequest where it is another request.
+func (s *Store) EnqueueOnce(ctx context.Context, once Once, audit *NewAudit, executions []NewExecution) (ids []int64, former json.RawMessage, err error) {
+	rows, err := s.rowsOf(executions)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		ctx, cancel := context.WithTimeout(ctx, hotTimeout)
+		defer cancel()
+		key := pgx.StrictNamedArgs{"key": cleanKey(once.Key), "digest": once.Digest}
+		// Whoever is at it with the same key at this moment is waited for.
+		fresh, err := collect(ctx, s, tx, "AddIdempotencyKey", key, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		if len(fresh) == 0 {
+			former, err = s.formerAnswer(ctx, tx, key)
+			return err
+		}
+		if len(executions) > 0 {
+			var batch pgx.Batch
+			s.queueExecutions(ctx, &batch, rows, audit, &ids)
+			if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+				return err
+			}
+		}
+		answer, err := once.Answer(ids)
+		if err != nil {
+			return err
+		}
+		_, err = collect(ctx, s, tx, "AnswerIdempotencyKey", pgx.StrictNamedArgs{"key": key["key"], "answer": storable(answer)}, pgx.RowTo[any])
+		return err
+	})
+	if err != nil || former != nil {
+		return nil, former, s.failed("queue executions", err)
 	}
 	s.highest.note(ids...)
 	s.admit(ctx, rows.counted())
-	return ids, nil
+	return ids, nil, nil
+}
+
+func (s *Store) formerAnswer(ctx context.Context, tx pgx.Tx, key pgx.StrictNamedArgs) (json.RawMessage, error) {
+	type row struct {
+		Same   bool
+		Answer json.RawMessage
+	}
+	found, err := collect(ctx, s, tx, "IdempotencyKey", key, pgx.RowToStructByPos[row])
+	switch {
+	case err != nil:
+		return nil, err
+	case len(found) == 0: // it was pruned in this moment
+		return nil, ErrNotFound
+	case !found[0].Same:
+		return nil, ErrOtherRequest
+	}
+	return found[0].Answer, nil
 }
 
 // ready encrypts the secret parameters of an execution that is about to be queued, and finds out by what

@@ -435,13 +435,29 @@ type Reset struct {
 	Forgotten int  `json:"forgotten"` // states of throttle and dedupe
 }
 
-// ResetRule closes a rule's breaker and forgets what its throttle and its dedupe remember.
-func (s *Store) ResetRule(ctx context.Context, rule string) (Reset, error) {
-	found, err := list(ctx, s, "ResetRule", pgx.StrictNamedArgs{"rule_ref": rule}, pgx.RowToStructByPos[Reset])
-	if err != nil || len(found) == 0 {
-		return Reset{}, s.failed("reset rule "+rule, err)
-	}
-	return found[0], nil
+// ResetRule closes a rule's breaker and forgets what its throttle and its dedupe remember, in one transaction
+// with its row in the audit.
+func (s *Store) ResetRule(ctx context.Context, rule, by string) (reset Reset, err error) {
+	err = s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		found, err := collect(ctx, s, tx, "ResetRule", pgx.StrictNamedArgs{"rule_ref": rule}, pgx.RowToStructByPos[Reset])
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			reset = found[0]
+		}
+		before, err := encode(struct {
+			Open       bool `json:"breaker_open"`
+			Remembered int  `json:"remembered"`
+		}{reset.Closed, reset.Forgotten})
+		if err != nil {
+			return err
+		}
+		return s.auditIn(ctx, tx, &NewAudit{
+			Actor: by, Action: "reset rule", Object: rule, Before: []byte(before), After: []byte(`{"breaker_open": false, "remembered": 0}`),
+		})
+	})
+	return reset, s.failed("reset rule "+rule, err)
 }
 
 // WaitingForQuiet counts the keys of a rule for which an event waits for quiet.

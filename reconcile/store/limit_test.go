@@ -220,7 +220,7 @@ func TestBreakerLooksAtOutcomes(t *testing.T) {
 	if other, err := s.OpenBreakers(t.Context(), "a.other"); err != nil || len(other) != 0 {
 		t.Errorf("%+v: %v", other, err)
 	}
-	reset, err := s.ResetRule(t.Context(), "a.r")
+	reset, err := s.ResetRule(t.Context(), "a.r", "ada")
 	if err != nil || !reset.Closed {
 		t.Fatalf("%+v: %v", reset, err)
 	}
@@ -254,10 +254,10 @@ func TestResetForgets(t *testing.T) {
 		Dedupe:   &manifest.Dedupe{Window: manifest.Duration(time.Hour)},
 	}
 	commit(t, s, matchLimited(limits), event())
-	if reset, err := s.ResetRule(t.Context(), "a.other"); err != nil || reset != (store.Reset{}) {
+	if reset, err := s.ResetRule(t.Context(), "a.other", "ada"); err != nil || reset != (store.Reset{}) {
 		t.Errorf("another rule: %+v, %v", reset, err)
 	}
-	if reset, err := s.ResetRule(t.Context(), "a.r"); err != nil || reset != (store.Reset{Forgotten: 2}) {
+	if reset, err := s.ResetRule(t.Context(), "a.r", "ada"); err != nil || reset != (store.Reset{Forgotten: 2}) {
 		t.Errorf("%+v, %v", reset, err)
 	}
 	if n := one[int64](t, s, "SELECT count(*) FROM attune.queue"); n != 1 {

@@ -16,6 +16,9 @@ const (
 	pruneRounds = 1000
 )
 
+// IdempotencyWindow is how long a request's key makes its repetition harmless: as long as anybody tries again.
+const IdempotencyWindow = 24 * time.Hour
+
 // Retention is how long history is kept. Zero keeps for ever.
 type Retention struct {
 	Events     time.Duration
@@ -26,6 +29,8 @@ type Retention struct {
 	// RevisionsAge ends also those that are younger by number. Whatever both say, revisions in force, and
 	// those that executions wait to run or run from, are kept.
 	RevisionsAge time.Duration
+	// Audit is how long it is known who changed what.
+	Audit time.Duration
 }
 
 // MaintainReport is what Maintain did, for one log line.
@@ -34,8 +39,8 @@ type MaintainReport struct {
 }
 
 // Maintain makes the partitions of the coming days and drops those that retention no longer wants
-// and nothing in the queue refers into; it prunes event_key, rule_state, concurrency and outdated revisions' files, and
-// forgets nodes that were not seen for a day. Where another node is at it, it does nothing.
+// and nothing in the queue refers into; it prunes event_key, rule_state, concurrency, idempotency_key, audit and outdated revisions'
+// files, and forgets nodes that were not seen for a day. Where another node is at it, it does nothing.
 func (s *Store) Maintain(ctx context.Context, keep Retention) (MaintainReport, error) {
 	var report MaintainReport
 	for _, step := range []func(context.Context, Retention, *MaintainReport) error{
@@ -44,6 +49,8 @@ func (s *Store) Maintain(ctx context.Context, keep Retention) (MaintainReport, e
 		s.pruneEventKeys,
 		s.pruneRuleStates,
 		s.pruneConcurrency,
+		s.pruneIdempotencyKeys,
+		s.pruneAudit,
 		s.pruneRevisions,
 		s.forgetNodes,
 	} {
@@ -129,6 +136,17 @@ func (s *Store) pruneRuleStates(ctx context.Context, _ Retention, _ *MaintainRep
 
 func (s *Store) pruneConcurrency(ctx context.Context, _ Retention, _ *MaintainReport) error {
 	return s.pruneRows(ctx, "prune the keys of concurrency", "PruneConcurrency", pgx.StrictNamedArgs{})
+}
+
+func (s *Store) pruneIdempotencyKeys(ctx context.Context, _ Retention, _ *MaintainReport) error {
+	return s.pruneRows(ctx, "prune idempotency keys", "PruneIdempotencyKeys", pgx.StrictNamedArgs{"keep_seconds": IdempotencyWindow.Seconds()})
+}
+
+func (s *Store) pruneAudit(ctx context.Context, keep Retention, _ *MaintainReport) error {
+	if keep.Audit <= 0 {
+		return nil
+	}
+	return s.pruneRows(ctx, "prune the audit", "PruneAudit", pgx.StrictNamedArgs{"keep_seconds": keep.Audit.Seconds()})
 }
 
 // pruneRows repeats a query that removes at most so many rows, so that none holds its locks for long. What

@@ -25,7 +25,9 @@ func (s *Store) Pause(ctx context.Context, by, reason string) (pause *Pause, cha
 	if err != nil {
 		return nil, false, fmt.Errorf("cannot pause: %w", err)
 	}
-	pause, err = s.pause(ctx, "Pause", pgx.StrictNamedArgs{"by": cleanText(by), "reason": cleanText(reason), "detail": detail})
+	pause, err = s.pause(ctx, "Pause", originArgs(ctx, pgx.StrictNamedArgs{
+		"by": cleanText(by), "reason": cleanText(reason), "detail": detail,
+	}))
 	if err != nil || pause != nil {
 		return pause, pause != nil, s.failed("pause", err)
 	}
@@ -36,7 +38,7 @@ func (s *Store) Pause(ctx context.Context, by, reason string) (pause *Pause, cha
 // Resume ends a pause, with a row in the audit, and wakes all nodes. It gives the pause that there was; nil:
 // there was none.
 func (s *Store) Resume(ctx context.Context, by string) (*Pause, error) {
-	was, err := s.pause(ctx, "Resume", pgx.StrictNamedArgs{"by": cleanText(by)})
+	was, err := s.pause(ctx, "Resume", originArgs(ctx, pgx.StrictNamedArgs{"by": cleanText(by)}))
 	return was, s.failed("resume", err)
 }
 

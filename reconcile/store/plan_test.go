@@ -38,7 +38,7 @@ func TestHotPlans(t *testing.T) {
 		"StillHeld":        {"ids": ids, "tokens": tokens},
 		"RenewLeases":      {"node": "n", "lease_seconds": 30.0},
 		"EndLapsed":        {"node": "", "living": []string{"n"}, "lease_seconds": 30.0, "only": 0, "reason": "", "most_attempts": 3, "longest_delay": 60.0},
-		"CancelExecutions": {"ids": []int64{claimed[0].ExecutionID}, "cancelled_by": "x"},
+		"CancelExecutions": {"ids": []int64{claimed[0].ExecutionID}, "cancelled_by": "x", "audited": true, "origin": "y", "request_id": "z"},
 		"FinishAttempts": {
 			"ids": ids, "tokens": tokens, "statuses": []string{"failed"}, "exit_codes": []*int{nil}, "signals": []string{""}, "errors": []string{""},
 			"results": []string{""}, "retry_seconds": []*float64{nil}, "spares": []bool{false},

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 
@@ -35,6 +36,10 @@ func (s *Store) Switch(ctx context.Context, sw Switch) (changed []string, genera
 	if err != nil {
 		return nil, 0, fmt.Errorf("cannot %s: %w", doing, err)
 	}
+	row := NewAudit{
+		Actor: sw.By, Action: doing, Detail: json.RawMessage(detail),
+		Before: disabledJSON(sw.Enable), After: disabledJSON(!sw.Enable),
+	}
 	err = s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
 		a := newApply(s, tx)
 		a.begin()
@@ -46,9 +51,10 @@ func (s *Store) Switch(ctx context.Context, sw Switch) (changed []string, genera
 			return err
 		}
 		if len(changed) > 0 {
-			a.queue("AuditEach", pgx.StrictNamedArgs{
-				"actor": cleanText(sw.By), "action": doing, "objects": changed, "detail": detail,
-			})
+			args := row.args(ctx)
+			delete(args, "object")
+			args["objects"] = changed
+			a.queue("AuditEach", args)
 		}
 		if err := a.placeRules(ctx, nil); err != nil {
 			return err
@@ -61,6 +67,9 @@ func (s *Store) Switch(ctx context.Context, sw Switch) (changed []string, genera
 	}
 	return changed, generation, nil
 }
+
+// disabledJSON says whether an operator has disabled a thing, for the audit.
+func disabledJSON(is bool) json.RawMessage { return fmt.Appendf(nil, `{"disabled": %t}`, is) }
 
 // flip writes the switches and gives the refs whose did change.
 func (a *apply) flip(ctx context.Context, sw Switch) ([]string, error) {

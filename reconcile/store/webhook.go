@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -74,9 +73,11 @@ func (s *Store) putWebhookToken(ctx context.Context, query, doing string, n NewW
 			return err
 		}
 		if tag.RowsAffected() > 0 {
-			if _, err := tx.Exec(ctx, s.queries.get("Audit"), pgx.StrictNamedArgs{
-				"actor": cleanText(n.By), "action": doing, "object": n.Trigger, "detail": storable(json.RawMessage("{}")),
-			}); err != nil {
+			row := &NewAudit{Actor: n.By, Action: doing, Object: n.Trigger}
+			if grace != nil {
+				row.After = fmt.Appendf(nil, `{"former_token_counts_for_seconds": %g}`, grace.Seconds())
+			}
+			if err := s.auditIn(ctx, tx, row); err != nil {
 				return err
 			}
 		}

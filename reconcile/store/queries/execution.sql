@@ -903,6 +903,19 @@ marked AS (
         AND found.started_at IS NOT NULL
     RETURNING queue.execution_id
 ),
+audited AS (
+    INSERT INTO attune.audit (actor, action, object, origin, request_id, before, after)
+    SELECT
+        @cancelled_by, 'cancel execution', execution_id::text, @origin::text, @request_id::text,
+        jsonb_build_object('status', status),
+        CASE
+            WHEN started_at IS NULL THEN jsonb_build_object('status', 'cancelled')
+            ELSE jsonb_build_object('status', status, 'cancel_by', @cancelled_by)
+        END
+    FROM found
+    WHERE @audited::boolean
+    ORDER BY execution_id
+),
 told AS (
     -- A payload holds less than 8000 bytes: many are told by an empty one.
     SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)
@@ -1270,3 +1283,19 @@ SELECT
         WHERE datname = current_database()
             AND pid <> pg_backend_pid()
     ), 0)::double precision AS oldest_xact;
+
+-- name: AddIdempotencyKey
+INSERT INTO attune.idempotency_key (key, digest)
+VALUES (@key::text, @digest::text)
+ON CONFLICT (key) DO NOTHING
+RETURNING key;
+
+-- name: IdempotencyKey
+SELECT digest = @digest::text AS same, answer
+FROM attune.idempotency_key
+WHERE key = @key::text;
+
+-- name: AnswerIdempotencyKey
+UPDATE attune.idempotency_key
+SET answer = @answer::text::jsonb
+WHERE key = @key::text;

@@ -58,6 +58,30 @@ WHERE event_key.source = old.source
     AND event_key.trigger_ref = old.trigger_ref
     AND event_key.event_id = old.event_id;
 
+-- name: PruneIdempotencyKeys
+WITH old AS (
+    SELECT key
+    FROM attune.idempotency_key
+    WHERE created_at < now() - make_interval(secs => @keep_seconds::double precision)
+    LIMIT @most::integer
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM attune.idempotency_key
+USING old
+WHERE idempotency_key.key = old.key;
+
+-- name: PruneAudit
+WITH old AS (
+    SELECT id
+    FROM attune.audit
+    WHERE created_at < now() - make_interval(secs => @keep_seconds::double precision)
+    LIMIT @most::integer
+    FOR UPDATE SKIP LOCKED
+)
+DELETE FROM attune.audit
+USING old
+WHERE audit.id = old.id;
+
 -- name: PruneRevisions
 -- Kept whatever their age: what a pack or a component names, and what an attempt runs, or will run, from.
 WITH

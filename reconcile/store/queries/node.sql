@@ -85,21 +85,43 @@ SET version = EXCLUDED.version,
     probed_at = now();
 
 -- name: Audit
-INSERT INTO attune.audit (actor, action, object, detail)
-VALUES (@actor::text, @action::text, @object::text, @detail::text::jsonb);
+INSERT INTO attune.audit (actor, action, object, origin, request_id, before, after, detail)
+VALUES (
+    @actor::text, @action::text, @object::text, @origin::text, @request_id::text,
+    @before::text::jsonb, @after::text::jsonb, @detail::text::jsonb
+);
 
 -- name: AuditEach
-INSERT INTO attune.audit (actor, action, object, detail)
-SELECT @actor::text, @action::text, object, @detail::text::jsonb
+INSERT INTO attune.audit (actor, action, object, origin, request_id, before, after, detail)
+SELECT
+    @actor::text, @action::text, object, @origin::text, @request_id::text,
+    @before::text::jsonb, @after::text::jsonb, @detail::text::jsonb
 FROM unnest(@objects::text[]) WITH ORDINALITY AS input (object, place)
 ORDER BY place;
 
+-- name: AuditQueued
+-- In the transaction that queued them, whose last one has the sequence's last number of this session.
+INSERT INTO attune.audit (actor, action, object, origin, request_id, after, detail)
+SELECT
+    @actor::text, @action::text,
+    CASE WHEN @count::integer = 1 THEN last.id::text ELSE @count::text || ' executions' END,
+    @origin::text, @request_id::text,
+    COALESCE(@after::text::jsonb, '{}') || CASE
+        WHEN @count > 1 THEN jsonb_build_object('last_id', last.id)
+        ELSE '{}'
+    END,
+    @detail::text::jsonb
+FROM (SELECT currval('attune.execution_id') AS id) AS last;
+
 -- name: ListAudit
-SELECT id, created_at, actor, action, object, detail
+SELECT id, created_at, actor, origin, request_id, action, object, before, after, detail
 FROM attune.audit
 WHERE (@actor::text IS NULL OR actor = @actor)
+    AND (@action::text IS NULL OR action = @action)
     AND (@object::text IS NULL OR object = @object)
+    AND (@origin::text IS NULL OR origin = @origin)
     AND (@since::timestamptz IS NULL OR created_at >= @since)
+    AND (@before::bigint IS NULL OR id < @before)
 ORDER BY id DESC
 LIMIT @most::integer;
 
@@ -188,9 +210,10 @@ old AS (
     WHERE expires_at < now() - INTERVAL '1 day'
 ),
 added AS (
-    INSERT INTO attune.errand (node, verb, pack_ref, revision, actor, reason, expires_at)
+    INSERT INTO attune.errand (node, verb, pack_ref, revision, actor, reason, origin, request_id, expires_at)
     VALUES (
         @node::text, @verb::text, @pack::text, @revision::integer, @actor::text, @reason::text,
+        @origin::text, @request_id::text,
         now() + make_interval(secs => @seconds::double precision)
     )
     RETURNING id
@@ -204,7 +227,7 @@ FROM added
 CROSS JOIN told;
 
 -- name: OpenErrands
-SELECT id, node, verb, pack_ref, revision, actor, reason
+SELECT id, node, verb, pack_ref, revision, actor, reason, origin, request_id
 FROM attune.errand
 WHERE done_at IS NULL
     AND answer IS NULL

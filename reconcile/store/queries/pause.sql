@@ -8,8 +8,10 @@ paused AS (
     RETURNING paused_at, paused_by, reason
 ),
 audited AS (
-    INSERT INTO attune.audit (actor, action, object, detail)
-    SELECT paused_by, 'pause', 'executions', @detail::text::jsonb
+    INSERT INTO attune.audit (actor, action, object, origin, request_id, before, after, detail)
+    SELECT
+        paused_by, 'pause', 'executions', @origin::text, @request_id::text,
+        '{"paused": false}', '{"paused": true}', @detail::text::jsonb
     FROM paused
 )
 SELECT paused_at, paused_by, reason
@@ -22,8 +24,10 @@ resumed AS (
     RETURNING paused_at, paused_by, reason
 ),
 audited AS (
-    INSERT INTO attune.audit (actor, action, object, detail)
-    SELECT @by::text, 'resume', 'executions', jsonb_build_object('paused_at', paused_at, 'paused_by', paused_by)
+    INSERT INTO attune.audit (actor, action, object, origin, request_id, before, after, detail)
+    SELECT
+        @by::text, 'resume', 'executions', @origin::text, @request_id::text,
+        '{"paused": true}', '{"paused": false}', jsonb_build_object('paused_at', paused_at, 'paused_by', paused_by)
     FROM resumed
 ),
 told AS (

@@ -1,0 +1,362 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/attune-io/attune/reconcile/store"
+)
+
+// good makes a token that the fakes know.
+func (b *bundle) good(name string, scope Scope, pack string) (secret string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	secret = newToken()
+	b.tokens = append(b.tokens, store.GoodToken{
+		ID: int64(len(b.tokens) + 1), Name: name, Hash: hashToken(secret), Scope: string(scope), Pack: pack,
+	})
+	b.server.keyring.forget()
+	return secret
+}
+
+func TestWithoutATokenTCPServesHealthAndMetricsOnly(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	if !strings.HasPrefix(b.server.URL(), "http://127.0.0.1:") {
+		t.Fatalf("a bare port listens on %s", b.server.URL())
+	}
+	outside := map[string]string{"X-Forwarded-For": "192.0.2.7"}
+	tests := []struct {
+		method, path string
+		header       map[string]string
+		status       int
+		body         string
+	}{
+		{"GET", "/-/healthy", nil, 200, "alive"},
+		{"GET", "/-/ready", nil, 200, "ready"},
+		{"HEAD", "/-/healthy", nil, 200, ""},
+		{"GET", "/metrics", nil, 200, ""},
+		{"GET", "/metrics", outside, 401, "unauthorized"},
+		{"GET", "/-/healthy", outside, 401, "unauthorized"},
+		{"GET", "/metrics", map[string]string{"Host": "localhost:9753"}, 200, ""},
+		{"GET", "/metrics", map[string]string{"Host": "attune.example.com"}, 200, ""},
+		{"GET", "/metrics", map[string]string{"Host": "[::1]:9753"}, 200, ""},
+		{"GET", "/metrics", map[string]string{"Host": "rebound.example.com"}, 403, "cannot serve host"},
+		{"GET", "/metrics", map[string]string{"Host": "127.0.0.1.example.com"}, 403, "cannot serve host"},
+		{"GET", "/api/v1/packs", map[string]string{"Host": "rebound.example.com"}, 403, "cannot serve host"},
+		{"POST", "/-/healthy", map[string]string{"Origin": "http://example.com"}, 403, "from another site"},
+		{"POST", "/api/v1/reload", map[string]string{"Sec-Fetch-Site": "cross-site"}, 403, "from another site"},
+		{"POST", "/-/healthy", nil, 405, "method_not_allowed"},
+		{"GET", "/api/v1/packs", nil, 401, "unauthorized"},
+		{"POST", "/api/v1/reload", nil, 401, "unauthorized"},
+		{"GET", "/api/v1/openapi.json", nil, 401, "unauthorized"},
+		{"GET", "/api/v1/packs", map[string]string{"Authorization": "Basic YTpi"}, 401, "unauthorized"},
+		{"GET", "/api/v1/packs", map[string]string{"Authorization": "Bearer"}, 401, "unauthorized"},
+		{"POST", "/webhooks/p/t", nil, 202, "a webhook"},
+		{"POST", "/webhooks/p/t", map[string]string{"Host": "hooks.example.com"}, 202, "a webhook"},
+		{"POST", "/webhooks/", nil, 401, "unauthorized"},
+		{"POST", "/webhooks/p", nil, 202, "a webhook"},
+		{"GET", "/webhooks/p/t", nil, 405, "method_not_allowed"},
+		{"PUT", "/webhooks/p/t", nil, 405, "method_not_allowed"},
+		{"POST", "/webhooks/../api/v1/reload", nil, 401, "unauthorized"},
+		{"GET", "/", nil, 401, "unauthorized"},
+		{"GET", "//metrics", nil, 401, "unauthorized"},
+		{"GET", "/-/healthy/../../api/v1/packs", nil, 401, "unauthorized"},
+	}
+	for _, test := range tests {
+		b.server.limits = newLimits()
+		status, body := b.overTCP(t, test.method, test.path, test.header)
+		if status != test.status || !strings.Contains(body, test.body) {
+			t.Errorf("%s %s %v: found %d %s, want %d %s", test.method, test.path, test.header, status, body, test.status, test.body)
+		}
+	}
+}
+
+// Nobody learns from an answer what is wrong with a token, nor what there is.
+func TestRefusalsTellNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	secret := b.good("ci", ScopeAdmin, "")
+	past := -1.0
+	b.mu.Lock()
+	b.tokens = append(b.tokens, store.GoodToken{ID: 9, Name: "old", Hash: hashToken("att_old"), Scope: "admin", Seconds: &past})
+	b.mu.Unlock()
+	want := ""
+	for _, test := range []struct{ method, path, token string }{
+		{"GET", "/api/v1/packs", ""},
+		{"GET", "/api/v1/packs", "att_old"},
+		{"GET", "/api/v1/packs", secret[:len(secret)-1]},
+		{"GET", "/api/v1/packs", secret + "x"},
+		{"GET", "/api/v1/packs", strings.TrimPrefix(secret, tokenPrefix)},
+		{"GET", "/api/v1/packs", strings.Repeat("x", 8000)},
+		{"GET", "/api/v1/nothing", "att_x"},
+		{"DELETE", "/api/v1/packs", "att_x"},
+		{"POST", "/api/v1/executions", "att_x"},
+	} {
+		status, body := b.overTCP(t, test.method, test.path, map[string]string{"Authorization": "Bearer " + test.token})
+		id, _, _ := strings.Cut(body[strings.Index(body, "request_id"):], ",")
+		if body = strings.Replace(body, id, "", 1); want == "" {
+			want = body
+		}
+		if status != http.StatusUnauthorized || body != want {
+			t.Errorf("%s %s with %.20q: found %d %s, want %s", test.method, test.path, test.token, status, body, want)
+		}
+	}
+}
+
+// described is what the document says of one.
+type described struct {
+	Description string
+	Security    []map[string][]string
+}
+
+// recorded are the rows of the audit.
+func (f *fakes) recorded() []store.NewAudit {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.audits)
+}
+
+// operations reads the document.
+func (b *bundle) operations(t *testing.T) map[string]map[string]described {
+	t.Helper()
+	var document struct {
+		Paths map[string]map[string]described
+	}
+	if _, body := b.raw(t, "GET", prefix+"/openapi.json", ""); json.Unmarshal([]byte(body), &document) != nil {
+		t.Fatal("the document cannot be read")
+	}
+	return document.Paths
+}
+
+// Every operation says who may, and that is what happens.
+func TestEveryOperationWantsItsScope(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	secrets := map[Scope]string{}
+	for _, scope := range allScopes {
+		secrets[scope] = b.good(string(scope), scope, "")
+	}
+	foreign := b.good("foreign", ScopeAdmin, "net")
+	seen := 0
+	for path, methods := range b.operations(t) {
+		for method, op := range methods {
+			method = strings.ToUpper(method)
+			seen++
+			if len(op.Security) != 1 || len(op.Security[0][schemeToken]) != 1 {
+				t.Errorf("%s %s says not which scope it wants", method, path)
+				continue
+			}
+			wants := Scope(op.Security[0][schemeToken][0])
+			asked := prefix + strings.NewReplacer("{ref}", "core.echo", "{id}", "1", "{name}", "x").Replace(path)
+			for scope, secret := range secrets {
+				if scope.holds(wants) {
+					continue // what it does then is another test's
+				}
+				status, body := b.overTCP(t, method, asked, map[string]string{"Authorization": "Bearer " + secret})
+				if status != http.StatusForbidden || !strings.Contains(body, "it has scope "+string(scope)) {
+					t.Errorf("%s %s with scope %s: found %d %s", method, path, scope, status, body)
+				}
+			}
+			if strings.Contains(op.Description, "A token of one pack sees") {
+				continue
+			}
+			status, body := b.overTCP(t, method, asked, map[string]string{"Authorization": "Bearer " + foreign})
+			if status != http.StatusForbidden || !strings.Contains(body, "it is for pack net alone") {
+				t.Errorf("%s %s with a token of another pack: found %d %s", method, path, status, body)
+			}
+		}
+	}
+	if seen < 40 {
+		t.Errorf("found %d operations: they were not read", seen)
+	}
+	// One that nobody thought of is nobody's.
+	if ScopeAdmin.holds("") || Scope("").holds(ScopeRead) || Scope("root").holds(ScopeRead) {
+		t.Error("a scope that is none is good for something")
+	}
+}
+
+func TestTokenOfOnePackSeesThatPack(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	tests := []struct {
+		pack, method, path, body string
+		status                   int
+		want                     string
+	}{
+		{"core", "GET", "/packs?all=true", "", 200, `[{"ref":"core"`},
+		{"net", "GET", "/packs?all=true", "", 200, `[]`},
+		{"core", "GET", "/actions", "", 200, `[{"ref":"core.echo"`},
+		{"net", "GET", "/actions", "", 200, `[]`},
+		{"net", "GET", "/actions?pack=core", "", 200, `[]`},
+		{"net", "GET", "/sensors", "", 200, `[]`},
+		{"net", "GET", "/rules", "", 200, `[]`},
+		{"net", "GET", "/triggers", "", 200, `[]`},
+		{"net", "GET", "/events", "", 200, `[]`},
+		{"net", "GET", "/events?trigger=core.tick", "", 200, `[]`},
+		{"net", "GET", "/plan", "", 403, "for pack net alone"},
+		{"net", "GET", "/plan?pack=core", "", 403, "for pack net alone"},
+		{"core", "GET", "/plan?pack=core", "", 200, "packs"},
+		{"net", "POST", "/reload?pack=core", "", 403, "for pack net alone"},
+		{"core", "POST", "/reload", "", 403, "for pack core alone"},
+		{"net", "POST", "/executions", `{"action_ref":"core.echo"}`, 403, "for pack net alone"},
+		{"net", "POST", "/executions", `{"action_ref":"core.nothing"}`, 403, "for pack net alone"},
+		{"net", "POST", "/disable", `{"kind":"rule","refs":["net.r","core.r"]}`, 403, "for pack net alone"},
+		{"core", "POST", "/executions/cancel", `{"ids":[1]}`, 403, "for pack core alone"},
+		{"core", "POST", "/executions", `{"action_ref":"core.echo","secrets":{"/a":"b"}}`, 403, "may not name secrets"},
+	}
+	secrets := map[string]string{"core": b.good("core", ScopeAdmin, "core"), "net": b.good("net", ScopeAdmin, "net")}
+	for _, test := range tests {
+		request := httptest.NewRequest(test.method, "http://127.0.0.1"+prefix+test.path, strings.NewReader(test.body))
+		request.RemoteAddr = "127.0.0.1:1"
+		request.Header.Set("Authorization", "Bearer "+secrets[test.pack])
+		request.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		identify(b.server.gate(b.server.handler())).ServeHTTP(w, request)
+		if w.Code != test.status || !strings.Contains(w.Body.String(), test.want) {
+			t.Errorf("%s %s %s of pack %s: found %d %s, want %d %s", test.method, test.path, test.body, test.pack, w.Code, w.Body, test.status, test.want)
+		}
+	}
+}
+
+// A prober is slowed down, and neither fills the log nor keeps others out.
+func TestBadTokensAreLimited(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	secret := b.good("ci", ScopeRead, "")
+	handler := identify(b.server.gate(b.server.handler()))
+	ask := func(address, token string) int {
+		request := httptest.NewRequest("GET", "http://127.0.0.1"+prefix+"/packs", nil)
+		request.RemoteAddr = address + ":1"
+		request.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, request)
+		return w.Code
+	}
+	counts := map[int]int{}
+	for i := range 1000 {
+		counts[ask("192.0.2.7", fmt.Sprintf("att_%d", i))]++
+	}
+	if counts[http.StatusUnauthorized] < failureBurst || counts[http.StatusTooManyRequests] < 500 || len(counts) != 2 {
+		t.Errorf("found answers %v", counts)
+	}
+	if status := ask("192.0.2.7", secret); status != http.StatusOK {
+		t.Errorf("a good token from there: %d", status)
+	}
+	if status := ask("192.0.2.8", "att_x"); status != http.StatusUnauthorized {
+		t.Errorf("a bad one from elsewhere: %d", status)
+	}
+	b.stop()
+	told := map[string]int{}
+	for _, a := range b.recorded() {
+		told[a.Object+" "+a.Origin.From]++
+	}
+	if want := map[string]int{"token 192.0.2.7": 1, "rate 192.0.2.7": 1, "token 192.0.2.8": 1}; cmp.Diff(want, told) != "" {
+		t.Errorf("the audit differs (-want +got):\n%s", cmp.Diff(want, told))
+	}
+	if n := strings.Count(b.logged.String(), "requests refused"); n != 3 {
+		t.Errorf("%d lines of the log tell of it", n)
+	}
+}
+
+// Tokens are read anew within seconds, and the last ones count while the database is away.
+func TestTokensAreKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakes{}
+		k := newKeyring(f)
+		hour := time.Hour.Seconds()
+		f.tokens = []store.GoodToken{
+			{ID: 1, Name: "a", Hash: hashToken("att_a"), Scope: "read"},
+			{ID: 2, Name: "b", Hash: hashToken("att_b"), Scope: "read", Seconds: &hour},
+		}
+		good := func(token, want string) {
+			t.Helper()
+			found, err := k.find(t.Context(), token)
+			got := ""
+			if found != nil {
+				got = found.Name
+			}
+			if err != nil || got != want {
+				t.Errorf("%s: found %q, %v; want %q", token, got, err, want)
+			}
+		}
+		good("att_a", "a")
+		good("att_b", "b")
+		good("att_c", "")
+		if f.looked != 1 {
+			t.Errorf("read %d times", f.looked)
+		}
+		time.Sleep(time.Minute) //nolint:forbidigo // of a bubble
+		if err := k.record(t.Context()); err != nil || f.used[1] != time.Minute || len(f.used) != 2 {
+			t.Errorf("recorded %v, %v", f.used, err)
+		}
+		f.tokens = f.tokens[1:]
+		good("att_a", "")
+		f.away = errors.New("away")
+		time.Sleep(2 * time.Hour) //nolint:forbidigo // of a bubble
+		good("att_b", "")         // it has expired meanwhile, whether or not anybody can be asked
+		f.away, f.tokens = nil, []store.GoodToken{{ID: 3, Name: "c", Hash: hashToken("att_c"), Scope: "run"}}
+		good("att_c", "")
+		k.forget()
+		good("att_c", "c")
+		f.away = errors.New("away")
+		if err := k.record(t.Context()); err == nil {
+			t.Error("the failure is not told")
+		}
+		f.away = nil
+		if err := k.record(t.Context()); err != nil || len(f.used) != 1 {
+			t.Errorf("recorded %v, %v; want the ones that failed before", f.used, err)
+		}
+		never := newKeyring(&fakes{away: errors.New("away")})
+		if _, err := never.find(t.Context(), "att_a"); err == nil {
+			t.Error("without ever having read the tokens one is refused for good")
+		}
+	})
+	if one, two := newToken(), newToken(); one == two || len(one) < 40 || !strings.HasPrefix(one, tokenPrefix) {
+		t.Errorf("tokens %q and %q", one, two)
+	}
+}
+
+// Refusals are told as they come first, and then counted.
+func TestRefusalsAreCounted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &fakes{}
+		f := newRefusals(slog.New(slog.DiscardHandler), nil, b.Audit)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go f.run(ctx)
+		for i := range 3 * maxRefusals {
+			f.note(refusedToken, "", fmt.Sprintf("192.0.%d.%d", i/200, i%200))
+			f.note(refusedToken, "", "2001:db8::1")
+			f.note(refusedToken, "", "2001:db8::2")
+		}
+		synctest.Wait()
+		if n := len(b.recorded()); n != maxRefusals+1 {
+			t.Errorf("%d rows at once, want %d", n, maxRefusals+1)
+		}
+		time.Sleep(refusalsPeriod) //nolint:forbidigo // of a bubble
+		synctest.Wait()
+		rest := map[string]string{}
+		for _, a := range b.recorded()[maxRefusals+1:] {
+			rest[a.Origin.From] = string(a.Detail)
+		}
+		want := map[string]string{"many": `{"count":401}`, "2001:db8::/64": `{"count":1200}`}
+		if diff := cmp.Diff(want, rest); diff != "" {
+			t.Errorf("a minute later (-want +got):\n%s", diff)
+		}
+	})
+}
