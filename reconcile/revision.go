@@ -130,9 +130,6 @@ type contentFunc = func(digest string) ([]byte, error)
 
 // ensure gives a revision's folder, making it where it is not there or not what its name says.
 func (r *Revisions) ensure(ctx context.Context, digest string, source func() ([]store.TreeEntry, contentFunc, error)) (string, error) {
-	if !digestPattern.MatchString(digest) {
-		return "", fmt.Errorf("%q is no digest", digest)
-	}
 	dir := filepath.Join(r.dir, digest)
 	for {
 		r.mu.Lock()
@@ -144,6 +141,9 @@ func (r *Revisions) ensure(ctx context.Context, digest string, source func() ([]
 				return dir, nil
 			}
 			delete(r.made, digest) // somebody removed it
+		} else if !digestPattern.MatchString(digest) {
+			r.mu.Unlock()
+			return "", fmt.Errorf("%q is no digest", digest)
 		}
 		busy := r.making[digest]
 		if busy == nil {

@@ -23,6 +23,8 @@ const guardRead = 16 << 10
 type guard struct {
 	fd      int
 	digests map[int32]string // by watch
+	// buf is not on the stack of whoever asks: growing that costs more than the question.
+	buf [guardRead]byte
 }
 
 // newGuard gives nil where the kernel gives no more of them; a nil guard sees no change.
@@ -73,16 +75,15 @@ func (g *guard) changed() (digests map[string]bool, all bool) {
 	if g == nil {
 		return nil, false
 	}
-	var buf [guardRead]byte
 	for {
-		n, err := unix.Read(g.fd, buf[:])
+		n, err := unix.Read(g.fd, g.buf[:])
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || n <= 0 {
 			return digests, all
 		}
-		for rest := buf[:n]; len(rest) >= unix.SizeofInotifyEvent; {
+		for rest := g.buf[:n]; len(rest) >= unix.SizeofInotifyEvent; {
 			wd := int32(binary.NativeEndian.Uint32(rest))
 			mask := binary.NativeEndian.Uint32(rest[4:])
 			name := binary.NativeEndian.Uint32(rest[12:])
