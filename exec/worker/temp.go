@@ -8,11 +8,16 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/attune-io/attune/exec/child"
 )
+
+// settled is how old the last change of a folder has to be so that a later one is seen by its time: file
+// systems count in steps of up to two seconds.
+const settled = 3 * time.Second
 
 // temps hands out folders for attempts' temporary files. A folder that an attempt left as it got it is
 // handed out again: making and removing one takes the file system longer than all else that an attempt
@@ -20,8 +25,26 @@ import (
 type temps struct {
 	dir string
 
-	mu   sync.Mutex
-	free map[int][]string // empty ones, by owner
+	mu    sync.Mutex
+	free  map[int][]string // empty ones, by owner
+	looks map[string]look  // of each folder, when it was last found empty
+}
+
+// look is what shows whether anything about a folder has changed: entries, rights, owner and attributes all
+// set the time of the last change, which nobody can set back.
+type look struct {
+	dev, ino uint64
+	changed  unix.Timespec
+	// proves says that the change was long enough ago.
+	proves bool
+}
+
+func lookAt(dir string) (l look, ok bool) {
+	var st unix.Stat_t
+	if unix.Lstat(dir, &st) != nil {
+		return look{}, false
+	}
+	return look{dev: st.Dev, ino: st.Ino, changed: st.Ctim, proves: time.Since(time.Unix(st.Ctim.Unix())) > settled}, true
 }
 
 // take gives an empty folder that is the owner's alone.
@@ -33,10 +56,10 @@ func (t *temps) take(owner *child.User) (string, error) {
 		t.free[uid] = list[:len(list)-1]
 		t.mu.Unlock()
 		// Somebody may have tidied up.
-		if pristine(dir, uid) {
+		if t.isPristine(dir, uid) {
 			return dir, nil
 		}
-		os.RemoveAll(dir)
+		t.discard(dir)
 	} else {
 		t.mu.Unlock()
 	}
@@ -54,8 +77,8 @@ func (t *temps) take(owner *child.User) (string, error) {
 // back takes a folder back. Where something may still live that knows it, it is not to be kept.
 func (t *temps) back(dir string, owner *child.User, keep bool) {
 	uid := uidOf(owner)
-	if !keep || !pristine(dir, uid) {
-		os.RemoveAll(dir)
+	if !keep || !t.isPristine(dir, uid) {
+		t.discard(dir)
 		return
 	}
 	t.mu.Lock()
@@ -64,6 +87,35 @@ func (t *temps) back(dir string, owner *child.User, keep bool) {
 		t.free = map[int][]string{}
 	}
 	t.free[uid] = append(t.free[uid], dir)
+}
+
+func (t *temps) discard(dir string) {
+	os.RemoveAll(dir)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.looks, dir)
+}
+
+// isPristine looks into a folder only where it may have changed since it was last looked into.
+func (t *temps) isPristine(dir string, uid int) bool {
+	now, ok := lookAt(dir)
+	t.mu.Lock()
+	last := t.looks[dir]
+	t.mu.Unlock()
+	if ok && last.proves && now == last {
+		return true
+	}
+	// What was noted comes from before the look inside: a change meanwhile shows.
+	if !ok || !pristine(dir, uid) {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.looks == nil {
+		t.looks = map[string]look{}
+	}
+	t.looks[dir] = now
+	return true
 }
 
 // clear removes the folders that nobody has.
@@ -75,7 +127,7 @@ func (t *temps) clear() {
 			os.RemoveAll(dir)
 		}
 	}
-	t.free = nil
+	t.free, t.looks = nil, nil
 }
 
 func uidOf(owner *child.User) int {
