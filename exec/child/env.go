@@ -28,12 +28,11 @@ type Env struct{ vars map[string]string }
 // NewEnv starts with PATH, LANG, TZ (the daemon's, where set), HOME and TMPDIR, and
 // PYTHONDONTWRITEBYTECODE. HOME and TMPDIR are left out where empty.
 func NewEnv(home, tmp string) *Env {
-	e := &Env{vars: map[string]string{
-		"PATH": ChildPath,
-		"LANG": defaultLang,
-		// Packs are run from folders that cannot be written.
-		"PYTHONDONTWRITEBYTECODE": "1",
-	}}
+	const some = 32 // as many as most children have
+	e := &Env{vars: make(map[string]string, some)}
+	e.vars["PATH"], e.vars["LANG"] = ChildPath, defaultLang
+	// Packs are run from folders that cannot be written.
+	e.vars["PYTHONDONTWRITEBYTECODE"] = "1"
 	for _, name := range []string{"LANG", "TZ"} {
 		if v := os.Getenv(name); v != "" {
 			e.vars[name] = v

@@ -237,6 +237,13 @@ func (c *Capture) Text() (text string, total, omitted int64) {
 	return Sanitize(cut) + omission(cut, omitted) + Sanitize(rest), c.total, omitted
 }
 
+// Written tells how many bytes were written so far, after masking.
+func (c *Capture) Written() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.total
+}
+
 // Raw gives the bytes that were kept if nothing was left out, else nil and false.
 func (c *Capture) Raw() ([]byte, bool) {
 	c.mu.Lock()

@@ -195,9 +195,10 @@ func (o orphanage) pids() (pids []int, err error) {
 	}
 	// One read gives whole numbers that fit into the kernel's buffer, which is a page.
 	const page, longest = 4096, len("4194304 ")
-	var list [page]byte
+	list := buffers.Get().(*[readSize]byte)
+	defer buffers.Put(list)
 	var n int
-	closed := o.conn.Control(func(fd uintptr) { n, err = unix.Pread(int(fd), list[:], 0) })
+	closed := o.conn.Control(func(fd uintptr) { n, err = unix.Pread(int(fd), list[:page], 0) })
 	if closed != nil || err != nil {
 		return nil, errors.Join(closed, err)
 	}

@@ -46,7 +46,6 @@ var errAllOver = errors.New("the time for all attempts is over")
 type attempt struct {
 	pool  *Pool
 	claim store.Claimed
-	log   *slog.Logger
 
 	// ctx ends when the attempt is told to stop. It bounds everything but the child's life.
 	ctx    context.Context
@@ -72,10 +71,14 @@ type attempt struct {
 func newAttempt(p *Pool, c store.Claimed) *attempt {
 	a := &attempt{
 		pool: p, claim: c, granted: make(chan struct{}), printing: make(chan struct{}),
-		log: p.log.With("action", c.Action, "execution_id", c.ExecutionID, "attempt", c.Attempt),
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	return a
+}
+
+// log names the attempt. It is made when there is something to say: mostly there is nothing.
+func (a *attempt) log() *slog.Logger {
+	return a.pool.log.With("action", a.claim.Action, "execution_id", a.claim.ExecutionID, "attempt", a.claim.Attempt)
 }
 
 // live is the whole life of the attempt.
@@ -106,7 +109,7 @@ func (a *attempt) live() {
 func (a *attempt) survive() (o *store.Outcome) {
 	defer func() {
 		if v := recover(); v != nil {
-			a.log.Error("attempt panicked", "err", v, "stack", string(debug.Stack()))
+			a.log().Error("attempt panicked", "err", v, "stack", string(debug.Stack()))
 			a.kill()
 			o = a.failed(fmt.Errorf("a mistake inside the daemon: %v", v))
 		}
@@ -155,7 +158,7 @@ func (a *attempt) kill() {
 	proc := a.proc
 	a.pool.attempts.Go(func() {
 		if err := proc.Stop(0); err != nil {
-			a.log.Error("child cannot be killed", "err", err)
+			a.log().Error("child cannot be killed", "err", err)
 		}
 	})
 }
@@ -212,7 +215,7 @@ func (a *attempt) run() *store.Outcome {
 	case err != nil:
 		return a.failed(fmt.Errorf("cannot record that it begins: %w", err))
 	case !held:
-		a.log.Debug("not started, its token is void: it was cancelled, or its lease lapsed")
+		a.log().Debug("not started, its token is void: it was cancelled, or its lease lapsed")
 		return nil
 	case a.pool.lease.age(a.pool.boottime()) >= fenceStop:
 		a.stop(stopFence, 0)
@@ -242,9 +245,9 @@ func (a *attempt) linedUp() bool {
 	if !counted || store.SameKey(a.claim.Key, key) {
 		return false
 	}
-	a.log.Debug("attempt is lined up by another key", "key", key, "err", err)
+	a.log().Debug("attempt is lined up by another key", "key", key, "err", err)
 	if err := a.pool.queue.LineUp(context.Background(), a.claim.Token, key); err != nil {
-		a.log.Warn("cannot line up an attempt", "err", err)
+		a.log().Warn("cannot line up an attempt", "err", err)
 	}
 	return true
 }
@@ -256,14 +259,14 @@ func (a *attempt) release(why error) {
 		return // it is ours no more
 	}
 	if wait, ok := errors.AsType[*environment.WaitError](why); ok && reason == stopNot {
-		a.log.Debug("attempt is put off", "reason", wait.Reason)
+		a.log().Debug("attempt is put off", "reason", wait.Reason)
 		if err := a.pool.queue.PutOff(context.Background(), a.claim.Token, child.Sanitize([]byte(wait.Reason)), putOff); err != nil {
-			a.log.Warn("cannot put an attempt off", "err", err)
+			a.log().Warn("cannot put an attempt off", "err", err)
 		}
 		return
 	}
 	if errors.Is(why, errAway) {
-		a.log.Warn("cannot prepare an attempt, it goes back to the queue", "err", why)
+		a.log().Warn("cannot prepare an attempt, it goes back to the queue", "err", why)
 		timer := time.NewTimer(awayPause)
 		defer timer.Stop()
 		select {
@@ -273,7 +276,7 @@ func (a *attempt) release(why error) {
 	}
 	// What is not released by this is found to be nobody's by the renewals, or lapses.
 	if err := a.pool.queue.Release(context.Background(), []string{a.claim.Token}); err != nil {
-		a.log.Warn("cannot give an attempt back to the queue", "err", err)
+		a.log().Warn("cannot give an attempt back to the queue", "err", err)
 	}
 }
 
@@ -346,7 +349,7 @@ func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 		reason = a.endedBy(reason, proc.Wait())
 	default:
 		if err := proc.Stop(grace); err != nil {
-			a.log.Error("child cannot be stopped", "err", err)
+			a.log().Error("child cannot be stopped", "err", err)
 			a.pool.metrics.unkillable.Inc()
 			a.outlived = true
 			a.closeStreams()
@@ -453,7 +456,7 @@ func (a *attempt) judge(plan *plan, exit child.Exit, o *store.Outcome) {
 	}
 	o.Status = store.StatusSucceeded
 	if exit.OutputIncomplete {
-		a.log.Info("a process that the action left behind kept its output open, it was cut off")
+		a.log().Info("a process that the action left behind kept its output open, it was cut off")
 	}
 }
 

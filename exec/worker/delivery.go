@@ -170,7 +170,7 @@ func put(root map[string]any, pointer string, value any) error {
 	path := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
 	var at any = root
 	for i, segment := range path {
-		segment = strings.NewReplacer("~1", "/", "~0", "~").Replace(segment)
+		segment = strings.ReplaceAll(strings.ReplaceAll(segment, "~1", "/"), "~0", "~")
 		last := i == len(path)-1
 		switch node := at.(type) {
 		case map[string]any:
@@ -245,7 +245,7 @@ func secretNames(schema *manifest.Schema, secrets map[string]string) func(name s
 }
 
 func escapePointer(name string) string {
-	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 }
 
 // dotted is a JSON pointer for people.

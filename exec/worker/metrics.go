@@ -17,6 +17,7 @@ type metrics struct {
 	unkillable prometheus.Counter
 	aside      prometheus.Gauge
 	locked     prometheus.Gauge
+	busy, idle prometheus.Gauge // of workers
 	total      int
 }
 
@@ -60,6 +61,7 @@ func newMetrics(registerer prometheus.Registerer, workers int) *metrics {
 	for _, kind := range []child.Shortage{child.ShortageFiles, child.ShortageProcesses, child.ShortageMemory, child.ShortageDisk} {
 		m.shortages.WithLabelValues(string(kind))
 	}
+	m.busy, m.idle = m.workers.WithLabelValues("busy"), m.workers.WithLabelValues("idle")
 	m.setBusy(0)
 	if registerer != nil {
 		registerer.MustRegister(m.executions, m.duration, m.wait, m.workers, m.fenced, m.selfFence, m.shortages, m.unkillable, m.aside, m.locked)
@@ -70,6 +72,6 @@ func newMetrics(registerer prometheus.Registerer, workers int) *metrics {
 func (m *metrics) setAside(count int) { m.aside.Set(float64(count)) }
 
 func (m *metrics) setBusy(busy int) {
-	m.workers.WithLabelValues("busy").Set(float64(busy))
-	m.workers.WithLabelValues("idle").Set(float64(m.total - busy))
+	m.busy.Set(float64(busy))
+	m.idle.Set(float64(m.total - busy))
 }

@@ -442,20 +442,20 @@ func (p *Pool) settle(e *ended, accepted bool) {
 	}
 	p.poke() // claims wait while too many outcomes are unwritten
 	o := &e.Outcome
-	log := p.log.With("action", e.Action, "execution_id", e.ExecutionID, "attempt", e.Attempt)
+	about := []any{"action", e.Action, "execution_id", e.ExecutionID, "attempt", e.Attempt}
 	switch {
 	case !accepted:
 		p.metrics.fenced.Inc()
-		log.Warn("outcome came too late, it is kept as evidence only", "status", o.Status)
+		p.log.Warn("outcome came too late, it is kept as evidence only", append(about, "status", o.Status)...)
 	case o.RetryAt != nil:
 		p.retryAt(*o.RetryAt)
-		log.Info("attempt ended and is queued again", "status", o.Status, "err", o.Error)
+		p.log.Info("attempt ended and is queued again", append(about, "status", o.Status, "err", o.Error)...)
 	default:
 		p.metrics.executions.WithLabelValues(e.Action, string(o.Status)).Inc()
 		if o.Status == store.StatusSucceeded {
-			log.Debug("execution succeeded")
+			p.log.Debug("execution succeeded", about...)
 		} else {
-			log.Info("execution ended", "status", o.Status, "err", o.Error)
+			p.log.Info("execution ended", append(about, "status", o.Status, "err", o.Error)...)
 		}
 	}
 }

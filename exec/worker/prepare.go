@@ -56,8 +56,7 @@ func (p *plan) resultFile() string { return filepath.Join(p.temp, "result") }
 // result finds the result; problem, where wanted, is told why there is none although there should be.
 func (p *plan) result(stdout *child.Capture, problem *error) json.RawMessage {
 	raw, whole := stdout.Raw()
-	_, written, _ := stdout.Text()
-	from := printed{stdout: raw, whole: whole, written: written}
+	from := printed{stdout: raw, whole: whole, written: stdout.Written()}
 	from.file, from.fileErr = readResultFile(p.resultFile(), p.owner)
 	from.file = p.mask.Bytes(from.file)
 	result, err := readResult(p.action.OutputFormat, from)
@@ -158,7 +157,7 @@ func (a *attempt) limitAll(action *manifest.Action) error {
 // have changed since they were queued.
 func (a *attempt) parameters(p *plan) (map[string]any, error) {
 	var given map[string]any
-	if len(a.claim.Parameters) > 0 {
+	if len(a.claim.Parameters) > 0 && string(a.claim.Parameters) != "{}" {
 		decoder := json.NewDecoder(bytes.NewReader(a.claim.Parameters))
 		decoder.UseNumber()
 		if err := decoder.Decode(&given); err != nil {

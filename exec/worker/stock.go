@@ -96,6 +96,11 @@ func (s *slots) leave(a *attempt) bool {
 
 // slot waits until the attempt may run; false: it is to go back to the queue.
 func (a *attempt) slot() bool {
+	select {
+	case <-a.granted:
+		return true
+	default:
+	}
 	timer := time.NewTimer(stockPatience)
 	defer timer.Stop()
 	select {
