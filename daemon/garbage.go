@@ -9,9 +9,19 @@ const (
 	// garbageRoom is how much garbage may gather before it is collected, in bytes, where much is in use:
 	// enough that it comes seldom, and not as much again as everything that is in use.
 	garbageRoom = 40 << 20
+	// loadingPercent is GOGC until the packs are loaded: at a first load of very many most of what is made is
+	// garbage at once, and three times as much would be taken as is needed.
+	loadingPercent = 50
 	// leastPercent bounds what the collector is made to work.
 	leastPercent = 25
 )
+
+// boundLoading keeps the memory in bounds while the packs are loaded.
+func boundLoading(getenv func(string) string) {
+	if getenv("GOGC") == "" {
+		debug.SetGCPercent(loadingPercent)
+	}
+}
 
 // boundGarbage gives back what loading the packs took, and keeps the collector from letting the memory
 // double: with ten thousand packs a hundred megabytes are in use for good. GOGC, where set, is obeyed.

@@ -299,6 +299,7 @@ type Ready struct {
 
 // announce tells the log, systemd and whoever asked that the daemon is ready, once.
 func (d *Daemon) announce(ctx context.Context) error {
+	boundLoading(os.Getenv)
 	patience := time.NewTimer(readyPatience)
 	defer patience.Stop()
 	for ready := false; !ready; {

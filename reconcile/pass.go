@@ -7,8 +7,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
@@ -219,25 +222,50 @@ func (r *Reconciler) dependents(of map[string]bool) map[string]bool {
 	return found
 }
 
-// parse reads the manifests of packs. One that changes meanwhile is left for a later pass.
+// parse reads the manifests of packs, on all cores: at a first load it is most of the work. One that changes
+// meanwhile is left for a later pass.
 func (r *Reconciler) parse(refs map[string]bool, now time.Time) map[string]*PackState {
-	states := map[string]*PackState{}
+	var ruling []string
 	for _, ref := range sortedKeys(refs) {
-		if r.frozen(ref) != "" {
-			continue // drift compares it
+		if r.frozen(ref) == "" { // else drift compares it
+			ruling = append(ruling, ref)
 		}
-		if state := r.parseOne(ref, now); state != nil {
+	}
+	parsed := make([]*PackState, len(ruling))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, ref := range ruling {
+		group.Go(func() (err error) {
+			p := r.packs[ref]
+			parsed[i], err = stateOf(p.folder, p.content, r.records[ref])
+			return err
+		})
+	}
+	// The only error is of what changes, and which do is told by their not being there.
+	_ = group.Wait()
+	states := map[string]*PackState{}
+	for i, ref := range ruling {
+		if state := r.parsed(ref, parsed[i], now); state != nil {
 			states[ref] = state
 		}
 	}
 	return states
 }
 
-// parseOne gives nil for a pack that changes meanwhile.
+// parseOne is parse for one pack; nil: it changes meanwhile.
 func (r *Reconciler) parseOne(ref string, now time.Time) *PackState {
 	p := r.packs[ref]
 	state, err := stateOf(p.folder, p.content, r.records[ref])
 	if err != nil {
+		state = nil
+	}
+	return r.parsed(ref, state, now)
+}
+
+// parsed takes what came of parsing a pack, and has it looked at again where that is nothing.
+func (r *Reconciler) parsed(ref string, state *PackState, now time.Time) *PackState {
+	p := r.packs[ref]
+	if state == nil {
 		p.content = nil
 		r.scanner.forget(p.folder.key)
 		r.watcher.again(p.folder.key, r.opts.Quiet, now)

@@ -71,8 +71,7 @@ func (l *Compiler) Rule(rule *Rule, trigger *Trigger, actions map[string]*Action
 
 // checkRule is CompileRule with a check of types: a template whose value can never fit the parameter that
 // it fills is an error. A rule in force is not judged by it, for it may be older than the schemas.
-func checkRule(rule *Rule, trigger *Trigger, actions map[string]*Action) Errors {
-	l := NewCompiler()
+func (l *Compiler) checkRule(rule *Rule, trigger *Trigger, actions map[string]*Action) Errors {
 	_, errs := l.rule(&ruleCompiler{rule: rule, trigger: trigger, compiler: l, types: true}, actions)
 	return errs
 }

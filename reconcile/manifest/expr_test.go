@@ -731,7 +731,7 @@ func FuzzTemplate(f *testing.F) {
 		if r3, _ := CompileRule(guarded, nil, nil); r3 != nil {
 			_, _ = r3.ThrottleKey.Text(env)
 		}
-		checkRule(r, trigger, map[string]*Action{"p.act": action})
+		NewCompiler().checkRule(r, trigger, map[string]*Action{"p.act": action})
 		compiled, errs := CompileRule(r, nil, nil)
 		if (compiled == nil) != errs.HasErrors() {
 			t.Fatalf("found %v with %v", compiled, errs)

@@ -98,6 +98,8 @@ type crossCheck struct {
 	world *Set
 	// broken has the file of each refused component whose ref is known, for messages.
 	broken map[Kind]map[string]string
+	// compiler is of all rules; nil: there was none yet.
+	compiler *Compiler
 
 	settled     map[string]bool
 	packRefused map[string]bool

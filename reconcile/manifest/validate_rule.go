@@ -43,7 +43,10 @@ func (k *componentCheck) rule(r *Rule) {
 		actions[use.Ref] = action
 		k.parameters(action.Parameters, use.Parameters, pointer+"/parameters")
 	}
-	for _, e := range checkRule(r, trigger, actions) {
+	if k.compiler == nil {
+		k.compiler = NewCompiler() // it costs more than most rules
+	}
+	for _, e := range k.compiler.checkRule(r, trigger, actions) {
 		finding := *e
 		k.add(&finding)
 	}
