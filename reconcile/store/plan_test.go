@@ -14,6 +14,8 @@ import (
 
 // The hot statements look into the queue by index and never into the history, with statistics from a
 // time when the queue was empty, which is when a planner goes wrong.
+//
+// What claims by number finds by number: any other index it would walk for each.
 func TestHotPlans(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
@@ -50,8 +52,14 @@ func TestHotPlans(t *testing.T) {
 		if strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "JIT") {
 			t.Errorf("%s scans a table:\n%s", name, plan)
 		}
+		if strings.Contains(plan, "Bitmap") {
+			t.Errorf("%s collects all that it may want before it takes the first:\n%s", name, plan)
+		}
 		if found := regexp.MustCompile(`(?m)Scan .*on (execution|attempt|output|event|enforcement)_\w+`).FindString(plan); found != "" {
 			t.Errorf("%s looks into the history: %s\n%s", name, found, plan)
+		}
+		if name == "ClaimExecutions" && strings.Contains(plan, "queue_waiting") {
+			t.Errorf("%s looks for what it is given among all that waits:\n%s", name, plan)
 		}
 		if !strings.Contains(plan, "Index") {
 			t.Errorf("%s uses no index, so this test understands nothing:\n%s", name, plan)

@@ -232,7 +232,7 @@ func openHotPool(ctx context.Context, config *pgxpool.Config, pooler string) (*p
 // hotSettings are those of the statement HotSettings, for a connection that keeps them.
 func hotSettings() map[string]string {
 	return map[string]string{
-		"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
+		"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_bitmapscan": "off",
 		"plan_cache_mode": "force_generic_plan", "jit": "off",
 	}
 }

@@ -13,6 +13,7 @@ SELECT
     set_config('enable_seqscan', 'off', TRUE),
     set_config('enable_hashjoin', 'off', TRUE),
     set_config('enable_mergejoin', 'off', TRUE),
+    set_config('enable_bitmapscan', 'off', TRUE),
     set_config('plan_cache_mode', 'force_generic_plan', TRUE),
     set_config('jit', 'off', TRUE);
 
@@ -225,7 +226,8 @@ LIMIT @most::integer;
 -- Of these executions, in this order, the first @most that nobody else has. Where the files of an
 -- action's revision are in place (@ready_revisions) the attempt begins with the claim: its node starts
 -- it at once. A token begins with the number of its execution. While people have paused everything nothing
--- is claimed.
+-- is claimed. What holds no token and is not scheduled is requested; said so, the index of what is
+-- requested would be walked for each where statistics are from when little was.
 WITH
 chosen AS MATERIALIZED (
     SELECT queue.execution_id, queue.action_ref, queue.former_revision_id, input.place
@@ -233,7 +235,7 @@ chosen AS MATERIALIZED (
     JOIN attune.queue
         ON queue.execution_id = input.id
     WHERE queue.token IS NULL
-        AND queue.status = 'requested'
+        AND queue.status <> 'scheduled'
         AND NOT EXISTS (SELECT FROM attune.pause WHERE one)
     ORDER BY input.place
     LIMIT @most::integer
