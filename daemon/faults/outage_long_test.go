@@ -482,3 +482,98 @@ func TestF87FrozenNode(t *testing.T) {
 	l.settle()
 	y.until("the first is back, and one leads", func() bool { return len(y.leaders()) == 1 && y.spread(2) })
 }
+
+// F83: the database's schema is newer than the binary, or older. A daemon refuses the newer one with both
+// versions, whatever runs there goes on; the older one it brings up to date.
+func TestF83OtherSchema(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, load)
+	y.url = storetest.NewEmptyURL(t)
+	first, second := y.node().start(), y.node()
+	known := y.query("SELECT max(version_id) FROM attune.schema_version")[0]
+	if known == "0" {
+		t.Error("an empty database was not brought up to date")
+	}
+	y.exec("INSERT INTO attune.schema_version (version_id, is_applied) VALUES (9999, TRUE)")
+	second.launch()
+	if code := second.ended(); code != 1 {
+		t.Errorf("the older daemon ended with %d", code)
+	}
+	for _, text := range []string{"newer than this binary", "has version 9999", "knows up to " + known} {
+		if !strings.Contains(second.log.String(), text) {
+			t.Errorf("the older daemon does not say %q: %s", text, second.log)
+		}
+	}
+	l := y.ledger()
+	l.enqueue("book", 5)
+	l.settle()
+	if first.hasEnded() {
+		t.Error("the one that ran has ended")
+	}
+	y.exec("DELETE FROM attune.schema_version WHERE version_id = 9999")
+	second.start()
+}
+
+// F84: a million wait, and autovacuum is off. A claim touches no more of the queue than it did when little
+// waited: how long that takes depends on the machine, what it touches does not.
+func TestF84MillionQueuedNoVacuum(t *testing.T) {
+	t.Parallel()
+	y, _ := withServer(t, load, "autovacuum=off")
+	y.node().start().stop()
+	l := y.ledger()
+	queue := func(count int) {
+		const chunk = 20_000
+		list := make([]store.NewExecution, min(count, chunk))
+		for i := range list {
+			list[i] = store.NewExecution{Action: "load.book", Parameters: []byte(`{"ledger": "x"}`)}
+		}
+		for ; count > 0; count -= len(list) {
+			_, err := l.store.Enqueue(t.Context(), list)
+			y.check(err)
+		}
+	}
+	ended := 0
+	// touched is how many blocks of the queue an execution touches between its claim and its end.
+	touched := func() float64 {
+		blocks := func() float64 {
+			y.until("what was done is counted", func() bool {
+				return y.query("SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'queue'")[0] == strconv.Itoa(ended)
+			})
+			n, err := strconv.ParseFloat(y.query("SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read FROM pg_statio_user_tables WHERE relname = 'queue'")[0], 64)
+			y.check(err)
+			return n
+		}
+		const rounds, each, reaps = 300, 20, 30 // the queue is vacuumed once in these rounds, by a reap
+		before := blocks()
+		for round := range rounds {
+			if round%reaps == 0 {
+				_, _, err := l.store.Reap(t.Context())
+				y.check(err)
+			}
+			claimed, err := l.store.Claim(t.Context(), "test", each)
+			y.check(err)
+			if len(claimed) != each {
+				t.Fatalf("claimed %d of %d", len(claimed), each)
+			}
+			outcomes := make([]store.Outcome, each)
+			tokens := make([]string, each)
+			for i, c := range claimed {
+				outcomes[i], tokens[i] = store.Outcome{Token: c.Token, Status: store.StatusSucceeded}, c.Token
+			}
+			_, err = l.store.Start(t.Context(), tokens)
+			y.check(err)
+			_, err = l.store.Finish(t.Context(), outcomes)
+			y.check(err)
+			ended += each
+		}
+		return (blocks() - before) / (rounds * each)
+	}
+	queue(7000)
+	few := touched()
+	queue(1_000_000)
+	many := touched()
+	t.Logf("an execution touches %.1f blocks where little waits, %.1f where a million does", few, many)
+	if many > 2*few {
+		t.Errorf("an execution touches %.1f blocks where a million waits, %.1f where little does", many, few)
+	}
+}
