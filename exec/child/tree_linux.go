@@ -1,10 +1,12 @@
 package child
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -147,9 +149,22 @@ func (r *Runner) strangers() []procStat {
 
 // isUnmarked tells whether an orphan emptied its environment, left its session and was given to us by
 // the kernel. Only the daemon may conclude that such a process is its children's: elsewhere others in the
-// same process may have started it. What cannot be seen is left alone; the keeper, for one, hides.
+// same process may have started it. What cannot be seen is left alone; the keeper, for one, hides. But a
+// daemon that is not root cannot look into what runs as another user, and that user is enough.
 func (r *Runner) isUnmarked(st procStat, m marks, s sight) bool {
-	return r.keeper != nil && s == seen && m == marks{} && st.state != 'Z' && st.session != mySession()
+	return r.keeper != nil && m == marks{} && st.state != 'Z' && st.session != mySession() &&
+		(s == seen || s == hidden && isAnothers(st.pid))
+}
+
+// isAnothers tells whether a process runs as another user than this one.
+func isAnothers(pid int) bool {
+	status, err := readSome("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return false
+	}
+	_, rest, _ := bytes.Cut(status, []byte("\nUid:"))
+	fields := strings.Fields(string(rest[:max(bytes.IndexByte(rest, '\n'), 0)]))
+	return len(fields) > 0 && fields[0] != strconv.Itoa(os.Getuid())
 }
 
 // killUnmarked is for the end of a run, when nothing can belong to anybody.

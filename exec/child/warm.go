@@ -446,8 +446,8 @@ func (s *spare) discard() error {
 func (s *spare) hasEnded() bool { return hasEnded(s.p.pid, unix.WNOHANG) }
 
 // adopt makes a Process of a child that a parent has forked: it is ours by now, as its own parent ended
-// and this process takes in orphans.
-func (r *Runner) adopt(pid int, from *Process) (*Process, error) {
+// and this process takes in orphans. One that is the parent's and cannot be taken in is ended.
+func (r *Runner) adopt(pid int, from *Process) (p *Process, err error) {
 	var info unix.Siginfo
 	if err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil); err != nil {
 		return nil, fmt.Errorf("process %d is no child of ours: %w", pid, err)
@@ -457,7 +457,12 @@ func (r *Runner) adopt(pid int, from *Process) (*Process, error) {
 	if m, _ := readMarks(pid); r.owns(pid) || m.run != r.id || m.child != from.id {
 		return nil, fmt.Errorf("process %d is not the parent's", pid)
 	}
-	p := &Process{runner: r, spec: Spec{Name: "spare of " + from.spec.Name}, id: r.nextID(), pid: pid, done: make(chan struct{}), started: time.Now()}
+	defer func() {
+		if err != nil {
+			_ = unix.Kill(pid, unix.SIGKILL) // it is ours and not reaped; the janitor does that
+		}
+	}()
+	p = &Process{runner: r, spec: Spec{Name: "spare of " + from.spec.Name}, id: r.nextID(), pid: pid, done: make(chan struct{}), started: time.Now()}
 	p.streams.log = r.logger
 	if err := unix.Setpgid(pid, pid); err != nil {
 		return nil, fmt.Errorf("process %d: cannot give it a group of its own: %w", pid, err)
