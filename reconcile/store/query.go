@@ -47,7 +47,7 @@ func loadQueries() (queries, error) {
 			}
 		}
 	}
-	for _, fragment := range []string{"ENDED_COLUMNS", "NOTE_ENDED"} {
+	for _, fragment := range []string{"END_UNBEGUN", "ENDED_COLUMNS", "NOTE_ENDED", "TELL_ENDED"} {
 		text := strings.TrimSpace(all[fragment])
 		delete(all, fragment)
 		for name := range all {

@@ -163,19 +163,11 @@ ended AS (
         END
     FROM fated
     WHERE fate IN ('replaced', 'skipped')
-    ON CONFLICT (id, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        finished_at = EXCLUDED.finished_at,
-        error = EXCLUDED.error
-    RETURNING ENDED_COLUMNS
+    END_UNBEGUN
 ),
 NOTE_ENDED,
 told AS (
-    -- A payload holds less than 8000 bytes: many are told by an empty one.
-    SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)
-    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
-    WHERE list.ids IS NOT NULL
+    TELL_ENDED
 ),
 woken AS (
     SELECT pg_notify('attune_queue', '')

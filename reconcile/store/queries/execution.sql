@@ -384,12 +384,7 @@ ended AS (
         now(), 'cancelled by ' || cancel_by
     FROM held
     WHERE cancel_at IS NOT NULL
-    ON CONFLICT (id, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        finished_at = EXCLUDED.finished_at,
-        error = EXCLUDED.error
-    RETURNING ENDED_COLUMNS
+    END_UNBEGUN
 ),
 NOTE_ENDED,
 released AS (
@@ -409,8 +404,7 @@ released AS (
     RETURNING queue.execution_id
 ),
 told AS (
-    SELECT pg_notify('attune_finished', id::text)
-    FROM ended
+    TELL_ENDED
 ),
 woken AS (
     SELECT pg_notify('attune_queue', '')
@@ -662,13 +656,7 @@ printed AS (
         OR stream.text <> ''
 ),
 told AS (
-    -- A payload holds less than 8000 bytes: many are told by an empty one.
-    SELECT pg_notify(
-        'attune_finished',
-        CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END
-    )
-    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
-    WHERE list.ids IS NOT NULL
+    TELL_ENDED
 ),
 woken AS (
     SELECT pg_notify('attune_queue', '')
@@ -837,12 +825,7 @@ recorded AS (
     WHERE NOT unstarted
 ),
 told AS (
-    SELECT pg_notify(
-        'attune_finished',
-        CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END
-    )
-    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
-    WHERE list.ids IS NOT NULL
+    TELL_ENDED
 ),
 woken AS (
     SELECT pg_notify('attune_queue', '')
@@ -888,12 +871,7 @@ ended AS (
         now(), 'cancelled by ' || @cancelled_by::text
     FROM found
     WHERE started_at IS NULL
-    ON CONFLICT (id, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        finished_at = EXCLUDED.finished_at,
-        error = EXCLUDED.error
-    RETURNING ENDED_COLUMNS
+    END_UNBEGUN
 ),
 NOTE_ENDED,
 marked AS (
@@ -919,10 +897,7 @@ audited AS (
     ORDER BY execution_id
 ),
 told AS (
-    -- A payload holds less than 8000 bytes: many are told by an empty one.
-    SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)
-    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
-    WHERE list.ids IS NOT NULL
+    TELL_ENDED
     UNION ALL
     SELECT pg_notify('attune_cancel', execution_id::text)
     FROM marked
@@ -976,18 +951,11 @@ ended AS (
     )
     SELECT execution_id, created_at, action_ref, pack_ref, 'cancelled', 0, now(), reason
     FROM found
-    ON CONFLICT (id, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        finished_at = EXCLUDED.finished_at,
-        error = EXCLUDED.error
-    RETURNING ENDED_COLUMNS
+    END_UNBEGUN
 ),
 NOTE_ENDED,
 told AS (
-    SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)
-    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
-    WHERE list.ids IS NOT NULL
+    TELL_ENDED
 )
 SELECT
     found.action_ref,

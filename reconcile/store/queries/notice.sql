@@ -26,6 +26,23 @@ noted AS (
     WHERE EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = 'core.execution_finished' AND rule.enabled)
 )
 
+-- name: END_UNBEGUN
+-- What is left of ended where nothing of the execution runs: an insert that meets its row goes straight to
+-- that row's partition; an UPDATE with a join would have to open every day of the history each time. A
+-- fragment.
+ON CONFLICT (id, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        attempt = EXCLUDED.attempt,
+        finished_at = EXCLUDED.finished_at,
+        error = EXCLUDED.error
+    RETURNING ENDED_COLUMNS
+
+-- name: TELL_ENDED
+-- A payload holds less than 8000 bytes: many are told by an empty one. A fragment, of told.
+SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)
+    FROM (SELECT string_agg(id::text, ',') AS ids FROM ended) AS list
+    WHERE list.ids IS NOT NULL
+
 -- name: AddNotices
 INSERT INTO attune.notice (trigger_ref, event_id, payload)
 SELECT input.trigger_ref, input.event_id, input.payload::jsonb
