@@ -161,6 +161,7 @@ func (c *command) root() *cobra.Command {
 		c.daemonCommand(),
 		c.statusCommand(),
 		c.doctorCommand(),
+		c.topCommand(),
 		c.packCommand(),
 		c.actionCommand(),
 		c.triggerCommand(),
