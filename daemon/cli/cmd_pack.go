@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -311,11 +312,20 @@ func (c *command) planScreen(w io.Writer, plan *reconcile.Plan) {
 		for _, step := range p.Steps {
 			c.stepLines(w, step)
 		}
-		c.findings(w, p.Errors)
+		c.findings(w, untold(p))
 	}
 	if text := planSummary(plan); text != "" {
 		fmt.Fprintln(w, text)
 	}
+}
+
+// untold are the findings that no step of the plan has with it.
+func untold(p reconcile.PackPlan) manifest.Errors {
+	return slices.DeleteFunc(slices.Clone(p.Errors), func(e *manifest.Error) bool {
+		return slices.ContainsFunc(p.Steps, func(s reconcile.Step) bool {
+			return slices.ContainsFunc(s.Errors, func(told *manifest.Error) bool { return *told == *e })
+		})
+	})
 }
 
 // planSummary counts what a plan does; empty: nothing.

@@ -37,8 +37,10 @@ func (c *command) statusScreen(w io.Writer, s *api.Status) {
 		{"packs", packsLine(s.Packs)},
 		{"errors", c.errorsLine(s.Packs)},
 		{"pinned", pinnedLine(s.Packs)},
-		{"components", fmt.Sprintf("%d actions, %d triggers, %d sensors, %d rules",
-			s.Components.Actions, s.Components.Triggers, s.Components.Sensors, s.Components.Rules)},
+		{"components", strings.Join([]string{
+			count(s.Components.Actions, "action"), count(s.Components.Triggers, "trigger"),
+			count(s.Components.Sensors, "sensor"), count(s.Components.Rules, "rule"),
+		}, ", ")},
 		{"sensors", sensorsLine(s.Sensors)},
 		{"queue", queueLine(s)},
 		{"database", databaseLine(s.Database)},
