@@ -130,11 +130,19 @@ func packsAt(path string) ([]place, error) {
 	}
 	var places []place
 	for _, entry := range entries {
+		if entry.IsDir() && isComponentFolder(entry.Name()) {
+			return nil, fmt.Errorf("it is a pack, by its folder %s/, and has no pack.yaml: add one with ref, label and version", entry.Name())
+		}
 		if isPackFolder(real, entry) {
 			places = append(places, placeOf(whole, real, entry.Name()))
 		}
 	}
 	return places, nil
+}
+
+// isComponentFolder says whether manifests of components stand in folders of that name.
+func isComponentFolder(name string) bool {
+	return slices.ContainsFunc(manifest.ComponentKinds(), func(kind manifest.Kind) bool { return kind.Folder() == name })
 }
 
 // bundlesAt parses packs. notices are of folders that are none.

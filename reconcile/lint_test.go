@@ -77,10 +77,13 @@ func TestLintRefusesPaths(t *testing.T) {
 	t.Parallel()
 	f := newTree(t)
 	f.write("file", "x")
+	f.do(os.Mkdir(f.path("empty"), 0o755))
+	f.write("bare/actions/a.yaml", "name: a\nentry_point: a.sh\n")
 	for path, want := range map[string]string{
 		f.path("nothing"): "it is not there",
 		f.path("file"):    "it is a file",
-		f.dir:             "it is no pack",
+		f.path("bare"):    "it is a pack, by its folder actions/, and has no pack.yaml: add one with ref, label and version",
+		f.path("empty"):   "it is no pack",
 	} {
 		if _, err := Lint([]string{path}, LintOptions{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", path, err, want)

@@ -166,7 +166,7 @@ func TestF27OneRefTwice(t *testing.T) {
 	y.write("demo/actions/again.yaml", "name: greet\nentry_point: other.sh\n")
 	y.write("demo/actions/other.sh", "echo other\n")
 	y.write("demo/actions/cafe.yaml", "name: Greet\nentry_point: other.sh\n")
-	n.refused("demo", "demo/actions/again.yaml:", "demo/actions/greet.yaml:")
+	n.refused("demo", "demo/actions/again.yaml:", "demo/actions/greet.yaml:", "demo/actions/cafe.yaml:", "differs only in case")
 	restarts := 2
 	if long {
 		restarts = 20
