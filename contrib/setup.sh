@@ -58,6 +58,7 @@ if [[ $want != run ]]; then
     have faketime || need faketime "a PostgreSQL whose clock is wrong"
     have prometheus || need prometheus "a Prometheus that scrapes the daemon"
     have systemd-analyze || need systemd "systemd-analyze, for the unit file"
+    have supervisord || need supervisor "a supervisor that restarts of sensors are measured against"
     have shellcheck || need shellcheck "checks of shell scripts"
     have man || need man-db "checks of man pages"
     have groff || need groff "checks of man pages"
