@@ -39,6 +39,7 @@ func (c *command) eventList() *cobra.Command {
 			textColumn("trigger", func(e *api.Event) string { return e.Trigger }),
 			textColumn("source", func(e *api.Event) string { return e.Source }),
 			textColumn("event id", func(e *api.Event) string { return e.EventID }).onlyWide(),
+			textColumn("problem", func(e *api.Event) string { return e.Problem }).onlyWide(),
 			textColumn("payload", func(e *api.Event) string { return string(e.Payload) }),
 		},
 	})

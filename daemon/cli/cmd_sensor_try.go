@@ -154,6 +154,10 @@ func (t *sensorTrial) event(e *api.SensorTrialEvent) {
 	case len(e.Rules) == 0 && e.Others == 0:
 		fmt.Fprintln(out, "  no rule waits for it")
 	case e.Others > 0:
-		fmt.Fprintf(out, "  %d other rules on %s would not match\n", e.Others, e.Trigger)
+		noun := "rule"
+		if len(e.Rules) > 0 {
+			noun = "other rule"
+		}
+		fmt.Fprintf(out, "  %s on %s would not match\n", count(e.Others, noun), e.Trigger)
 	}
 }
