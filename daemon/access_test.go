@@ -346,3 +346,29 @@ func changingOperations(t *testing.T, client *api.Client) []string {
 	}
 	return ids
 }
+
+// A daemon whose role can change nothing of the schema does everything.
+func TestDaemonOfARestrictedRole(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	r := &running{packs: filepath.Join(dir, "packs"), state: filepath.Join(dir, "state"), url: storetest.Runtime(t, storetest.NewURL(t))}
+	writePacks(t, r.packs, demoPack)
+	r.run(t)
+	queued, err := r.client.Execute(t.Context(), api.NewExecution{Action: "demo.greet", Parameters: map[string]any{"name": "you"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := r.client.Output(t.Context(), queued.ID, true, func(*api.OutputLine) error { return nil })
+	if err != nil || done.Status != store.StatusSucceeded {
+		t.Fatalf("found %+v, %v", done, err)
+	}
+	if _, err := r.client.Fire(t.Context(), "demo.called", api.Fire{Payload: json.RawMessage(`{"who":"nobody"}`)}); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.store.Maintain(t.Context(), r.retention()); err != nil {
+		t.Error(err)
+	}
+	if text := r.log.String(); strings.Contains(text, "permission denied") {
+		t.Error("something was denied")
+	}
+}

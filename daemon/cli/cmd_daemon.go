@@ -100,12 +100,14 @@ func (c *command) runDaemon(ctx context.Context, read func() (*daemon.Config, er
 }
 
 func (c *command) migrateCommand() *cobra.Command {
-	return &cobra.Command{
+	var role string
+	cmd := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the schema of database.url up to this binary's version",
 		Long: "Brings the schema of the database in database.url up to this binary's version. The daemon does so\n" +
-			"itself when it starts; this is for those who let another role own the schema.",
-		Example: "  ATTUNE_DATABASE_URL=postgres://owner@db/attune attune migrate",
+			"itself when it starts; this is for those who let another role own the schema: --grant lets the role\n" +
+			"that the daemon runs as read and write rows, and neither make, change nor drop anything.",
+		Example: "  ATTUNE_DATABASE_URL=postgres://owner@db/attune attune migrate --grant attune",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.config()
@@ -125,19 +127,30 @@ func (c *command) migrateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if role != "" {
+				if err := s.Grant(cmd.Context(), role); err != nil {
+					return err
+				}
+			}
 			result := struct {
-				From int64 `json:"from"`
-				To   int64 `json:"to"`
-			}{from, to}
+				From    int64  `json:"from"`
+				To      int64  `json:"to"`
+				Granted string `json:"granted,omitempty"`
+			}{from, to, role}
 			return c.print(result, func(w io.Writer) {
 				if from == to {
 					fmt.Fprintf(w, "The schema is at version %d already.\n", to)
-					return
+				} else {
+					fmt.Fprintf(w, "The schema went from version %d to %d.\n", from, to)
 				}
-				fmt.Fprintf(w, "The schema went from version %d to %d.\n", from, to)
+				if role != "" {
+					fmt.Fprintf(w, "Role %s may do what a daemon does.\n", role)
+				}
 			})
 		},
 	}
+	cmd.Flags().StringVar(&role, "grant", "", "the role that the daemon runs as, if that is not the owner")
+	return cmd
 }
 
 // keeperCommand is what the daemon starts as the process that outlives it.

@@ -11,11 +11,13 @@ import (
 )
 
 const (
-	codeReadOnly       = "25006"
-	codeUndefinedTable = "42P01"
-	codeSerialization  = "40001"
-	codeDeadlock       = "40P01"
-	codeNotHeld        = "AT001" // of attune.must_hold
+	codeReadOnly = "25006"
+
+	codeInsufficientPrivilege = "42501"
+	codeUndefinedTable        = "42P01"
+	codeSerialization         = "40001"
+	codeDeadlock              = "40P01"
+	codeNotHeld               = "AT001" // of attune.must_hold
 )
 
 // The reasons of attune_db_failures_total.

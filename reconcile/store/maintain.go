@@ -146,7 +146,16 @@ func (s *Store) pruneAudit(ctx context.Context, keep Retention, _ *MaintainRepor
 	if keep.Audit <= 0 {
 		return nil
 	}
-	return s.pruneRows(ctx, "prune the audit", "PruneAudit", pgx.StrictNamedArgs{"keep_seconds": keep.Audit.Seconds()})
+	for range pruneRounds {
+		pruned, err := collect(ctx, s, s.pool, "PruneAudit", pgx.StrictNamedArgs{"keep_seconds": keep.Audit.Seconds(), "most": pruneBatch}, pgx.RowTo[int])
+		if err != nil {
+			return s.failed("prune the audit", err)
+		}
+		if len(pruned) == 0 || pruned[0] < pruneBatch {
+			break
+		}
+	}
+	return nil
 }
 
 // pruneRows repeats a query that removes at most so many rows, so that none holds its locks for long. What

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -49,10 +51,10 @@ func (s *Store) Migrate(ctx context.Context) (from, to int64, err error) {
 		return from, to, errors.New("cannot migrate through a transaction pooler, which keeps no lock of a session: run attune migrate once with a database.url that leads to PostgreSQL itself, and database.pooler = \"none\"")
 	}
 	if err := s.createSchema(ctx); err != nil {
-		return from, to, s.failed("create the schema attune", err)
+		return from, to, s.failed("create the schema attune", ownerWanted(err))
 	}
 	if err := s.up(ctx); err != nil {
-		return from, to, s.failed(fmt.Sprintf("migrate from version %d to %d", from, to), err)
+		return from, to, s.failed(fmt.Sprintf("migrate from version %d to %d", from, to), ownerWanted(err))
 	}
 	return from, to, nil
 }
@@ -77,6 +79,54 @@ func (s *Store) createSchema(ctx context.Context) error {
 		_, err := tx.Exec(ctx, "CREATE SCHEMA attune")
 		return err
 	})
+}
+
+// ErrNotOwner says that it takes the role that owns the schema.
+var ErrNotOwner = errors.New("this role may not: run `attune migrate --grant ROLE` once with a database.url of the role that owns the schema")
+
+// ownerWanted tells whoever lacks the right what to do.
+func ownerWanted(err error) error {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == codeInsufficientPrivilege {
+		return fmt.Errorf("%w (%s)", ErrNotOwner, pg.Message)
+	}
+	return err
+}
+
+// Grant lets a role do what a daemon does while it runs: read and write rows, and neither make, change nor drop
+// anything. The audit it can only add to, and the versions of the schema only read. It holds for what later
+// migrations of the same owner make, too.
+func (s *Store) Grant(ctx context.Context, role string) error {
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	err := s.inTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
+		for _, statement := range GrantStatements(role) {
+			if _, err := tx.Exec(ctx, statement); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return s.failed("grant role "+role+" what a daemon needs", err)
+}
+
+// GrantStatements are those of Grant, for people to read.
+func GrantStatements(role string) []string {
+	to := pgx.Identifier{role}.Sanitize()
+	statements := []string{
+		"GRANT USAGE ON SCHEMA attune TO ROLE",
+		"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA attune TO ROLE",
+		"REVOKE UPDATE, DELETE ON attune.audit FROM ROLE",
+		"REVOKE INSERT, UPDATE, DELETE ON attune.schema_version FROM ROLE",
+		"GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA attune TO ROLE",
+		"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA attune TO ROLE",
+		"ALTER DEFAULT PRIVILEGES IN SCHEMA attune GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO ROLE",
+		"ALTER DEFAULT PRIVILEGES IN SCHEMA attune GRANT USAGE, SELECT, UPDATE ON SEQUENCES TO ROLE",
+		"ALTER DEFAULT PRIVILEGES IN SCHEMA attune GRANT EXECUTE ON FUNCTIONS TO ROLE",
+	}
+	for i := range statements {
+		statements[i] = strings.ReplaceAll(statements[i], "ROLE", to)
+	}
+	return statements
 }
 
 func (s *Store) up(ctx context.Context) (err error) {

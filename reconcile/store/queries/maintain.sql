@@ -71,16 +71,7 @@ USING old
 WHERE idempotency_key.key = old.key;
 
 -- name: PruneAudit
-WITH old AS (
-    SELECT id
-    FROM attune.audit
-    WHERE created_at < now() - make_interval(secs => @keep_seconds::double precision)
-    LIMIT @most::integer
-    FOR UPDATE SKIP LOCKED
-)
-DELETE FROM attune.audit
-USING old
-WHERE audit.id = old.id;
+SELECT attune.prune_audit(make_interval(secs => @keep_seconds::double precision), @most::integer);
 
 -- name: PruneRevisions
 -- Kept whatever their age: what a pack or a component names, and what an attempt runs, or will run, from.

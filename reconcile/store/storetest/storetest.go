@@ -129,6 +129,31 @@ func NewEmptyURL(t testing.TB) string {
 	return newDatabase(t, func() string { return "" })
 }
 
+// Runtime makes a role that may do what a daemon does and no more, which goes with the test, and gives the URL
+// of the database for it.
+func Runtime(t testing.TB, owner string) string {
+	t.Helper()
+	role := fmt.Sprintf("attune_runtime_%d_%d", os.Getpid(), shared.count.Add(1))
+	if err := shared.exec("CREATE ROLE " + role + " LOGIN PASSWORD 'runtime'"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		// What it was granted goes with it, before the database does.
+		if err := errors.Join(execOn(owner, "DROP OWNED BY "+role), shared.exec("DROP ROLE "+role)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := Open(t, owner).Grant(t.Context(), role); err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(owner)
+	if err != nil || u.Scheme == "" {
+		return owner + " user=" + role + " password=runtime"
+	}
+	u.User = url.UserPassword(role, "runtime")
+	return u.String()
+}
+
 // Exec runs SQL on a database, for what the store has no method for: looking behind its back, or
 // breaking things.
 func Exec(t testing.TB, url, sql string, args ...any) {
@@ -265,10 +290,12 @@ func (s *server) stop() error {
 }
 
 // exec runs one statement on the server's own database.
-func (s *server) exec(sql string) (err error) {
+func (s *server) exec(sql string) error { return execOn(s.url, sql) }
+
+func execOn(address, sql string) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, s.url)
+	conn, err := pgx.Connect(ctx, address)
 	if err != nil {
 		return err
 	}
