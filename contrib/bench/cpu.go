@@ -23,7 +23,8 @@ func (u usage) per(n int, what string) string {
 		what, each(u.daemon), each(u.children), each(u.postgres), each(u.daemon+u.children+u.postgres))
 }
 
-// cpu reads what a daemon, the children that it has waited for, and the server have used.
+// cpu reads what a daemon, its children and what they have waited for, and the server have used. Of children
+// that are there still, warm parents are those that do much.
 func cpu(daemon, postmaster int) usage {
 	own, waited := ticks(daemon)
 	u := usage{daemon: own, children: waited}
@@ -32,10 +33,15 @@ func cpu(daemon, postmaster int) usage {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, name := range stats {
 		fields := statFields(name)
-		if len(fields) > 1 && fields[1] == strconv.Itoa(postmaster) {
-			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-			own, _ := ticks(pid)
+		if len(fields) < 2 {
+			continue
+		}
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		switch own, waited := ticks(pid); fields[1] {
+		case strconv.Itoa(postmaster):
 			u.postgres += own
+		case strconv.Itoa(daemon):
+			u.children += own + waited
 		}
 	}
 	return u
