@@ -454,7 +454,7 @@ func (r *Runner) adopt(pid int, from *Process) (p *Process, err error) {
 	}
 	// Until it is reaped its pid is nobody else's. The parent runs what packs wrote, so it is not believed;
 	// it is marked by a tag, as the child is by now, which is looked at in no time.
-	if m, _ := readMarks(pid); r.owns(pid) || m.run != r.id || m.child != from.id {
+	if m, _ := r.readMarks(pid); r.owns(pid) || m.run != r.id || m.child != from.id {
 		return nil, fmt.Errorf("process %d is not the parent's", pid)
 	}
 	defer func() {
