@@ -18,8 +18,14 @@ func TestTemps(t *testing.T) {
 			"a folder":  func(dir string) error { return os.Mkdir(filepath.Join(dir, "x"), 0o700) },
 			"mode":      func(dir string) error { return os.Chmod(dir, 0o770) },
 			"attribute": func(dir string) error { return unix.Setxattr(dir, "user.x", []byte("x"), 0) },
-			"another":   func(dir string) error { return unix.Rename(t.TempDir(), dir) },
-			"gone":      os.Remove,
+			"another": func(dir string) error {
+				other := t.TempDir()
+				if err := os.WriteFile(filepath.Join(other, "x"), nil, 0o600); err != nil {
+					return err
+				}
+				return unix.Rename(other, dir)
+			},
+			"gone": os.Remove,
 		} {
 			temps := temps{dir: t.TempDir()}
 			first := takeTemp(t, &temps)
