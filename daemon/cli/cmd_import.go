@@ -21,7 +21,7 @@ const importedTimeout = "24h"
 
 func (c *command) importCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "import", Short: "Turn what other schedulers run into packs; needs no daemon"}
-	cmd.AddCommand(c.importCron())
+	cmd.AddCommand(c.importCron(), c.importTimer())
 	return cmd
 }
 
@@ -48,30 +48,19 @@ func (c *command) importCron() *cobra.Command {
 			if err != nil {
 				return usagef("cannot read the crontab: %v", err)
 			}
-			if pack == "" {
-				pack = manifest.NearPackRef(filepath.Base(args[0]))
-				if args[0] == "-" || pack == "" {
-					pack = "cron"
-				}
+			name := filepath.Base(args[0])
+			if args[0] == "-" {
+				name = ""
 			}
-			if err := manifest.CheckPackRef(pack); err != nil {
-				return usagef("cannot call the pack %q: %v", pack, err)
+			if err := c.fillImport(&pack, &directory, &timezone, name, "cron"); err != nil {
+				return err
 			}
-			if timezone == "" {
-				timezone = localZone(c.sys.Getenv)
+			jobs, left := readCrontab(args[0], text, system, timezone)
+			files, names, err := importedFiles(pack, args[0], jobs)
+			if err != nil {
+				return err
 			}
-			if _, err := time.LoadLocation(timezone); err != nil {
-				return usagef("cannot use time zone %q: expected a name such as Europe/Berlin", timezone)
-			}
-			if directory == "" {
-				cfg, err := c.config()
-				if err != nil {
-					return err
-				}
-				directory = cfg.Packs.Directories[len(cfg.Packs.Directories)-1]
-			}
-			jobs, left := readCrontab(text, system, timezone)
-			return c.writeImported(directory, pack, args[0], jobs, left)
+			return c.writeImported(directory, pack, files, names, left)
 		},
 	}
 	flags := cmd.Flags()
@@ -80,6 +69,33 @@ func (c *command) importCron() *cobra.Command {
 	flags.StringVar(&timezone, "timezone", "", "where the times are meant (default: this machine's zone)")
 	flags.BoolVar(&system, "user-column", false, "lines have a user before the command, as in /etc/crontab (default: by the file's place)")
 	return cmd
+}
+
+// fillImport fills in what nobody said of an import: the pack's name, the folder to write it into and the time
+// zone.
+func (c *command) fillImport(pack, directory, timezone *string, name, otherwise string) error {
+	if *pack == "" {
+		if *pack = manifest.NearPackRef(name); *pack == "" {
+			*pack = otherwise
+		}
+	}
+	if err := manifest.CheckPackRef(*pack); err != nil {
+		return usagef("cannot call the pack %q: %v", *pack, err)
+	}
+	if *timezone == "" {
+		*timezone = localZone(c.sys.Getenv)
+	}
+	if _, err := time.LoadLocation(*timezone); err != nil {
+		return usagef("cannot use time zone %q: expected a name such as Europe/Berlin", *timezone)
+	}
+	if *directory == "" {
+		cfg, err := c.config()
+		if err != nil {
+			return err
+		}
+		*directory = cfg.Packs.Directories[len(cfg.Packs.Directories)-1]
+	}
+	return nil
 }
 
 // maxImported bounds a file to import, in bytes: what is longer is no crontab.
@@ -129,32 +145,28 @@ type imported struct {
 }
 
 // writeImported writes the pack and tells what is in it and what is not.
-func (c *command) writeImported(directory, pack, source string, jobs []cronJob, left []notTranslated) error {
+func (c *command) writeImported(directory, pack string, files map[string][]byte, names []string, left []notTranslated) error {
 	report := imported{Ref: pack, Directory: filepath.Join(directory, pack), Rules: []string{}, NotTranslated: left}
 	if left == nil {
 		report.NotTranslated = []notTranslated{}
 	}
-	files, names, err := importedFiles(pack, source, jobs)
-	if err != nil {
-		return err
-	}
 	for _, name := range names {
 		report.Rules = append(report.Rules, pack+"."+name)
 	}
-	if len(jobs) > 0 {
+	if len(names) > 0 {
 		if err := writeFolder(directory, pack, files); err != nil {
 			return fmt.Errorf("cannot import into pack %q: %w", pack, err)
 		}
 	}
-	err = c.print(report, func(w io.Writer) {
-		if len(jobs) == 0 {
-			fmt.Fprintln(w, "No line could be translated: nothing is written.")
+	err := c.print(report, func(w io.Writer) {
+		if len(names) == 0 {
+			fmt.Fprintln(w, "Nothing could be translated: nothing is written.")
 			return
 		}
-		fmt.Fprintf(w, "Created pack %s in %s, with %s.\n", pack, report.Directory, count(len(jobs), "rule"))
+		fmt.Fprintf(w, "Created pack %s in %s, with %s.\n", pack, report.Directory, count(len(names), "rule"))
 	})
 	for _, l := range left {
-		fmt.Fprintf(c.sys.Stderr, "%s:%d: not translated: %s\n  %s\n", source, l.Line, l.Why, oneLine(l.Text))
+		fmt.Fprintf(c.sys.Stderr, "%s:%d: not translated: %s\n  %s\n", l.File, l.Line, l.Why, oneLine(l.Text))
 	}
 	if err == nil && len(left) > 0 {
 		return &exitError{exitFailed}

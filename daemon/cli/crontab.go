@@ -23,8 +23,9 @@ type cronJob struct {
 	hasStdin bool
 }
 
-// notTranslated is a line of a crontab that the pack does not do, wholly or in part.
+// notTranslated is a line that the pack does not do, wholly or in part.
 type notTranslated struct {
+	File string `json:"file"`
 	Line int    `json:"line"`
 	Text string `json:"text"`
 	Why  string `json:"why"`
@@ -46,13 +47,13 @@ var (
 
 // readCrontab reads a crontab as crontab(5) has it: environment lines count for the lines below them, a
 // percent sign that is not escaped ends the command, and a system's crontab has a column of users.
-func readCrontab(text string, system bool, timezone string) (jobs []cronJob, left []notTranslated) {
+func readCrontab(source, text string, system bool, timezone string) (jobs []cronJob, left []notTranslated) {
 	var env [][2]string
 	shell, mailTo := "sh", ""
 	for i, line := range strings.Split(strings.ReplaceAll(text, "\r\n", "\n"), "\n") {
 		number := i + 1
 		leave := func(format string, args ...any) {
-			left = append(left, notTranslated{Line: number, Text: line, Why: fmt.Sprintf(format, args...)})
+			left = append(left, notTranslated{File: source, Line: number, Text: line, Why: fmt.Sprintf(format, args...)})
 		}
 		trimmed := strings.TrimLeft(line, " \t")
 		if trimmed == "" || strings.HasPrefix(trimmed, "#") {
