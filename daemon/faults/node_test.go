@@ -110,7 +110,8 @@ func (l *ledger) starts() []string {
 }
 
 // settle waits until all has ended, and checks that nothing ran that is not recorded, that no attempt
-// began twice, that what counts as succeeded has run, and what holds of every database.
+// began twice, that what counts as succeeded has run, what holds of every database, and that no process is
+// left of a daemon that has ended.
 func (l *ledger) settle() {
 	l.Helper()
 	l.until("the queue is empty", func() bool { return l.query("SELECT count(*) FROM attune.queue")[0] == "0" })
@@ -137,6 +138,11 @@ func (l *ledger) settle() {
 		l.Errorf("%s of %d executions have ended", n, len(l.ids))
 	}
 	storetest.CheckInvariants(l, l.url)
+	for _, n := range l.nodes {
+		if n.hasEnded() {
+			l.until("nothing is left of "+n.name+", which has ended", func() bool { return len(n.children()) == 0 })
+		}
+	}
 }
 
 // F86: a daemon is killed in the middle of its work. Its children die with it, what ran is lost, or tried
