@@ -294,20 +294,26 @@ func TestF80TransactionPooler(t *testing.T) {
 	}
 }
 
-// F85: the server's clock is an hour off. Leases are counted by one clock, so nobody's is found to be over.
+// F85: the server's clock is an hour off, or is put an hour forward or back while everybody works. Leases
+// are counted by one clock, and nobody's is taken who is seen to live by another: none is found to be over.
 func TestF85ServersClock(t *testing.T) {
 	t.Parallel()
 	libraries, err := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
 	if err != nil || len(libraries) == 0 {
 		t.Fatal("there is no libfaketime: run contrib/setup.sh test")
 	}
-	for name, offset := range map[string]string{"ahead": "+1h", "behind": "-1h"} {
+	for name, offset := range map[string]struct{ at, then string }{
+		"ahead": {"+1h", "+1h"}, "behind": {"-1h", "-1h"}, "put forward": {"+0", "+1h"}, "put back": {"+0", "-1h"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			y := emptyYard(t)
 			y.unpack(load)
 			s := newServer(y, filepath.Join(y.dir, "server"))
-			s.env = []string{"LD_PRELOAD=" + libraries[0], "FAKETIME=" + offset}
+			clock := filepath.Join(s.sockets, "clock")
+			set := func(offset string) { y.check(os.WriteFile(clock, []byte(offset+"\n"), 0o644)) }
+			set(offset.at)
+			s.env = []string{"LD_PRELOAD=" + libraries[0], "FAKETIME_TIMESTAMP_FILE=" + clock, "FAKETIME_CACHE_DURATION=1"}
 			y.url = s.url()
 			s.start()
 			first, second := y.node().start(), y.node().start()
@@ -328,6 +334,13 @@ func TestF85ServersClock(t *testing.T) {
 			held := l.enqueue("hold", 1)
 			l.enqueue("book", 20)
 			y.until("it runs", func() bool { return len(l.starts()) == 21 })
+			began := y.query("SELECT now()::text")[0]
+			set(offset.then)
+			if offset.at != offset.then {
+				y.until("the clock has jumped", func() bool {
+					return y.query("SELECT abs(extract(epoch FROM now() - $1::timestamptz)) > 3000", began)[0] == "true"
+				})
+			}
 			pause(50 * time.Second) // longer than any lease
 			if rows := y.query("SELECT status, attempt FROM attune.queue WHERE execution_id = $1", held[0]); !slices.Equal(rows, []string{"running 1"}) {
 				t.Errorf("what runs is %q", rows)
