@@ -124,3 +124,36 @@ func TestF45OneOfFiftyEdited(t *testing.T) {
 		t.Errorf("for an edit of one %v were restarted", names)
 	}
 }
+
+// F54: thousands of starts of sensors, in order and after crashes, leave nothing behind in the daemon.
+func TestF54SensorsLeaveNothing(t *testing.T) {
+	t.Parallel()
+	y := newYard(t)
+	y.sensors("polls", map[string]string{
+		"a": `echo '{"payload":{"n":1}}'; echo done >&2`,
+		"b": `sleep 100 & echo '{"payload":{"n":2}}'`,
+	}, "poll_interval: 100ms")
+	y.sensors("crash", map[string]string{"c": "echo no >&2; kill -SEGV $$", "d": "sleep 100 & exit 1"})
+	n := y.node().start()
+	starts := func() int { return len(y.said("polls.a")) + len(y.said("polls.b")) }
+	measure := func() (fds, goroutines float64, rss int64) {
+		m := n.metrics()
+		return m.sum("process_open_fds"), m.sum("go_goroutines"), n.rss(n.pid())
+	}
+	y.long("both have run", func() bool { return starts() > 50 })
+	fds, goroutines, rss := measure()
+	for starts() < 1000 {
+		have := starts()
+		for _, name := range []string{"c", "d"} { // forgets its backoff
+			n.must("sensor", "restart", "crash."+name)
+		}
+		n.until("they run on", func() bool { return starts() > have+5 })
+	}
+	n.until("descriptors and goroutines are what they were", func() bool {
+		nowFDs, nowGoroutines, _ := measure()
+		return nowFDs <= fds+10 && nowGoroutines <= goroutines+10
+	})
+	if _, _, now := measure(); now > rss+rss/2 {
+		t.Errorf("the daemon has grown from %d to %d MiB", rss>>20, now>>20)
+	}
+}
