@@ -66,7 +66,7 @@ func TestReapEndsTheExpired(t *testing.T) {
 		store.NewExecution{Action: "a.brief", DueAt: late}, // is held
 	)
 	sql(t, s, "UPDATE attune.queue SET attempt = 1 WHERE execution_id = $1", ids[4])
-	sql(t, s, "UPDATE attune.queue SET status = 'running', token = gen_random_uuid(), node = 'n', claimed_at = now(), lease_until = now() + INTERVAL '1 hour' WHERE execution_id = $1", ids[5])
+	sql(t, s, "UPDATE attune.queue SET status = 'running', token = gen_random_uuid(), node = 'n', attempt = 1, claimed_at = now(), lease_until = now() + INTERVAL '50 seconds' WHERE execution_id = $1", ids[5])
 	if _, _, err := s.Reap(t.Context()); err != nil {
 		t.Fatal(err)
 	}

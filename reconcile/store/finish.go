@@ -169,7 +169,8 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, call *finishing)
 		return err
 	}
 	err := s.hot(ctx, "finish attempts", func(batch *pgx.Batch) {
-		s.queue(batch, "FinishAttempts", finishArgs(part)).Query(took)
+		statement, args := finishStatement(part)
+		s.queue(batch, statement, args).Query(took)
 	})
 	if err != nil {
 		return err
@@ -209,7 +210,8 @@ func (s *Store) withoutLocked(ctx context.Context, some []sentOutcome, call *fin
 	return late, err
 }
 
-func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
+// finishStatement gives the statement for these outcomes: FinishAttempts where one is to be tried again.
+func finishStatement(part []sentOutcome) (name string, args pgx.StrictNamedArgs) {
 	n := len(part)
 	ids, tokens, statuses := make([]int64, n), make([]uuid.UUID, n), make([]string, n)
 	codes, retries, spares := make([]*int, n), make([]*float64, n), make([]bool, n)
@@ -217,6 +219,7 @@ func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
 	stdout, stderr := make([]string, n), make([]string, n)
 	stdoutBytes, stdoutOmitted := make([]int64, n), make([]int64, n)
 	stderrBytes, stderrOmitted := make([]int64, n), make([]int64, n)
+	again := false
 	for i, o := range part {
 		ids[i], tokens[i], statuses[i], codes[i] = executionOf(o.token), o.token, string(o.Status), o.ExitCode
 		signals[i], errs[i], results[i] = o.Signal, o.Error, string(o.Result)
@@ -225,10 +228,10 @@ func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
 		spares[i] = o.Spare
 		if o.RetryAt != nil {
 			seconds := max(time.Until(*o.RetryAt).Seconds(), 0)
-			retries[i] = &seconds
+			retries[i], again = &seconds, true
 		}
 	}
-	return pgx.StrictNamedArgs{
+	args = pgx.StrictNamedArgs{
 		"ids":            ids,
 		"tokens":         tokens,
 		"statuses":       statuses,
@@ -236,8 +239,6 @@ func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
 		"signals":        signals,
 		"errors":         errs,
 		"results":        results,
-		"retry_seconds":  retries,
-		"spares":         spares,
 		"stdout_texts":   stdout,
 		"stdout_bytes":   stdoutBytes,
 		"stdout_omitted": stdoutOmitted,
@@ -245,6 +246,11 @@ func finishArgs(part []sentOutcome) pgx.StrictNamedArgs {
 		"stderr_bytes":   stderrBytes,
 		"stderr_omitted": stderrOmitted,
 	}
+	if !again {
+		return "EndAttempts", args
+	}
+	args["retry_seconds"], args["spares"] = retries, spares
+	return "FinishAttempts", args
 }
 
 // evidence is an outcome as it is kept beside an attempt that it came too late for.

@@ -17,7 +17,9 @@ func TestInvariantsAreSeenToBreak(t *testing.T) {
 	breaks := map[string]string{
 		"an execution that has not ended is in the queue":                 "DELETE FROM attune.queue WHERE execution_id = (SELECT max(execution_id) FROM attune.queue)",
 		"what is in the queue has not ended":                              "UPDATE attune.execution SET finished_at = now(), status = 'cancelled' WHERE id IN (SELECT execution_id FROM attune.queue WHERE attempt = 0)",
-		"an end and its time come together":                               "ALTER TABLE attune.execution DROP CONSTRAINT execution_check; UPDATE attune.execution SET finished_at = NULL WHERE status = 'cancelled'",
+		"an end and its time come together":                               "UPDATE attune.execution SET finished_at = NULL WHERE status = 'cancelled'",
+		"an attempt that is told of has ended":                            "UPDATE attune.attempt SET finished_at = NULL",
+		"what a row of the queue says fits together":                      "UPDATE attune.queue SET spared = attempt + 1",
 		"an attempt has one outcome":                                      "INSERT INTO attune.attempt SELECT execution_id, created_at + INTERVAL '1 microsecond', number, token, status, node, revision, queued_at, started_at, finished_at FROM attune.attempt WHERE status = 'succeeded'",
 		"attempts are counted without a gap":                              "UPDATE attune.execution SET attempt = attempt + 1 WHERE status = 'cancelled'",
 		"an execution ends as its last attempt did":                       "UPDATE attune.attempt SET status = 'failed' WHERE status = 'succeeded'",

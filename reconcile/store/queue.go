@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -218,6 +219,7 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 		return nil, false, err
 	}
 	s.admit(ctx, lined)
+	slices.SortFunc(rows, func(a, b claimRow) int { return cmp.Compare(a.Place, b.Place) })
 	seen := actions{}
 	maps.Copy(seen, known)
 	for _, row := range rows {
@@ -227,10 +229,15 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 	if len(offered) == 0 {
 		s.turn.look(nil, len(rows) == limit)
 		s.turn.took(claimed, nil, limit)
-		return claimed, false, nil
+		return claimed, len(rows) < limit && ofSeveralPacks(rows), nil
 	}
 	s.turn.took(claimed, offered, limit)
 	return claimed, len(rows) < limit, nil
+}
+
+// ofSeveralPacks says whether some packs may have had less than their share, which others would have used.
+func ofSeveralPacks(rows []claimRow) bool {
+	return slices.ContainsFunc(rows, func(row claimRow) bool { return row.PackRef != rows[0].PackRef })
 }
 
 // peek looks at the queue from the turn of the pack after this one on.
@@ -286,6 +293,7 @@ type claimRow struct {
 	ActionCreatedAt  *time.Time
 	ActionUpdatedAt  *time.Time
 	ConcurrencyKey   *string
+	Place            int64
 }
 
 func (s *Store) claimedOf(row *claimRow, seen actions) Claimed {

@@ -108,6 +108,12 @@ func TestClaimTakesTurns(t *testing.T) {
 	if got := packs(claim(t, s, "n", 1000)); got != strings.Repeat("a", 41) {
 		t.Errorf("the rest: %s", got)
 	}
+	// Also where nothing was looked up before.
+	enqueue(t, s, times(1, store.NewExecution{Action: "b.x"})...)
+	enqueue(t, s, times(8, store.NewExecution{Action: "c.x"})...)
+	if got := packs(claim(t, s, "n", 9)); strings.Count(got, "c") != 8 || len(got) != 9 {
+		t.Errorf("one of b and eight of c: %s", got)
+	}
 }
 
 func TestClaimFindsAllOfManyPacks(t *testing.T) {

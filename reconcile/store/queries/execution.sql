@@ -100,12 +100,12 @@ queued AS (
     INSERT INTO attune.queue (
         execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
         priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
-        concurrency_key, in_line
+        concurrency_key, in_line, requested_by, depth
     )
     SELECT
         id, now(), status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
         priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
-        concurrency_key, in_line
+        concurrency_key, in_line, requested_by, depth
     FROM asked
 )
 SELECT id
@@ -255,7 +255,7 @@ claimed AS (
                 AND action.revision_id = ANY (@ready_revisions::bigint[])
                 AND COALESCE(
                     queue.attempt > 0
-                    OR now() <= COALESCE(queue.put_off_from, queue.due_at) + make_interval(secs => (action.manifest ->> 'expires')::double precision),
+                    OR now() <= COALESCE(queue.put_off_from, queue.due_at) + make_interval(secs => action.expires),
                     TRUE
                 )
             THEN now()
@@ -277,6 +277,7 @@ claimed AS (
         action.disabled_by AS action_disabled_by,
         action.file,
         action.manifest,
+        action.expires,
         action.digest,
         action.files_digest,
         action.created_at AS action_created_at,
@@ -305,7 +306,10 @@ SELECT
     COALESCE(
         claimed.attempt = 1
         AND now() > COALESCE(claimed.put_off_from, claimed.due_at)
-            + make_interval(secs => (COALESCE(claimed.former_manifest, claimed.manifest) ->> 'expires')::double precision),
+            + make_interval(secs => CASE
+                WHEN claimed.former_manifest IS NULL THEN claimed.expires
+                ELSE (claimed.former_manifest ->> 'expires')::double precision
+            END),
         FALSE
     ) AS expired,
     claimed.revision_id,
@@ -315,24 +319,22 @@ SELECT
     claimed.action_enabled,
     claimed.action_disabled_by,
     claimed.file,
-    -- Sent once for each action, not for each of its executions, and not where it is known.
+    -- Not sent where it is known.
     CASE
-        WHEN EXISTS (
+        WHEN NOT EXISTS (
             SELECT
             FROM unnest(@known_ids::bigint[], @known_generations::bigint[]) AS known (id, generation)
             WHERE known.id = claimed.action_id
                 AND known.generation = claimed.action_generation
-        ) THEN NULL
-        WHEN row_number() OVER (PARTITION BY claimed.action_id ORDER BY claimed.place) = 1
-        THEN claimed.manifest
+        ) THEN claimed.manifest
     END AS manifest,
     claimed.digest,
     claimed.files_digest,
     claimed.action_created_at,
     claimed.action_updated_at,
-    claimed.concurrency_key
-FROM claimed
-ORDER BY claimed.place;
+    claimed.concurrency_key,
+    claimed.place
+FROM claimed;
 
 -- name: StartAttempts
 -- Committed before the exec. Saying it twice for one token is harmless: who lost the connection at
@@ -671,6 +673,125 @@ SELECT
     (SELECT count(*) FROM told) + (SELECT count(*) FROM woken) AS notified
 FROM held;
 
+-- name: EndAttempts
+-- FinishAttempts for outcomes of which none is to be tried again, which is nearly always. A statement
+-- prepares also for what does not come, and that costs more than what does.
+WITH
+held AS MATERIALIZED (
+    SELECT
+        queue.execution_id,
+        queue.created_at,
+        queue.action_ref,
+        queue.pack_ref,
+        queue.rule_ref,
+        queue.trigger_ref,
+        queue.event_id,
+        queue.requested_by,
+        queue.depth,
+        queue.attempt,
+        queue.node,
+        queue.revision,
+        queue.due_at,
+        queue.started_at,
+        queue.concurrency_key,
+        outcome.token,
+        outcome.status,
+        outcome.exit_code,
+        NULLIF(outcome.signal, '') AS signal,
+        NULLIF(outcome.error, '') AS error,
+        NULLIF(outcome.result, '') AS result,
+        outcome.stdout_text,
+        outcome.stdout_bytes,
+        outcome.stdout_omitted,
+        outcome.stderr_text,
+        outcome.stderr_bytes,
+        outcome.stderr_omitted
+    FROM unnest(
+        @ids::bigint[], @tokens::uuid[], @statuses::text[], @exit_codes::integer[], @signals::text[], @errors::text[],
+        @results::text[],
+        @stdout_texts::text[], @stdout_bytes::bigint[], @stdout_omitted::bigint[],
+        @stderr_texts::text[], @stderr_bytes::bigint[], @stderr_omitted::bigint[]
+    ) AS outcome (
+        id, token, status, exit_code, signal, error,
+        result,
+        stdout_text, stdout_bytes, stdout_omitted,
+        stderr_text, stderr_bytes, stderr_omitted
+    )
+    JOIN attune.queue
+        ON queue.execution_id = outcome.id
+    WHERE queue.token = outcome.token
+    ORDER BY queue.execution_id
+    FOR UPDATE OF queue SKIP LOCKED
+),
+gone AS (
+    DELETE FROM attune.queue
+    USING held
+    WHERE queue.execution_id = held.execution_id
+),
+-- The row itself cannot tell: what a partition returns is dear.
+ended AS (
+    SELECT
+        execution_id AS id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, requested_by, status, attempt, node,
+        exit_code, signal, error, created_at, started_at, now() AS finished_at, depth
+    FROM held
+),
+NOTE_ENDED,
+kept AS (
+    INSERT INTO attune.execution AS execution (
+        id, created_at, action_ref, pack_ref,
+        status, attempt, node, revision, started_at, finished_at, exit_code, signal, error, result,
+        stdout_truncated, stderr_truncated
+    )
+    SELECT
+        execution_id, created_at, action_ref, pack_ref,
+        status, attempt, node, revision, started_at, now(), exit_code, signal, error, result::jsonb,
+        stdout_omitted > 0, stderr_omitted > 0
+    FROM held
+    ON CONFLICT (id, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        attempt = EXCLUDED.attempt,
+        node = EXCLUDED.node,
+        revision = EXCLUDED.revision,
+        started_at = EXCLUDED.started_at,
+        finished_at = EXCLUDED.finished_at,
+        exit_code = EXCLUDED.exit_code,
+        signal = EXCLUDED.signal,
+        error = EXCLUDED.error,
+        result = EXCLUDED.result,
+        stdout_truncated = EXCLUDED.stdout_truncated,
+        stderr_truncated = EXCLUDED.stderr_truncated
+),
+recorded AS (
+    INSERT INTO attune.attempt (
+        execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
+        finished_at, exit_code, signal, error
+    )
+    SELECT
+        execution_id, created_at, attempt, token, status, node, revision, due_at, started_at,
+        now(), exit_code, signal, error
+    FROM held
+),
+printed AS (
+    INSERT INTO attune.output (execution_id, created_at, attempt, stream, text, bytes, omitted)
+    SELECT execution_id, created_at, attempt, 'stdout', stdout_text, stdout_bytes, stdout_omitted
+    FROM held
+    WHERE stdout_bytes > 0
+        OR stdout_text <> ''
+    UNION ALL
+    SELECT execution_id, created_at, attempt, 'stderr', stderr_text, stderr_bytes, stderr_omitted
+    FROM held
+    WHERE stderr_bytes > 0
+        OR stderr_text <> ''
+),
+told AS (
+    -- A payload holds less than 8000 bytes: many are told by an empty one.
+    SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)
+    FROM (SELECT string_agg(execution_id::text, ',') AS ids FROM held) AS list
+    WHERE list.ids IS NOT NULL
+)
+SELECT held.token, held.action_ref, held.concurrency_key AS freed, (SELECT count(*) FROM told) AS notified
+FROM held;
+
 -- name: StillHeld
 -- Of these, those that are held by these tokens, and whether they could begin.
 SELECT queue.token, queue.lease_until > now() AND queue.cancel_at IS NULL
@@ -913,17 +1034,17 @@ FROM found;
 -- name: FindExpired
 -- What of an action with expires is over its time and was never begun. Few actions have one, so the queue
 -- is read only where there is such an action.
-SELECT queue.execution_id, (action.manifest ->> 'expires')::double precision AS seconds
+SELECT queue.execution_id, action.expires AS seconds
 FROM attune.action
 JOIN attune.queue
     ON queue.action_ref = action.ref
 WHERE action.enabled
-    AND action.manifest ? 'expires'
+    AND action.expires IS NOT NULL
     AND queue.token IS NULL
     AND queue.attempt = 0
     AND queue.former_manifest IS NULL
     AND now() > COALESCE(queue.put_off_from, queue.due_at)
-        + make_interval(secs => (action.manifest ->> 'expires')::double precision)
+        + make_interval(secs => action.expires)
 ORDER BY queue.execution_id
 LIMIT @most::integer;
 

@@ -23,6 +23,23 @@ var invariants = []struct{ name, query string }{
 		SELECT 'execution ' || id || ' is ' || status || ' and finished at ' || COALESCE(finished_at::text, 'no time')
 		FROM attune.execution
 		WHERE (status IN ('succeeded', 'failed', 'timed_out', 'cancelled', 'lost')) <> (finished_at IS NOT NULL)`},
+	{"an attempt that is told of has ended", `
+		SELECT 'execution ' || execution_id || ', attempt ' || number || ' is ' || status || ' and finished at ' || COALESCE(finished_at::text, 'no time')
+		FROM attune.attempt
+		WHERE status = 'running' OR finished_at IS NULL OR number < 1`},
+	{"what a row of the queue says fits together", `
+		SELECT 'execution ' || execution_id || ' ' || problem
+		FROM attune.queue
+		CROSS JOIN LATERAL (
+			VALUES
+				(started_at IS NOT NULL AND token IS NULL, 'has begun, and nobody holds it'),
+				(in_line AND (status <> 'scheduled' OR concurrency_key IS NULL), 'stands in line, and is not scheduled or has no key'),
+				((cancel_at IS NULL) <> (cancel_by IS NULL), 'is to be cancelled by nobody, or at no time'),
+				((waits_for IS NULL) <> (waits_until IS NULL), 'waits for nothing, or until no time'),
+				((former_revision_id IS NULL) <> (former_manifest IS NULL), 'has half of a former revision'),
+				(spared NOT BETWEEN 0 AND attempt, 'had ' || attempt || ' attempts, of which ' || spared || ' do not count')
+		) AS rule (broken, problem)
+		WHERE broken`},
 	{"an attempt has one outcome", `
 		SELECT 'execution ' || execution_id || ', attempt ' || min(number) || ' has ' || count(*)
 		FROM attune.attempt GROUP BY execution_id, token HAVING count(*) > 1
