@@ -442,6 +442,22 @@ func (r *running) testExecute(t *testing.T) {
 	if strings.Contains(string(e.Parameters), "hunter2") || !strings.Contains(string(e.Parameters), `"times":2`) {
 		t.Errorf("found parameters %s, want the secret one masked", e.Parameters)
 	}
+	once := api.NewExecution{Action: "demo.greet", Parameters: map[string]any{"name": "once"}}
+	first, err := r.client.ExecuteOnce(ctx, "k1", once)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := r.client.ExecuteOnce(ctx, "k1", once); err != nil || again.ID != first.ID {
+		t.Errorf("asked again with the key: found %+v, %v; want execution %d", again, err, first.ID)
+	}
+	if other, err := r.client.ExecuteOnce(ctx, "k2", once); err != nil || other.ID == first.ID {
+		t.Errorf("with another key: found %+v, %v", other, err)
+	}
+	once.Parameters["name"] = "twice"
+	var misused *api.Error
+	if _, err := r.client.ExecuteOnce(ctx, "k1", once); !errors.As(err, &misused) || misused.Code != api.CodeConflict {
+		t.Errorf("another request with the key: %v", err)
+	}
 	for name, parameters := range map[string]map[string]any{
 		"missing": {}, "wrong type": {"name": 1}, "too small": {"name": "x", "times": 0}, "unknown": {"name": "x", "nme": "y"},
 	} {

@@ -79,12 +79,20 @@ type BatchAnswer struct {
 
 // batchRequest is the input of what queues many.
 type batchRequest struct {
+	Idempotent
 	Body struct {
 		Executions []executionBody `json:"executions" minItems:"1" maxItems:"1000" doc:"Each is judged alone: those that do not fit are refused, the others queued together"`
 	}
 }
 
 func (s *Server) createExecutions(ctx context.Context, in *batchRequest) (*Batch, error) {
+	once, err := in.once(ctx, "create-executions", in.Body)
+	if err != nil {
+		return nil, err
+	}
+	if former, err := s.former(ctx, once); err != nil || former != nil {
+		return batchBefore(former, err)
+	}
 	batch := &Batch{AskedAt: time.Now(), Answers: make([]BatchAnswer, len(in.Body.Executions))}
 	var fit []store.NewExecution
 	var places []int
@@ -100,14 +108,46 @@ func (s *Server) createExecutions(ctx context.Context, in *batchRequest) (*Batch
 		}
 		batch.Answers[i].Error = problem
 	}
-	ids, err := s.opts.Store.EnqueueFor(ctx, batchAudit(s.auditOf(ctx, "run action", ""), fit), fit)
+	audit := batchAudit(s.auditOf(ctx, "run action", ""), fit)
+	fill := func(ids []int64) {
+		for i, id := range ids {
+			batch.Answers[places[i]].ID = id
+		}
+	}
+	var ids []int64
+	if once == nil {
+		ids, err = s.opts.Store.EnqueueFor(ctx, audit, fit)
+	} else {
+		once.Answer = func(ids []int64) (json.RawMessage, error) {
+			fill(ids)
+			return json.Marshal(batch)
+		}
+		var former json.RawMessage
+		if ids, former, err = s.opts.Store.EnqueueOnce(ctx, *once, audit, fit); former != nil {
+			return batchBefore(former, err)
+		}
+		err = keyMisused(err)
+	}
 	if err != nil {
+		if problem, ok := errors.AsType[*Error](err); ok {
+			return nil, problem
+		}
 		return nil, fmt.Errorf("cannot queue %d executions: %w", len(fit), err)
 	}
-	for i, id := range ids {
-		batch.Answers[places[i]].ID = id
-	}
+	fill(ids)
 	s.log.Info("executions requested", "count", len(ids), "by", caller(ctx))
+	return batch, nil
+}
+
+// batchBefore is the answer to the first request of a key.
+func batchBefore(former json.RawMessage, err error) (*Batch, error) {
+	if err != nil {
+		return nil, err
+	}
+	batch := new(Batch)
+	if err := json.Unmarshal(former, batch); err != nil {
+		return nil, fmt.Errorf("cannot read the answer to the first request: %v", err)
+	}
 	return batch, nil
 }
 

@@ -389,6 +389,12 @@ func (c *Client) Execute(ctx context.Context, n NewExecution) (*ExecutionDetail,
 	return post[ExecutionDetail](ctx, c, "/executions", nil, n)
 }
 
+// ExecuteOnce is Execute that may be tried again: of several with one key only the first queues anything, within
+// 24 hours, and all give its execution.
+func (c *Client) ExecuteOnce(ctx context.Context, key string, n NewExecution) (*ExecutionDetail, error) {
+	return post[ExecutionDetail](ctx, c, "/executions", nil, n, "Idempotency-Key", key)
+}
+
 // ExecuteBatch queues up to MaxBatch executions. Each is judged alone: the answer has, in order, its id
 // or why it was refused.
 func (c *Client) ExecuteBatch(ctx context.Context, batch []NewExecution) (*Batch, error) {
@@ -485,8 +491,8 @@ func get[T any](ctx context.Context, c *Client, path string, query url.Values) (
 	return fetch[T](ctx, c, http.MethodGet, path, query, nil)
 }
 
-func post[T any](ctx context.Context, c *Client, path string, query url.Values, body any) (*T, error) {
-	return fetch[T](ctx, c, http.MethodPost, path, query, body)
+func post[T any](ctx context.Context, c *Client, path string, query url.Values, body any, header ...string) (*T, error) {
+	return fetch[T](ctx, c, http.MethodPost, path, query, body, header...)
 }
 
 func list[T any](ctx context.Context, c *Client, path string, query url.Values) ([]T, error) {
@@ -497,8 +503,8 @@ func list[T any](ctx context.Context, c *Client, path string, query url.Values) 
 	return *items, nil
 }
 
-func fetch[T any](ctx context.Context, c *Client, method, path string, query url.Values, body any) (*T, error) {
-	response, err := c.do(ctx, method, path, query, body)
+func fetch[T any](ctx context.Context, c *Client, method, path string, query url.Values, body any, header ...string) (*T, error) {
+	response, err := c.do(ctx, method, path, query, body, header...)
 	if err != nil {
 		return nil, err
 	}
@@ -540,8 +546,8 @@ func readLines[T any](ctx context.Context, c *Client, method, path string, query
 	}
 }
 
-// do sends a request and gives the answer, if it is a good one.
-func (c *Client) do(ctx context.Context, method, path string, query url.Values, body any) (*http.Response, error) {
+// do sends a request and gives the answer, if it is a good one. header are names and values in turn.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values, body any, header ...string) (*http.Response, error) {
 	target := c.base + prefix + path
 	if len(query) > 0 {
 		target += "?" + query.Encode()
@@ -560,6 +566,9 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		request.Header.Set(header[i], header[i+1])
 	}
 	c.sign(request)
 	response, err := c.http.Do(request)

@@ -121,14 +121,52 @@ type executionBody struct {
 }
 
 // executionRequest is the input of what queues an action.
-type executionRequest struct{ Body executionBody }
+type executionRequest struct {
+	Idempotent
+	Body executionBody
+}
 
 func (s *Server) createExecution(ctx context.Context, in *executionRequest) (*ExecutionDetail, error) {
+	once, err := in.once(ctx, "create-execution", in.Body)
+	if err != nil {
+		return nil, err
+	}
+	if former, err := s.former(ctx, once); err != nil || former != nil {
+		return s.queuedBefore(ctx, former, err)
+	}
 	n, err := s.newExecution(ctx, &in.Body)
 	if err != nil {
 		return nil, err
 	}
-	return s.queueOne(ctx, n, s.auditOf(ctx, "run action", ""))
+	audit := s.auditOf(ctx, "run action", "")
+	if once == nil {
+		return s.queueOne(ctx, n, audit)
+	}
+	audit.After = actionJSON(n.Action)
+	once.Answer = func(ids []int64) (json.RawMessage, error) { return json.Marshal(queuedAnswer{ids}) }
+	ids, former, err := s.opts.Store.EnqueueOnce(ctx, *once, audit, []store.NewExecution{*n})
+	if err != nil || former != nil {
+		return s.queuedBefore(ctx, former, keyMisused(err))
+	}
+	s.log.Info("execution requested", "execution_id", ids[0], "action", n.Action, "by", n.RequestedBy)
+	return s.executionDetail(ctx, ids[0])
+}
+
+// queuedAnswer is what a repetition of a request finds out about the first.
+type queuedAnswer struct {
+	IDs []int64 `json:"ids"`
+}
+
+// queuedBefore gives the execution that the first request of a key queued, as it is now.
+func (s *Server) queuedBefore(ctx context.Context, former json.RawMessage, err error) (*ExecutionDetail, error) {
+	if err != nil {
+		return nil, err
+	}
+	var answer queuedAnswer
+	if err := json.Unmarshal(former, &answer); err != nil || len(answer.IDs) != 1 {
+		return nil, fmt.Errorf("cannot read the answer to the first request: %v", err)
+	}
+	return s.executionDetail(ctx, answer.IDs[0])
 }
 
 // newExecution checks what is asked for.

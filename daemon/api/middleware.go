@@ -161,6 +161,8 @@ func problemOf(ctx context.Context, err error) *Error {
 		problem = newError(CodeConflict, err.Error(), "nothing was applied; ask again")
 	case ctx.Err() != nil:
 		problem = newError(CodeUnavailable, "cannot answer: the daemon stops, or the caller has gone", "")
+	case store.IsUnspeakable(err):
+		problem = newError(CodeInvalidRequest, err.Error(), "expected text without NUL, and numbers within their bounds")
 	case store.IsTransient(err):
 		problem = newError(CodeUnavailable, fmt.Sprintf("cannot reach the database: %v", err), "it is tried again; `attune status` tells how it goes")
 	default:

@@ -18,7 +18,7 @@ type Difference = reconcile.Difference
 // NewRollback asks for an older revision to be put back into force, and pinned.
 type NewRollback struct {
 	// Revision is its number. Defaults to the newest whose files are not those in force.
-	Revision int `json:"revision,omitempty" minimum:"0"`
+	Revision int `json:"revision,omitempty" minimum:"0" maximum:"2147483647"`
 	// Reason says why, for whoever wonders later.
 	Reason string `json:"reason,omitempty" maxLength:"1000"`
 }

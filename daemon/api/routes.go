@@ -39,6 +39,8 @@ func (s *Server) handler() http.Handler {
 	api := humago.NewWithPrefix(mux, prefix, s.document())
 	api.UseMiddleware(s.admit())
 	s.routes(api)
+	tellNull(api.OpenAPI().Components.Schemas)
+	mux.HandleFunc("GET "+prefix+"/docs", s.page(api.OpenAPI()))
 	return s.wrap(mux)
 }
 

@@ -690,6 +690,26 @@ func TestOpenAPIDescribesEveryRoute(t *testing.T) {
 	}
 }
 
+// The page needs nothing from elsewhere, and has every operation and every code.
+func TestPageTellsAll(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	response, body := b.raw(t, "GET", prefix+"/docs", "")
+	if response.StatusCode != 200 || !strings.HasPrefix(response.Header.Get("Content-Type"), "text/html") || strings.Contains(body, "src=") || strings.Contains(body, "href=") {
+		t.Errorf("found %d %s", response.StatusCode, response.Header.Get("Content-Type"))
+	}
+	for path := range b.operations(t) {
+		if !strings.Contains(body, "</span>"+path+"</code>") {
+			t.Errorf("the page has no %s", path)
+		}
+	}
+	for code := range statuses {
+		if !strings.Contains(body, "<code>"+string(code)+"</code>") {
+			t.Errorf("the page has no %s", code)
+		}
+	}
+}
+
 func TestRevisionsAreRefusedWithReasons(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

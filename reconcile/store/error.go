@@ -115,6 +115,13 @@ func isNotHeld(err error) bool {
 	return ok && pg.Code == codeNotHeld
 }
 
+// IsUnspeakable says whether the server was asked about something that no text or number of its own can be: a NUL,
+// say. It is whoever asked who has to ask for something else.
+func IsUnspeakable(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == "22021" || pg.Code == "22P05" || pg.Code == "22003")
+}
+
 // isData says whether the server refused what it was given: trying again is useless, trying with
 // less may do.
 func isData(err error) bool {

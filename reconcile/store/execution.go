@@ -154,7 +154,17 @@ func (s *Store) EnqueueOnce(ctx context.Context, once Once, audit *NewAudit, exe
 	return ids, nil, nil
 }
 
-func (s *Store) formerAnswer(ctx context.Context, tx pgx.Tx, key pgx.StrictNamedArgs) (json.RawMessage, error) {
+// FormerAnswer gives the answer to the first request of the key; nil: this is the first. ErrOtherRequest where it
+// was another request.
+func (s *Store) FormerAnswer(ctx context.Context, once Once) (json.RawMessage, error) {
+	former, err := s.formerAnswer(ctx, s.pool, pgx.StrictNamedArgs{"key": cleanKey(once.Key), "digest": once.Digest})
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	return former, s.failed("look for a former request", err)
+}
+
+func (s *Store) formerAnswer(ctx context.Context, tx querier, key pgx.StrictNamedArgs) (json.RawMessage, error) {
 	type row struct {
 		Same   bool
 		Answer json.RawMessage
