@@ -16,6 +16,24 @@ func unitFolders() []string {
 	return []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
 }
 
+// timersInstalled are the names of systemd's timers that begin like this.
+func timersInstalled(typed string) []string {
+	var names []string
+	for _, folder := range unitFolders() {
+		entries, err := os.ReadDir(folder)
+		if err != nil {
+			continue // most machines lack some
+		}
+		for _, e := range entries {
+			if name := e.Name(); filepath.Ext(name) == ".timer" && strings.HasPrefix(name, typed) {
+				names = append(names, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 func (c *command) importTimer() *cobra.Command {
 	var pack, directory, timezone string
 	cmd := &cobra.Command{

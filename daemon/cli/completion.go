@@ -86,6 +86,8 @@ func (c *command) completeWord(cmd *cobra.Command, usage string, args []string, 
 		return c.offered(cmd, nil, typed, revisionsOf(args[0]), fixed("folder\twhat the packs folder has now"))
 	case strings.HasPrefix(word, "PATH"), word == "FILE":
 		return nil, cobra.ShellCompDirectiveDefault
+	case word == "UNIT":
+		return timersInstalled(typed), cobra.ShellCompDirectiveDefault
 	case word == "event|execution":
 		return c.offered(cmd, nil, typed, fixed("event", "execution"), idsOf("execution"))
 	}
