@@ -30,6 +30,10 @@ func newLineWriter(w http.ResponseWriter) *lineWriter {
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	l := &lineWriter{encoder: encoder, control: http.NewResponseController(w)}
+	// A stream takes as long as what it follows, and its reader may pause. The limits of other requests over
+	// TCP would end it; who may follow has shown a token.
+	_ = l.control.SetReadDeadline(time.Time{})
+	_ = l.control.SetWriteDeadline(time.Time{})
 	// The header goes out now: the first line may be long in coming.
 	_ = l.control.Flush()
 	return l

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -175,5 +176,28 @@ func TestFollowEndsWithItsReader(t *testing.T) {
 	f.write = func(any, bool) error { return nil }
 	if err := f.follow(ctx, first, true); !errors.Is(err, context.Canceled) {
 		t.Errorf("found %v, want the context's error", err)
+	}
+}
+
+// limited is a connection that other requests would be cut off from after a while.
+type limited struct {
+	*httptest.ResponseRecorder
+	read, write time.Time
+}
+
+func (l *limited) SetReadDeadline(at time.Time) error  { l.read = at; return nil }
+func (l *limited) SetWriteDeadline(at time.Time) error { l.write = at; return nil }
+
+// A stream is not cut off by the time limits of other requests, which would also end the request's context.
+func TestStreamsHaveNoLimit(t *testing.T) {
+	t.Parallel()
+	soon := time.Now().Add(time.Second)
+	w := &limited{ResponseRecorder: httptest.NewRecorder(), read: soon, write: soon}
+	lines := newLineWriter(w)
+	if !w.read.IsZero() || !w.write.IsZero() {
+		t.Errorf("a stream may read until %v and write until %v, expected no limit", w.read, w.write)
+	}
+	if err := lines.write("line", true); err != nil || w.Body.String() != "\"line\"\n" || !w.Flushed {
+		t.Errorf("wrote %q, flushed %v: %v", w.Body.String(), w.Flushed, err)
 	}
 }
