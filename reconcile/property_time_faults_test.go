@@ -2,6 +2,8 @@
 
 package reconcile
 
-import "time"
-
-const propertyTime = 10 * time.Minute
+// 0: any seed, and as many rounds as fit into propertyTime.
+const (
+	propertySeed   = 0
+	propertyRounds = 0
+)
