@@ -533,6 +533,22 @@ FROM attune.queue
 WHERE node = @node::text
     AND token IS NOT NULL;
 
+-- name: KEEP_OUTCOME
+-- A fragment: what an execution that is there gets when it ends.
+ON CONFLICT (id, created_at) DO UPDATE
+    SET status = EXCLUDED.status,
+        attempt = EXCLUDED.attempt,
+        node = EXCLUDED.node,
+        revision = EXCLUDED.revision,
+        started_at = EXCLUDED.started_at,
+        finished_at = EXCLUDED.finished_at,
+        exit_code = EXCLUDED.exit_code,
+        signal = EXCLUDED.signal,
+        error = EXCLUDED.error,
+        result = EXCLUDED.result,
+        stdout_truncated = EXCLUDED.stdout_truncated,
+        stderr_truncated = EXCLUDED.stderr_truncated
+
 -- name: FinishAttempts
 -- The token is the fence: who does not hold it finds no row here and changes nothing. Nor does who finds
 -- it locked: the others must not wait for that one.
@@ -619,19 +635,7 @@ ended AS (
         NULLIF(result, '')::jsonb, stdout_omitted > 0, stderr_omitted > 0
     FROM held
     WHERE NOT again
-    ON CONFLICT (id, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        node = EXCLUDED.node,
-        revision = EXCLUDED.revision,
-        started_at = EXCLUDED.started_at,
-        finished_at = EXCLUDED.finished_at,
-        exit_code = EXCLUDED.exit_code,
-        signal = EXCLUDED.signal,
-        error = EXCLUDED.error,
-        result = EXCLUDED.result,
-        stdout_truncated = EXCLUDED.stdout_truncated,
-        stderr_truncated = EXCLUDED.stderr_truncated
+    KEEP_OUTCOME
     RETURNING ENDED_COLUMNS
 ),
 NOTE_ENDED,
@@ -747,19 +751,7 @@ kept AS (
         status, attempt, node, revision, started_at, now(), exit_code, signal, error, result::jsonb,
         stdout_omitted > 0, stderr_omitted > 0
     FROM held
-    ON CONFLICT (id, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        node = EXCLUDED.node,
-        revision = EXCLUDED.revision,
-        started_at = EXCLUDED.started_at,
-        finished_at = EXCLUDED.finished_at,
-        exit_code = EXCLUDED.exit_code,
-        signal = EXCLUDED.signal,
-        error = EXCLUDED.error,
-        result = EXCLUDED.result,
-        stdout_truncated = EXCLUDED.stdout_truncated,
-        stderr_truncated = EXCLUDED.stderr_truncated
+    KEEP_OUTCOME
 ),
 recorded AS (
     INSERT INTO attune.attempt (
@@ -784,10 +776,7 @@ printed AS (
         OR stderr_text <> ''
 ),
 told AS (
-    -- A payload holds less than 8000 bytes: many are told by an empty one.
-    SELECT pg_notify('attune_finished', CASE WHEN length(list.ids) < 7900 THEN list.ids ELSE '' END)
-    FROM (SELECT string_agg(execution_id::text, ',') AS ids FROM held) AS list
-    WHERE list.ids IS NOT NULL
+    TELL_ENDED
 )
 SELECT held.token, held.action_ref, held.concurrency_key AS freed, (SELECT count(*) FROM told) AS notified
 FROM held;
