@@ -33,6 +33,11 @@ const (
 	// and of one address.
 	underWay     = 1024
 	underWayEach = 256
+
+	// connected and connectedEach bound the TCP connections, in all and of one address: far fewer than the
+	// descriptors that a service gets, whatever whoever connects then says.
+	connected     = 4096
+	connectedEach = 512
 )
 
 // limits are what may be asked over TCP.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/attune-io/attune/daemon/pace"
 	"github.com/attune-io/attune/exec/child"
 	"github.com/attune-io/attune/exec/sensor"
 	"github.com/attune-io/attune/exec/worker"
@@ -146,6 +147,9 @@ func New(opts Options) (*Server, error) {
 		s.socket.close()
 		return nil, fmt.Errorf("cannot listen on %s: %v; set http.listen to another address, or to \"\" for none", opts.Listen, listenCause(err))
 	}
+	s.tcp = pace.Listen(s.tcp, pace.NewPlaces(connected, connectedEach), func(address string) {
+		s.refusals.note(refusedRate, "", address)
+	})
 	if opts.TLS != nil {
 		s.tcp = tls.NewListener(s.tcp, opts.TLS)
 	}

@@ -75,10 +75,18 @@ func NewPlaces(most, mostEach int) *Places {
 
 // Enter takes a place; false: there is none. Who has one leaves it.
 func (p *Places) Enter(address string) (leave func(), ok bool) {
+	return p.enter(Block(address), p.mostEach)
+}
+
+// enterUncounted is Enter for an address that may have as many as there are.
+func (p *Places) enterUncounted(address string) (leave func(), ok bool) {
+	return p.enter(address, p.most)
+}
+
+func (p *Places) enter(address string, mostEach int) (leave func(), ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	address = Block(address)
-	if p.all >= p.most || p.each[address] >= p.mostEach {
+	if p.all >= p.most || p.each[address] >= mostEach {
 		return nil, false
 	}
 	p.all++

@@ -1,9 +1,12 @@
 package pace
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -56,3 +59,72 @@ func TestRemote(t *testing.T) {
 		t.Errorf("blocks %q, %q, %q", a, b, c)
 	}
 }
+
+// What has no place is closed, and a place is free again when its connection is; this machine's connections are
+// bounded only by what there is in all.
+func TestListenerBoundsConnections(t *testing.T) {
+	t.Parallel()
+	inner := &queueListener{conns: make(chan net.Conn, 10)}
+	var refused []string
+	l := Listen(inner, NewPlaces(4, 2), func(address string) { refused = append(refused, address) })
+	come := func(address string) *fakeConn {
+		c := &fakeConn{address: address}
+		inner.conns <- c
+		return c
+	}
+	accept := func() net.Conn {
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	come("192.0.2.7:1")
+	come("192.0.2.7:2")
+	first, _ := accept(), accept()
+	third := come("192.0.2.7:3")
+	come("127.0.0.1:4")
+	come("127.0.0.1:5")
+	accept()
+	accept()
+	if !third.closed || len(refused) != 1 || refused[0] != "192.0.2.7" {
+		t.Errorf("a third of one address: closed %v, refused %q", third.closed, refused)
+	}
+	fifth := come("127.0.0.1:6")
+	close(inner.conns)
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) || !fifth.closed {
+		t.Errorf("beyond all places: %v, closed %v", err, fifth.closed)
+	}
+	for range 2 { // closing twice leaves once
+		if err := first.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := l.places.Taken(); n != 3 {
+		t.Errorf("%d places taken, want 3", n)
+	}
+}
+
+type queueListener struct {
+	net.Listener
+	conns chan net.Conn
+}
+
+func (l *queueListener) Accept() (net.Conn, error) {
+	c, open := <-l.conns
+	if !open {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+type fakeConn struct {
+	net.Conn
+	address string
+	closed  bool
+}
+
+func (c *fakeConn) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.MustParseAddrPort(c.address))
+}
+func (c *fakeConn) Close() error { c.closed = true; return nil }
