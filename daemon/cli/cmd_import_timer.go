@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -44,7 +45,8 @@ func (c *command) importTimer() *cobra.Command {
 			"file, or the name of a unit that is installed; drop-ins are read, too. Persistent=true makes up for the\n" +
 			"newest run that was missed, and a run that still goes on is not started a second time, as with systemd.\n\n" +
 			"What cannot be translated (OnBootSec alone, specifiers, sandboxing) is told with its file and line, and the\n" +
-			"exit code is then 1. Switch the timer off when the pack is in force: systemctl disable --now UNIT.",
+			"exit code is then 1; where commands, environment or user are not whole, the rules are written switched off.\n" +
+			"Switch the timer off when the pack is in force: systemctl disable --now UNIT.",
 		Example: "  attune import systemd-timer backup.timer\n  attune import systemd-timer ./backup.timer --pack backup --timezone Europe/Berlin",
 		Args:    needOne("unit"),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -87,7 +89,12 @@ func (c *command) importTimer() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.writeImported(directory, pack, files, names, left)
+			err = c.writeImported(directory, pack, files, names, left)
+			if u.isPart {
+				fmt.Fprintf(c.sys.Stderr, "The rules say `enabled: false`, because part of what %s does is missing: complete %s, then take that line out.\n",
+					filepath.Base(serviceName), filepath.Join(directory, pack, "actions", pack+".sh"))
+			}
+			return err
 		},
 	}
 	flags := cmd.Flags()

@@ -70,6 +70,9 @@ type timerUnit struct {
 	memory   string
 
 	left []notTranslated
+	// isPart says that of what the action does, or as whom and with what, something is missing: the rest alone
+	// may do harm.
+	isPart bool
 }
 
 // timerTrigger is a trigger of core's, with its parameters.
@@ -88,6 +91,7 @@ type unitCommand struct {
 }
 
 func (u *timerUnit) leave(s setting, format string, args ...any) {
+	u.isPart = u.isPart || s.section == "Service" && serviceEssential.MatchString(s.key)
 	u.left = append(u.left, notTranslated{File: s.file, Line: s.line, Text: s.text, Why: fmt.Sprintf(format, args...)})
 }
 
@@ -98,6 +102,9 @@ var (
 	timerIgnored = regexp.MustCompile(`^(AccuracySec|Unit|RemainAfterElapse)$`)
 
 	serviceIgnored = regexp.MustCompile(`^(RemainAfterExit|StandardOutput|StandardError|SyslogIdentifier|SyslogFacility|SyslogLevel|SyslogLevelPrefix|LogLevelMax|TimeoutStopSec|KillMode|KillSignal|SendSIGKILL)$`)
+
+	// serviceEssential is what commands cannot be run without.
+	serviceEssential = regexp.MustCompile(`^(Exec(Start(Pre|Post)?|Condition)|Environment(File)?|PassEnvironment|UnsetEnvironment|User|Group|WorkingDirectory|RootDirectory|StandardInput.*)$`)
 
 	isYes = regexp.MustCompile(`(?i)^(1|yes|y|true|t|on)$`)
 )
@@ -577,11 +584,15 @@ func (u *timerUnit) files(pack, unit string) (map[string][]byte, []string, error
 			name = fmt.Sprintf("%s_%d", pack, i+1)
 		}
 		names = append(names, name)
-		add("rules/"+name+".yaml", map[string]any{
+		rule := map[string]any{
 			"name": name, "description": fmt.Sprintf("Line %d of the timer.", t.line),
 			"trigger": map[string]any{"ref": t.ref, "parameters": maps.Clone(t.parameters)},
 			"action":  map[string]any{"ref": pack + "." + pack},
-		})
+		}
+		if u.isPart {
+			rule["enabled"] = false
+		}
+		add("rules/"+name+".yaml", rule)
 	}
 	return files, names, errors.Join(errs...)
 }

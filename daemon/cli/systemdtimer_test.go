@@ -122,7 +122,7 @@ cd '/srv/data' || exit
 	}
 	for name, wants := range map[string][]string{
 		"actions/b.yaml": {"run_as: backup:disk", "timeout: 10m0s", "memory: 512MiB", "policy: skip", "description: Nightly"},
-		"rules/b.yaml":   {"expression: 0 00 03 * * *", "timezone: UTC", "misfire: latest"},
+		"rules/b.yaml":   {"expression: 0 00 03 * * *", "timezone: UTC", "misfire: latest", "enabled: false"},
 	} {
 		for _, want := range wants {
 			if !strings.Contains(string(files[name]), want) {
@@ -140,5 +140,9 @@ func TestTranslateInterval(t *testing.T) {
 	u := translateTimer(timer, service, "UTC")
 	if len(u.left) > 0 || len(u.triggers) != 1 || u.triggers[0].parameters["interval"] != int64(3600) {
 		t.Errorf("%+v", u)
+	}
+	files, _, err := u.files("x", "x.timer")
+	if rule := string(files["rules/x.yaml"]); err != nil || rule == "" || strings.Contains(rule, "enabled") {
+		t.Errorf("%v\n%s", err, rule)
 	}
 }
