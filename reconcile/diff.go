@@ -31,6 +31,8 @@ type PackState struct {
 	FilesDigests map[string]string
 
 	folder *folder
+	// needs are the other packs that its files name.
+	needs []string
 }
 
 // The kinds of step in a plan.

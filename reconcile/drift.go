@@ -138,7 +138,7 @@ func (r *Reconciler) driftOf(ref string, p *pack, why string, now time.Time) {
 	p.stale, p.cause, p.since = false, "", time.Time{}
 	p.row = r.catalog.Packs[ref]
 	p.enabled = p.row.ManifestEnabled
-	p.needs = needsOf(state.Bundle)
+	p.needs, p.broken = state.needs, nil             // what is in force of it, others may name
 	r.world.recorded(ref, r.catalog, r.records[ref]) // which somebody else may have changed
 	r.noteDrift(ref, one)
 }

@@ -289,7 +289,7 @@ func stateOf(f *folder, content map[string][]byte, records []*store.Record) (*Pa
 	}
 	return &PackState{
 		Folder: f.ref, Directory: f.directory, Digest: f.digest, Tree: treeOf(f.files), Bundle: b,
-		FilesDigests: filesDigests(reachable(f.files), b.Components(), known), folder: f,
+		FilesDigests: filesDigests(reachable(f.files), b.Components(), known), folder: f, needs: needsOf(b),
 	}, nil
 }
 
@@ -301,7 +301,8 @@ func (r *Reconciler) check(states map[string]*PackState, now time.Time) {
 		folders = append(folders, states[ref].folder)
 	}
 	manifest.Check(bundles, manifest.CheckOptions{
-		InForce:     r.world.around(bundles),
+		InForce:     r.world.around(states, r.refused),
+		Refused:     r.refused,
 		Config:      r.opts.PackConfig,
 		ConfigPlace: r.opts.ConfigPlace,
 		SwitchedOff: switchedOff(r.catalog),
@@ -309,6 +310,20 @@ func (r *Reconciler) check(states map[string]*PackState, now time.Time) {
 		Version:     r.opts.Version,
 		Now:         now,
 	})
+}
+
+// refused gives what manifest.Check asks of packs that it is not given.
+func (r *Reconciler) refused() map[manifest.Kind]map[string]string {
+	files := map[manifest.Kind]map[string]string{}
+	for ref, p := range r.packs {
+		for _, b := range p.broken {
+			if files[b.Kind] == nil {
+				files[b.Kind] = map[string]string{}
+			}
+			files[b.Kind][b.Ref] = ref + "/" + b.File
+		}
+	}
+	return files
 }
 
 // switchedOff gives what manifest.Check asks of operators' switches.
@@ -352,7 +367,9 @@ func offerOf(s *PackState, world *manifest.Set, row *store.PackRow, records []*s
 		offer(a)
 	}
 	for _, b := range s.Bundle.Broken {
-		field(h, "broken", string(b.Kind), b.Ref, b.File)
+		if b.Kind != manifest.KindSensor && b.Kind != manifest.KindRule {
+			field(h, "broken", string(b.Kind), b.Ref, b.File)
+		}
 	}
 	if s.Bundle.Pack == nil {
 		field(h, "held")
@@ -399,7 +416,7 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 		p, one := r.packs[ref], plans[ref]
 		r.tell(ref, p.errors, s.Bundle.Errors)
 		p.content, p.rest = nil, one
-		p.errors, p.needs = s.Bundle.Errors, needsOf(s.Bundle)
+		p.errors, p.needs, p.broken = s.Bundle.Errors, s.needs, s.Bundle.Broken
 		p.enabled = s.Bundle.Pack == nil || s.Bundle.Pack.Enabled
 		r.noteDrift(ref, nil)
 		if one != nil && one.writes && r.planOnly {

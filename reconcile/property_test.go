@@ -218,7 +218,7 @@ func stateOfCatalog(c *store.Catalog) map[string][]string {
 const (
 	// seedVariable names the one seed that TestIncrementalIsAsFromNothing is to try.
 	seedVariable = "ATTUNE_TEST_SEED"
-	// propertyTime is for how long new rounds of random edits begin where their number is not given.
+	// propertyTime is for how long new rounds of random edits begin where none are given.
 	propertyTime = 10 * time.Minute
 )
 
@@ -229,26 +229,27 @@ func TestIncrementalIsAsFromNothing(t *testing.T) {
 	t.Parallel()
 	const most = 40
 	edits := rapid.SliceOfN(editGenerator, 10, most)
-	given := os.Getenv(seedVariable)
-	first := propertySeed
-	if first == 0 {
-		first = rand.IntN(1_000_000_000)
-	}
-	if given != "" {
-		var err error
-		if first, err = strconv.Atoi(given); err != nil {
+	seeds := propertySeeds()
+	if given := os.Getenv(seedVariable); given != "" {
+		seed, err := strconv.Atoi(given)
+		if err != nil {
 			t.Fatalf("%s: %v", seedVariable, err)
 		}
+		seeds = []int{seed}
 	}
 	began := time.Now()
-	for seed := first; ; seed++ {
+	for i := 0; i < len(seeds) || len(seeds) == 0 && time.Since(began) < propertyTime; i++ {
+		seed := rand.IntN(1_000_000_000)
+		if len(seeds) > 0 {
+			seed = seeds[i]
+		}
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			fromNothing(t, edits.Example(seed), 1+seed%4)
 			if t.Failed() {
 				t.Logf("again: %s=%d go test -run '^TestIncrementalIsAsFromNothing$' ./reconcile", seedVariable, seed)
 			}
 		})
-		if t.Failed() || given != "" || seed+1-first == propertyRounds || propertyRounds == 0 && time.Since(began) > propertyTime {
+		if t.Failed() {
 			return
 		}
 	}

@@ -2,8 +2,5 @@
 
 package reconcile
 
-// 0: any seed, and as many rounds as fit into propertyTime.
-const (
-	propertySeed   = 0
-	propertyRounds = 0
-)
+// propertySeeds gives none: as many as fit into propertyTime are drawn.
+func propertySeeds() []int { return nil }

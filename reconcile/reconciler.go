@@ -168,10 +168,13 @@ type pack struct {
 	since time.Time // of its first change that is not in force; zero: unknown
 	// errors are the findings of the last check.
 	errors manifest.Errors
-	// needs are other packs whose components it names, and offer is a digest of what others may name.
+	// needs are other packs whose components it names, accepted or not, and offer is a digest of what others
+	// may name.
 	needs []string
 	offer string
-	row   *store.PackRow
+	// broken are the manifests that the last check refused.
+	broken []manifest.Broken
+	row    *store.PackRow
 	// told is one more than the errors that Prometheus knows of; 0: it knows nothing of the pack.
 	told int
 	// rest is what the last plan would have done, or what it keeps; nil: nothing.

@@ -83,7 +83,7 @@ func (s *rounds) next(now time.Time) map[string]*PackState {
 			continue
 		}
 		s.known[ref] = true
-		s.packs[ref].needs = needsOf(states[ref].Bundle)
+		s.packs[ref].needs = states[ref].needs
 	}
 	for again := true; again; {
 		again = false

@@ -5,6 +5,10 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 // TestRounds loads packs that name each other, in all the ways that they can, a few at a time: the first load
@@ -60,5 +64,44 @@ func TestRounds(t *testing.T) {
 				t.Errorf("found %v", texts(report.Errors))
 			}
 		})
+	}
+}
+
+// TestAround checks a pack that names what is not there, in a world of very many packs: with all of them at hand
+// and with those that it may mean, the same is found, or an error would change its words by itself.
+func TestAround(t *testing.T) {
+	t.Parallel()
+	w := &world{set: manifest.NewSet(), members: map[string][]manifest.Component{}}
+	parse := func(folder string, files map[string]string) *PackState {
+		content := map[string]manifest.File{"pack.yaml": {Content: []byte("version: 1.0.0\n")}}
+		for name, text := range files {
+			content[name] = manifest.File{Content: []byte(text)}
+		}
+		b := manifest.Parse(folder, content)
+		return &PackState{Folder: folder, Bundle: b, needs: needsOf(b)}
+	}
+	for i := range 2 * fewMembers {
+		b := parse(fmt.Sprintf("of%d", i), map[string]string{"triggers/tick.yaml": "label: x\n"}).Bundle
+		w.put(b.Folder, b.Pack, b.Components())
+	}
+	other := parse("mailer", map[string]string{"triggers/tick.yaml": "label: x\n"}).Bundle
+	w.put(other.Folder, other.Pack, other.Components())
+	refused := func() map[manifest.Kind]map[string]string {
+		return map[manifest.Kind]map[string]string{manifest.KindPack: {"poster": "poster/pack.yaml"}}
+	}
+	for _, trigger := range []string{"mailer.tick", "mailer.tik", "maler.tick", "maler.tock", "postr.tick", "nobody.tick", "of7.tick", "of999.tick"} {
+		state := func() *PackState {
+			return parse("p", map[string]string{"rules/r.yaml": "trigger: " + trigger + "\naction: act\n", "actions/act.yaml": "label: x\n", "actions/act.sh": ""})
+		}
+		near, all := state(), state()
+		some := w.around(map[string]*PackState{"p": near}, refused)
+		if len(some.Triggers) > 2 {
+			t.Errorf("%s: %d triggers of other packs are at hand", trigger, len(some.Triggers))
+		}
+		manifest.Check([]*manifest.Bundle{near.Bundle}, manifest.CheckOptions{InForce: some, Refused: refused})
+		manifest.Check([]*manifest.Bundle{all.Bundle}, manifest.CheckOptions{InForce: w.set, Refused: refused})
+		if diff := cmp.Diff(texts(all.Bundle.Errors), texts(near.Bundle.Errors)); diff != "" {
+			t.Errorf("%s (-all +near):\n%s", trigger, diff)
+		}
 	}
 }

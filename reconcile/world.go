@@ -1,6 +1,8 @@
 package reconcile
 
 import (
+	"slices"
+
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -26,22 +28,29 @@ func newWorld(c *store.Catalog) *world {
 }
 
 // fewMembers is up to how many packs a check is given all that is in force. Beyond, it is given what the
-// checked packs name: to look through everything would cost more than the rest of an edit, and all that
-// is lost is that a misspelt pack is not guessed.
+// checked packs name, or may have meant: to look through everything would cost more than the rest of an edit.
 const fewMembers = 200
 
-// around gives what is in force as far as the bundles can concern it.
-func (w *world) around(bundles []*manifest.Bundle) *manifest.Set {
-	if len(w.members) <= fewMembers || len(bundles) > fewMembers {
+// around gives what is in force as far as the packs can concern it. refused is as manifest.Check has it.
+func (w *world) around(states map[string]*PackState, refused func() map[manifest.Kind]map[string]string) *manifest.Set {
+	if len(w.members) <= fewMembers || len(states) > fewMembers {
 		return w.set
 	}
 	near := manifest.NewSet()
 	near.Packs = w.set.Packs
 	named := map[string]bool{}
-	for _, b := range bundles {
-		named[b.Folder] = true
-		for _, need := range needsOf(b) {
+	var names []string
+	for ref, s := range states {
+		named[ref] = true
+		for _, need := range s.needs {
 			named[need] = true
+			if w.set.Packs[need] != nil || states[need] != nil {
+				continue
+			}
+			if names == nil {
+				names = slices.Concat(sortedKeys(w.set.Packs), sortedKeys(states), sortedKeys(refused()[manifest.KindPack]))
+			}
+			named[manifest.Nearest(need, names)] = true
 		}
 	}
 	for pack := range named {

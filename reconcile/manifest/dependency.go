@@ -52,7 +52,7 @@ func (c *crossCheck) settlePack(b *Bundle) {
 func (c *crossCheck) unmet(need Requirement) (problem, hint string) {
 	other := c.packOf(need.Ref)
 	switch {
-	case other == nil && c.byFolder[need.Ref] != nil:
+	case other == nil && (c.byFolder[need.Ref] != nil || c.refusedFile(KindPack, need.Ref) != ""):
 		return "which is refused itself", "correct that pack first"
 	case other == nil:
 		return "which is not there", fmt.Sprintf("add the folder %s, or remove the dependency", need.Ref)

@@ -35,6 +35,10 @@ type CheckOptions struct {
 	// ConfigPlace gives where the operator wrote a key of [packs.config.<pack>]; nil, or a zero Place:
 	// nobody knows.
 	ConfigPlace func(pack, key string) Place
+	// Refused gives, of packs that are not among the bundles, the file of each manifest that was refused when
+	// its pack was last checked, by kind and ref. What is found about a bundle must not depend on which others
+	// are checked with it. It is asked only where something is missing; nil: there are no other packs.
+	Refused func() map[Kind]map[string]string
 	// SwitchedOff tells who has switched a component off, or its pack, whatever the files say, and what
 	// takes that back; empty: nobody has. nil: there are no operators.
 	SwitchedOff func(kind Kind, ref string) (why, wayBack string)
@@ -96,8 +100,10 @@ type crossCheck struct {
 	byFolder map[string]*Bundle
 	// world is what will be there: accepted components, and those in force of what is held.
 	world *Set
-	// broken has the file of each refused component whose ref is known, for messages.
-	broken map[Kind]map[string]string
+	// broken has the file of each refused component whose ref is known, for messages; elsewhere has those of
+	// packs that are not among the bundles, once it was asked for.
+	broken    map[Kind]map[string]string
+	elsewhere map[Kind]map[string]string
 	// compiler is of all rules; nil: there was none yet.
 	compiler *Compiler
 
@@ -237,6 +243,44 @@ func (c *crossCheck) noteBroken(kind Kind, ref, file string) {
 	c.broken[kind][ref] = file
 }
 
+// refusedFile gives the file of a refused manifest; "": none with this ref was refused.
+func (c *crossCheck) refusedFile(kind Kind, ref string) string {
+	if file := c.broken[kind][ref]; file != "" {
+		return file
+	}
+	pack := ref
+	if kind != KindPack {
+		pack, _ = SplitRef(ref)
+	}
+	if c.byFolder[pack] != nil {
+		return ""
+	}
+	return c.others()[kind][ref]
+}
+
+// others are what was refused of packs that are not among the bundles.
+func (c *crossCheck) others() map[Kind]map[string]string {
+	if c.elsewhere == nil && c.opts.Refused != nil {
+		c.elsewhere = c.opts.Refused()
+	}
+	return c.elsewhere
+}
+
+// packNames are the packs that there are, accepted or not.
+func (c *crossCheck) packNames() []string {
+	names := map[string]bool{}
+	for ref := range c.world.Packs {
+		names[ref] = true
+	}
+	for ref := range c.byFolder {
+		names[ref] = true
+	}
+	for ref := range c.others()[KindPack] {
+		names[ref] = true
+	}
+	return sortedKeys(names)
+}
+
 // held says whether a component in force stays as it is because its new version was refused, or its
 // pack was, or because its pack is not among the bundles.
 func (c *crossCheck) held(component Component) bool {
@@ -249,8 +293,9 @@ func (c *crossCheck) held(component Component) bool {
 		if broken.Kind != component.Kind() {
 			return false
 		}
-		// A manifest whose ref cannot be read may be the one that this component came from.
-		return broken.Ref == h.Ref || broken.Ref == "" && (h.File == "" || h.File == broken.File)
+		// A refused manifest is also the one of what came from its file, whatever ref it says now; where
+		// nobody knows from which, one that says none may be.
+		return broken.Ref == h.Ref || h.File == broken.File || h.File == "" && broken.Ref == ""
 	})
 }
 
@@ -453,7 +498,7 @@ func (k *componentCheck) own(ref string) bool {
 
 // missing tells a ref that names nothing.
 func (k *componentCheck) missing(kind Kind, ref, pointer string) {
-	if file, ok := k.broken[kind][ref]; ok {
+	if file := k.refusedFile(kind, ref); file != "" {
 		k.fail(pointer, "correct that file first", "cannot use %s %q: it is refused itself, see %s", kind, ref, file)
 		return
 	}
@@ -474,17 +519,23 @@ func (k *componentCheck) missing(kind Kind, ref, pointer string) {
 
 // meant is the hint for a ref that names nothing: the nearest one, or what the reader has to know.
 func (k *componentCheck) meant(kind Kind, ref string, known []string) string {
-	if near := nearestRef(ref, known); near != "" {
+	pack, name := SplitRef(ref)
+	if near := nearestOf(pack, name, known); near != "" {
 		return fmt.Sprintf("did you mean %q?", near)
 	}
-	pack, _ := SplitRef(ref)
 	switch {
 	case kind == KindTrigger && k.action(ref) != nil:
 		return "it is an action; a rule waits for a trigger"
 	case kind == KindAction && k.trigger(ref) != nil:
 		return "it is a trigger; a rule queues an action"
-	case k.world.Packs[pack] == nil && k.byFolder[pack] == nil:
-		if near := Nearest(pack, append(sortedKeys(k.world.Packs), sortedKeys(k.byFolder)...)); near != "" {
+	case k.world.Packs[pack] == nil && k.refusedFile(KindPack, pack) != "":
+		return fmt.Sprintf("pack %q is refused itself, see %s; correct that file first", pack, k.refusedFile(KindPack, pack))
+	case k.world.Packs[pack] == nil:
+		near := Nearest(pack, k.packNames())
+		switch {
+		case near != "" && slices.Contains(known, near+"."+name):
+			return fmt.Sprintf("did you mean %q?", near+"."+name)
+		case near != "":
 			return fmt.Sprintf("there is no pack %q; did you mean %q?", pack, near)
 		}
 		return fmt.Sprintf("there is no pack %q: add its folder, or correct the ref", pack)
@@ -506,25 +557,17 @@ func (k *componentCheck) meant(kind Kind, ref string, known []string) string {
 	return ""
 }
 
-// nearestRef gives the ref that was probably meant: a like name in the pack, or the name in a like pack.
-// Refs as a whole are long, and with them too many would be near.
-func nearestRef(ref string, known []string) string {
-	pack, name := SplitRef(ref)
-	var names, packs []string
+// nearestOf gives the ref in the pack that was probably meant. Refs as a whole are long, and with them too many
+// would be near.
+func nearestOf(pack, name string, known []string) string {
+	var names []string
 	for _, other := range known {
-		otherPack, otherName := SplitRef(other)
-		if otherPack == pack {
+		if otherPack, otherName := SplitRef(other); otherPack == pack {
 			names = append(names, otherName)
-		}
-		if otherName == name {
-			packs = append(packs, otherPack)
 		}
 	}
 	if near := Nearest(name, names); near != "" {
 		return pack + "." + near
-	}
-	if near := Nearest(pack, packs); near != "" {
-		return near + "." + name
 	}
 	return ""
 }
