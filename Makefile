@@ -23,6 +23,10 @@ run: ## Install what is missing, build, and run the daemon on packs/ (Ctrl-C sto
 	@$(MAKE) --no-print-directory build
 	@exec ./bin/attune daemon
 
+# The race detector makes each program that ends sleep for a second first; daemons and commands of tests are told
+# by the tests themselves, with what else is better for them.
+test faults: export GORACE ?= atexit_sleep_ms=0
+
 test: ## Install what is missing, and run every test with the race detector
 	@contrib/setup.sh test
 	go test -race -shuffle=on -timeout 12m ./...

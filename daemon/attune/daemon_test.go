@@ -64,6 +64,7 @@ func newInstance(t *testing.T, url string, packs ...string) *instance {
 	}
 	return &instance{t: t, dir: dir, env: []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "NO_COLOR=1", "ATTUNE_DATABASE_URL=" + url, "TMPDIR=" + os.TempDir(),
+		storetest.RaceVariable + "=" + storetest.RaceOptions,
 	}}
 }
 

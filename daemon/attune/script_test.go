@@ -100,6 +100,7 @@ drain = "5s"
 	env.Setenv("ATTUNE_CONFIG", config)
 	env.Setenv("ATTUNE_DATABASE_URL", storetest.NewURL(t))
 	env.Setenv("NO_COLOR", "1")
+	env.Setenv(storetest.RaceVariable, storetest.RaceOptions)
 	return os.MkdirAll(filepath.Join(env.WorkDir, "packs"), 0o755)
 }
 

@@ -270,7 +270,7 @@ func (y *yard) node(config ...string) *node {
 	n.configure(lines...)
 	n.env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "NO_COLOR=1", "TMPDIR=" + os.TempDir(),
-		"ATTUNE_DATABASE_URL=" + y.url,
+		"ATTUNE_DATABASE_URL=" + y.url, storetest.RaceVariable + "=" + storetest.RaceOptions,
 	}
 	client, err := api.NewSocketClient([]string{filepath.Join(home, "s")})
 	y.check(err)

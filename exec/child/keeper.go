@@ -94,7 +94,7 @@ func (k *keeperLink) spawn() (pidfd *os.File, err error) {
 	null := k.r.null.Fd()
 	pid, _, err := syscall.StartProcess(k.binary, []string{k.binary, keeperCommand}, &syscall.ProcAttr{
 		Dir:   "/",
-		Env:   []string{"PATH=" + ChildPath, EnvChildID + "=" + unmanagedMark},
+		Env:   keeperEnv(),
 		Files: []uintptr{null, null, 2, read.Fd(), hello.Fd()},
 		// A session of its own: Ctrl-C at a terminal and the hangup of one are for the daemon.
 		Sys: &syscall.SysProcAttr{Setsid: true, PidFD: &fd},
@@ -119,6 +119,18 @@ func (k *keeperLink) spawn() (pidfd *os.File, err error) {
 	}
 	k.introduce(write, pid)
 	return pidfd, nil
+}
+
+// keeperEnv is the keeper's environment. How Go's runtime is set for the daemon holds for the keeper too: it
+// is the same program.
+func keeperEnv() []string {
+	env := []string{"PATH=" + ChildPath, EnvChildID + "=" + unmanagedMark}
+	for _, name := range []string{"GODEBUG", "GORACE", "GOTRACEBACK"} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
 }
 
 // awaitHello makes sure that what was started is a keeper, and one that ignores signals by now.

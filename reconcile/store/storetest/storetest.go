@@ -26,6 +26,14 @@ import (
 	"github.com/attune-io/attune/reconcile/store"
 )
 
+// RaceVariable and RaceOptions are for the environment of the programs that tests start of themselves: with
+// the race detector in it, a program ends at its first finding, where the test notices it, and does not
+// sleep for a second each time it ends. They mean nothing to a program without.
+const (
+	RaceVariable = "GORACE"
+	RaceOptions  = "atexit_sleep_ms=0 halt_on_error=1"
+)
+
 const (
 	serverVariable = "ATTUNE_TEST_DATABASE_URL"
 	// patience bounds what should take a second, on a machine that others load.
@@ -68,6 +76,9 @@ func Wrap(m *testing.M, leaks ...goleak.Option) Tests {
 		os.Exit(child.RunKeeper())
 	}
 	shared.inMain = true
+	if err := os.Setenv(RaceVariable, RaceOptions); err != nil { // too late for this process, in time for its children
+		panic(err)
+	}
 	return Tests{m: m, leaks: leaks}
 }
 
