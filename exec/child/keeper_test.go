@@ -293,7 +293,7 @@ func TestLeftoversWithForgedRecord(t *testing.T) {
 	t.Parallel()
 	victim := exec.Command("sleep", "300")
 	marked := exec.Command("sleep", "300")
-	boot, err := bootID()
+	boot, err := BootID()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -352,7 +352,7 @@ func forge(t *testing.T, dir string, rec record) {
 // TestDaemonStartedByAChildOfTheDeadRun carries that run's mark itself: it must not kill itself.
 func TestDaemonStartedByAChildOfTheDeadRun(t *testing.T) {
 	t.Parallel()
-	boot, err := bootID()
+	boot, err := BootID()
 	if err != nil {
 		t.Fatal(err)
 	}

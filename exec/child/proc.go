@@ -268,8 +268,8 @@ func childrenByWalk() ([]int, error) {
 	return pids, nil
 }
 
-// bootID names this boot of the machine: start times and pids of another one mean nothing.
-func bootID() (string, error) {
+// BootID names this boot of the machine: start times and pids of another one mean nothing.
+func BootID() (string, error) {
 	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(data)), err
 }

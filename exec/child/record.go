@@ -38,7 +38,7 @@ type record struct {
 }
 
 func newRecord(runID string) record {
-	boot, _ := bootID() // empty never equals, so a later run looks for no leftovers
+	boot, _ := BootID() // empty never equals, so a later run looks for no leftovers
 	return record{BootID: boot, RunID: runID, Daemon: identify(os.Getpid()), Session: mySession()}
 }
 

@@ -180,7 +180,7 @@ func (r *Runner) killDeadRun(ctx context.Context) error {
 		return nil
 	}
 	r.deadRun = rec.RunID
-	if boot, err := bootID(); err != nil || boot != rec.BootID {
+	if boot, err := BootID(); err != nil || boot != rec.BootID {
 		return nil // nothing lives through a boot
 	}
 	killByIdentity(rec.Keeper)

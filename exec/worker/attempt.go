@@ -123,6 +123,7 @@ func (a *attempt) end() {
 	a.over = true
 	a.mu.Unlock()
 	a.cancel()
+	_ = a.pool.unbegun.begins(a.claim.Token) // what has not begun by now is given back, or has an outcome
 	for _, capture := range []*child.Capture{a.stdout, a.stderr} {
 		if capture != nil {
 			_ = capture.Close()
@@ -220,6 +221,10 @@ func (a *attempt) run() *store.Outcome {
 	case a.pool.lease.age(a.pool.boottime()) >= fenceStop:
 		a.stop(stopFence, 0)
 		return a.neverRan()
+	}
+	if err := a.pool.unbegun.begins(a.claim.Token); err != nil {
+		a.release(fmt.Errorf("%w: %w", errAway, err))
+		return nil
 	}
 	proc, err := a.start(plan)
 	if err != nil {

@@ -82,17 +82,17 @@ func (p *Pool) freeSlots() int {
 	if p.shortage.left(time.Now()) > 0 {
 		return 0
 	}
-	if p.lease.age(p.boottime()) >= fenceStop || p.finisher.backlog() > backlogFactor*p.opts.Workers {
+	stock := p.pace.stock(p.opts.Workers)
+	if p.lease.age(p.boottime()) >= fenceStop || p.finisher.backlog() > backlogFactor*p.opts.Workers+stock {
 		return 0
 	}
-	stock := p.pace.stock(p.opts.Workers)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.draining {
 		return 0
 	}
 	room := p.opts.Workers + stock - p.busy
-	if p.busy >= p.opts.Workers && room < p.opts.Workers {
+	if p.busy >= p.opts.Workers && room < max(p.opts.Workers, stock/2) {
 		return 0 // a claim for a few is hardly cheaper than one for many
 	}
 	return room

@@ -44,9 +44,11 @@
 //
 // Where the files of an action's revision are in place, the claim itself records that the attempt begins;
 // else its start is committed on its own, once it is prepared. While attempts are short, some are claimed
-// ahead of their slots, so that a claim takes several and no slot waits for the database. What has not
-// begun when the daemon stops, or waits in vain, is released and used no attempt. If the daemon dies,
-// those too are told as lost: never begun twice comes before never begun.
+// ahead of their slots, so that a claim takes several and no slot waits for the database: as many as keep
+// the slots busy for 25 ms, at most 16 for each worker. What has not begun when the daemon stops, or waits
+// in vain, is released and used no attempt. If the daemon is killed, the next one of its machine gives them
+// back by the notes that this one keeps. If the machine dies, or nobody comes after, those too are told as
+// lost: never begun twice comes before never begun.
 //
 // Starts and outcomes are committed in groups: what comes while one commit is under way goes with the
 // next. An outcome waits a few milliseconds for others only while attempts wait for slots.

@@ -20,8 +20,8 @@ const (
 
 	// gatherMost is how long an outcome may wait for others when attempts wait for slots, and gatherCount
 	// for how many: each commit costs as much as a good part of a short attempt.
-	gatherMost  = 4 * time.Millisecond
-	gatherCount = 8
+	gatherMost  = 10 * time.Millisecond
+	gatherCount = 32
 
 	// lockedFirst is the pause before an outcome is sent again whose row somebody had locked, doubling until
 	// finishRetryMost; one that takes as long as lockedTold is told of. refusedRetry is that before one is
@@ -276,8 +276,8 @@ func (f *finisher) keep(batch []*ended) {
 	}
 }
 
-// FlushSpool writes the outcomes that a dead run left in a SpoolDir. It is for before
-// store.LoseNode of that run, which makes their tokens void.
+// FlushSpool writes the outcomes that a dead run left in a SpoolDir, and gives back what it had claimed and
+// not begun. It is for before store.LoseNode of that run, which makes their tokens void.
 func FlushSpool(ctx context.Context, s *store.Store, dir string, logger *slog.Logger) error {
 	sp := spool{dir: dir}
 	left, err := sp.load(logger)
@@ -303,5 +303,5 @@ func FlushSpool(ctx context.Context, s *store.Store, dir string, logger *slog.Lo
 			sp.remove(e, logger)
 		}
 	}
-	return nil
+	return giveBack(ctx, s, dir, logger)
 }

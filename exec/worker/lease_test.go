@@ -429,12 +429,12 @@ func TestFencesItself(t *testing.T) {
 		}
 		// The outcome waits in the spool, and nothing new is claimed.
 		pass(time.Minute)
-		if files, _ := os.ReadDir(s.opts.SpoolDir); len(files) != 1 {
+		if files, _ := filepath.Glob(filepath.Join(s.opts.SpoolDir, "*"+spoolSuffix)); len(files) != 1 {
 			t.Errorf("%d files in the spool", len(files))
 		}
 		s.setAway(false)
 		pass(5 * time.Second)
-		if files, _ := os.ReadDir(s.opts.SpoolDir); len(files) != 0 {
+		if files, _ := filepath.Glob(filepath.Join(s.opts.SpoolDir, "*"+spoolSuffix)); len(files) != 0 {
 			t.Errorf("%d files are left in the spool", len(files))
 		}
 		if len(s.queue.told().outcomes) != 1 {
@@ -482,7 +482,7 @@ func TestRowLockedByAnother(t *testing.T) {
 		if got := s.queue.told().outcomes; len(got) != 2 {
 			t.Errorf("outcomes: %+v", got)
 		}
-		if files, _ := os.ReadDir(s.opts.SpoolDir); len(files) != 1 || testutil.ToFloat64(s.metrics.aside) != 1 {
+		if files, _ := filepath.Glob(filepath.Join(s.opts.SpoolDir, "*"+spoolSuffix)); len(files) != 1 || testutil.ToFloat64(s.metrics.aside) != 1 {
 			t.Errorf("%d files in the spool, attune_outcomes_set_aside is %v", len(files), testutil.ToFloat64(s.metrics.aside))
 		}
 		s.queue.set(func() { s.queue.locked = nil })
@@ -490,7 +490,7 @@ func TestRowLockedByAnother(t *testing.T) {
 		if got := s.queue.told().outcomes; len(got) != 3 || got[2].Token != token(1) || got[2].Status != store.StatusSucceeded {
 			t.Errorf("outcomes: %+v", got)
 		}
-		if files, _ := os.ReadDir(s.opts.SpoolDir); len(files) != 0 || testutil.ToFloat64(s.metrics.aside) != 0 || testutil.ToFloat64(s.metrics.locked) != 0 {
+		if files, _ := filepath.Glob(filepath.Join(s.opts.SpoolDir, "*"+spoolSuffix)); len(files) != 0 || testutil.ToFloat64(s.metrics.aside) != 0 || testutil.ToFloat64(s.metrics.locked) != 0 {
 			t.Errorf("%d files in the spool, attune_outcomes_set_aside is %v", len(files), testutil.ToFloat64(s.metrics.aside))
 		}
 	})

@@ -211,6 +211,7 @@ type Pool struct {
 	ready    ready
 	pace     pace
 	slots    slots
+	unbegun  unbegun
 	// wake tells the claim loop that something changed for it.
 	wake chan struct{}
 
@@ -270,6 +271,10 @@ func (p *Pool) Run(ctx context.Context) error {
 	if err := p.finisher.recover(); err != nil {
 		return err
 	}
+	if err := p.unbegun.open(p.opts.SpoolDir); err != nil {
+		p.log.Warn("cannot note which attempts have not begun: if the daemon is killed they are lost with the others", "err", err)
+	}
+	defer p.unbegun.close()
 	// What serves running attempts goes on while they drain.
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -396,16 +401,25 @@ func (p *Pool) makeFolders() error {
 
 // admit takes claimed attempts in, and starts them.
 func (p *Pool) admit(claimed []store.Claimed) {
+	list := make([]*attempt, len(claimed))
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range claimed {
+	for i, c := range claimed {
 		a := newAttempt(p, c)
+		list[i] = a
 		p.held[c.Token], p.followed[c.ExecutionID] = a, a
 		p.busy++
+	}
+	p.metrics.setBusy(min(p.busy, p.opts.Workers))
+	p.mu.Unlock()
+	for _, a := range list {
+		if a.claim.Begun {
+			if err := p.unbegun.note(a.claim.Token); err != nil {
+				a.log().Warn("cannot note that an attempt has not begun: if the daemon is killed now it is lost", "err", err)
+			}
+		}
 		p.slots.ask(a)
 		p.attempts.Go(a.live)
 	}
-	p.metrics.setBusy(min(p.busy, p.opts.Workers))
 }
 
 // free gives a slot back.

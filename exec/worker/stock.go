@@ -7,10 +7,13 @@ import (
 )
 
 const (
-	// stockFactor is how many attempts for each worker are claimed beyond those that have a slot, where
-	// attempts are so short that they do not wait for one: then a claim takes several, and no slot waits
-	// for the database. If the daemon dies, these too count as lost, so there are few of them.
-	stockFactor = 2
+	// stockWork is for how long the attempts that are claimed beyond those that have a slot keep all slots
+	// busy, where attempts are so short that they do not wait for one: then a claim takes many, and no slot
+	// waits for the database. There are stockLeast to stockMost of them for each worker. If the machine
+	// dies, these too count as lost, and what comes meanwhile waits behind them, so there are no more.
+	stockWork  = 25 * time.Millisecond
+	stockLeast = 2
+	stockMost  = 16
 	// shortAttempt is how long attempts may take on average for that.
 	shortAttempt = 100 * time.Millisecond
 	// stockPatience is how long a claimed attempt waits for a slot before it goes back to the queue:
@@ -48,7 +51,7 @@ func (p *pace) stock(workers int) int {
 	if p.count < paceSamples || p.average > shortAttempt {
 		return 0
 	}
-	return stockFactor * workers
+	return workers * int(min(max(stockWork/max(p.average, 1), stockLeast), stockMost))
 }
 
 // slots are handed out in the order of the claim, which is that of the queue.

@@ -3,8 +3,11 @@ package worker
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -19,8 +22,20 @@ func TestPace(t *testing.T) {
 		t.Error("a stock after too few attempts")
 	}
 	p.took(time.Millisecond)
-	if n := p.stock(4); n != 4*stockFactor {
-		t.Errorf("a stock of %d", n)
+	if n := p.stock(4); n != 4*stockMost {
+		t.Errorf("a stock of %d for attempts of a millisecond", n)
+	}
+	for range 10 * paceSamples {
+		p.took(5 * time.Millisecond)
+	}
+	if n := p.stock(4); n < 4*4 || n > 4*6 {
+		t.Errorf("a stock of %d for attempts of 5 ms", n)
+	}
+	for range 10 * paceSamples {
+		p.took(50 * time.Millisecond)
+	}
+	if n := p.stock(4); n != 4*stockLeast {
+		t.Errorf("a stock of %d for attempts of 50 ms", n)
 	}
 	p.took(time.Minute)
 	if p.stock(4) != 0 {
@@ -67,5 +82,109 @@ func TestStockThatWaitsInVainGoesBack(t *testing.T) {
 	e, attempts, err := m.store.Execution(t.Context(), ids[1])
 	if err != nil || e.Status != store.StatusSucceeded || len(attempts) != 1 {
 		t.Errorf("%+v %v %v", e, attempts, err)
+	}
+}
+
+// A daemon is killed while attempts wait for a slot. The claim has recorded that they begin, and yet they are
+// not lost: the next run knows that they have not. What runs is lost, and what has ended is over.
+func TestWhatHasNotBegunOutlivesItsDaemon(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.action("short", "echo short\n")
+	m.action("long", "echo >\"$ATTUNE_DATA_DIR/runs\"; while [ ! -e \"$ATTUNE_DATA_DIR/go\" ]; do sleep 0.05; done\n")
+	p := m.run(func(o *Options) { o.Workers = 1 })
+	m.want(m.do("p.short", `{}`), store.StatusSucceeded, "") // from now on its files are known to be there
+	for range paceSamples {
+		p.pace.took(time.Millisecond)
+	}
+	ids := m.enqueue(
+		store.NewExecution{Action: "p.long"},
+		store.NewExecution{Action: "p.short"},
+		store.NewExecution{Action: "p.short"},
+	)
+	eventually(t, "the first runs", func() bool { return exists(m.file("data/p/runs")) })
+	var tokens []string
+	eventually(t, "the others are claimed", func() bool {
+		tokens, _ = readUnbegun(m.file("spool"))
+		return len(tokens) == 2
+	})
+	for _, id := range ids[1:] {
+		if _, attempts := m.execution(id); len(attempts) != 1 || attempts[0].StartedAt == nil {
+			t.Errorf("execution %d is not recorded as begun: %+v", id, attempts)
+		}
+	}
+	// As a daemon does that comes after one that was killed.
+	p.StopClaiming()
+	if err := FlushSpool(t.Context(), m.store, m.file("spool"), m.logger()); err != nil {
+		t.Fatal(err)
+	}
+	if _, lost, err := m.store.LoseNode(t.Context(), p.opts.Node); err != nil || len(lost) != 1 || lost[0] != ids[0] {
+		t.Errorf("lost %v: %v", lost, err)
+	}
+	if err := os.WriteFile(m.file("data/p/go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.stop()
+	if exists(m.file("spool/" + unbegunFile)) {
+		t.Error("notes are left after a clean end")
+	}
+	m.run()
+	for _, id := range ids[1:] {
+		e := m.await(id)
+		m.want(e, store.StatusSucceeded, "")
+		if _, attempts := m.execution(id); len(attempts) != 1 || e.Attempt != 1 {
+			t.Errorf("attempt %d of %+v", e.Attempt, attempts)
+		}
+	}
+}
+
+// Notes of another boot say nothing: what they were worth was never on the disk.
+func TestUnbegun(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	want := func(when string, tokens ...string) {
+		t.Helper()
+		got, err := readUnbegun(dir)
+		if err != nil || !slices.Equal(got, tokens) {
+			t.Errorf("%s: %v %v", when, got, err)
+		}
+	}
+	want("without a file")
+	var n unbegun
+	if err := n.note("nobody's"); err != nil {
+		t.Error(err)
+	}
+	if err := n.open(dir); err != nil {
+		t.Fatal(err)
+	}
+	want("empty")
+	var tokens []string
+	for range 4 {
+		tokens = append(tokens, uuid.NewString())
+	}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	for _, token := range tokens[:3] {
+		check(n.note(token))
+	}
+	check(n.begins(tokens[1]))
+	check(n.begins(tokens[1]))
+	check(n.begins(tokens[3]))
+	want("one of three has begun", tokens[0], tokens[2])
+	check(n.note(tokens[3]))
+	want("the place is used again", tokens[0], tokens[3], tokens[2])
+	path := filepath.Join(dir, unbegunFile)
+	text := read(t, path)
+	if err := os.WriteFile(path, []byte(uuid.NewString()+text[unbegunRecord:]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want("of another boot")
+	n.close()
+	if exists(path) {
+		t.Error("the file is still there")
 	}
 }
