@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -283,9 +284,64 @@ func TestEveryRoute(t *testing.T) {
 	t.Run("fire", r.testFire)
 	t.Run("execute", r.testExecute)
 	t.Run("follow and cancel", r.testFollowAndCancel)
+	t.Run("streams", r.testStreams)
 	t.Run("packs", r.testPacks)
 	t.Run("tcp", r.testTCP)
 	t.Run("metrics", r.testMetrics)
+}
+
+// What happens is told to who follows: an event, the execution that it leads to, its changes and its output.
+func (r *running) testStreams(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ready, told := make(chan string, 2), make(chan string, 100)
+	follow := func(name string, stream func(ready func() error) error) {
+		go func() {
+			err := stream(func() error { ready <- name; return nil })
+			if ctx.Err() == nil {
+				told <- fmt.Sprintf("%s ended: %v", name, err)
+			}
+		}()
+	}
+	follow("executions", func(ready func() error) error {
+		return r.client.StreamExecutions(ctx, api.ExecutionFilter{Action: "demo.greet"}, api.Follow[api.Execution]{
+			Ready: ready, Item: func(e *api.Execution) error { told <- fmt.Sprintf("execution %d %s", e.ID, e.Status); return nil },
+		})
+	})
+	follow("events", func(ready func() error) error {
+		return r.client.StreamEvents(ctx, api.EventFilter{Trigger: "demo.called", Source: "api"}, api.Follow[api.Event]{
+			Ready: ready, Item: func(e *api.Event) error { told <- fmt.Sprintf("event %d", e.ID); return nil },
+		})
+	})
+	<-ready
+	<-ready
+	fired, err := r.client.Fire(ctx, "demo.called", api.Fire{Payload: json.RawMessage(`{"who": "streams"}`)})
+	if err != nil || len(fired.Executions) != 1 {
+		t.Fatalf("found %+v, %v", fired, err)
+	}
+	id := fired.Executions[0]
+	missing := map[string]bool{fmt.Sprintf("event %d", fired.ID): true, fmt.Sprintf("execution %d succeeded", id): true}
+	for late := time.After(patience); len(missing) > 0; {
+		select {
+		case said := <-told:
+			if strings.Contains(said, "ended") {
+				t.Fatal(said)
+			}
+			delete(missing, said)
+		case <-late:
+			t.Fatalf("never told: %v", slices.Collect(maps.Keys(missing)))
+		}
+	}
+	var printed strings.Builder
+	var last *api.ExecutionDetail
+	err = r.client.StreamOutput(ctx, id, api.Follow[api.OutputLine]{Item: func(l *api.OutputLine) error {
+		printed.WriteString(l.Text)
+		last = l.Execution
+		return nil
+	}})
+	if err != nil || printed.String() != "hello streams\n" || last == nil || last.Status != store.StatusSucceeded {
+		t.Errorf("found %q, %+v, %v", printed.String(), last, err)
+	}
 }
 
 func (r *running) testStatus(t *testing.T) {

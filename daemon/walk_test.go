@@ -283,6 +283,10 @@ func (w *walk) ask(op *apiOperation, path, method, target string, query url.Valu
 			w.t.Errorf("%s: the answer does not fit the document: %v\n%.500s", said, err, text)
 		}
 	}
+	if kind == "text/event-stream" {
+		check(firstEvent(w.t, response.Body))
+		return
+	}
 	if kind != "application/x-ndjson" {
 		text, err := io.ReadAll(response.Body)
 		if err != nil {
@@ -296,4 +300,21 @@ func (w *walk) ask(op *apiOperation, path, method, target string, query url.Valu
 	if line, err := lines.ReadBytes('\n'); err == nil {
 		check(line)
 	}
+}
+
+// firstEvent is the first server-sent event, in the form in which the document describes it.
+func firstEvent(t *testing.T, body io.Reader) []byte {
+	t.Helper()
+	event := map[string]any{}
+	for lines := bufio.NewScanner(body); lines.Scan() && lines.Text() != ""; {
+		name, value, _ := strings.Cut(lines.Text(), ": ")
+		if event[name] = value; name == "data" {
+			event[name] = json.RawMessage(value)
+		}
+	}
+	text, err := json.Marshal(event)
+	if err != nil {
+		t.Errorf("an event that is none: %v", err)
+	}
+	return text
 }

@@ -456,6 +456,47 @@ func (c *Client) Output(ctx context.Context, id int64, follow bool, each func(*O
 	return last, err
 }
 
+// StreamExecutions follows executions as they come and change; of the filter Since, Before and Limit do not count.
+func (c *Client) StreamExecutions(ctx context.Context, f ExecutionFilter, follow Follow[Execution]) error {
+	query := values("action", f.Action, "rule", f.Rule, "pack", f.Pack, "event", number(f.EventID))
+	for _, status := range f.Status {
+		query.Add("status", string(status))
+	}
+	return stream(ctx, c, "/executions/stream", query, "execution", follow)
+}
+
+// StreamEvents follows events as they are stored; of the filter Since, Before and Limit do not count.
+func (c *Client) StreamEvents(ctx context.Context, f EventFilter, follow Follow[Event]) error {
+	return stream(ctx, c, "/events/stream", values("trigger", f.Trigger, "source", f.Source), "event", follow)
+}
+
+// StreamReconcile follows what changes in force.
+func (c *Client) StreamReconcile(ctx context.Context, follow Follow[ReconcileChange]) error {
+	return stream(ctx, c, "/reconcile/stream", nil, "reconcile", follow)
+}
+
+// StreamSensorLogs follows a sensor's stderr, from what is kept of it.
+func (c *Client) StreamSensorLogs(ctx context.Context, ref string, follow Follow[LogLine]) error {
+	return stream(ctx, c, "/sensors/"+url.PathEscape(ref)+"/logs/stream", nil, "line", follow)
+}
+
+// StreamOutput follows an execution's output from its beginning. The last line has the execution, and ends it.
+func (c *Client) StreamOutput(ctx context.Context, id int64, follow Follow[OutputLine]) error {
+	ended := errors.New("the execution has ended")
+	item := follow.Item
+	follow.Item = func(line *OutputLine) error {
+		if err := item(line); err != nil || line.Execution == nil {
+			return err
+		}
+		return ended
+	}
+	err := stream(ctx, c, "/executions/"+strconv.FormatInt(id, 10)+"/output/stream", nil, "output", follow)
+	if errors.Is(err, ended) {
+		return nil
+	}
+	return err
+}
+
 // query are the filter's query parameters.
 func (f ComponentFilter) query() url.Values {
 	return values("all", truth(f.All), "pack", f.Pack, "type", f.Type, "state", f.State,
@@ -628,6 +669,12 @@ func (c *Client) refusal(response *http.Response) error {
 func IsNotFound(err error) bool {
 	var problem *Error
 	return errors.As(err, &problem) && problem.Code == CodeNotFound
+}
+
+// IsForbidden says whether who asks may not.
+func IsForbidden(err error) bool {
+	var problem *Error
+	return errors.As(err, &problem) && problem.Code == CodeForbidden
 }
 
 // IsRefusal says whether a daemon answered, and refused.

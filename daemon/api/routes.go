@@ -59,6 +59,7 @@ func (s *Server) routes(api huma.API) {
 	route(api, post, "/packs/{ref}/rollback", need{ScopeAdmin, ofRef}, "rollback", "Put an older revision back into force, and pin it", s.rollback)
 	route(api, post, "/packs/{ref}/unpin", need{ScopeAdmin, ofRef}, "unpin", "Let a pack's folder rule again", s.unpin)
 	route(api, get, "/plan", need{ScopeRead, ofChecked}, "plan", "What an apply would do now", s.plan)
+	routeStream(api, "/reconcile/stream", need{ScopeRead, ofAll}, "stream-reconcile", "Follow what changes in force, and how the loop from files to database is doing", "reconcile", ReconcileChange{}, s.streamReconcile)
 	route(api, post, "/reload", need{ScopeAdmin, ofChecked}, "reload", "Scan all packs now and apply what changed", s.reload)
 
 	route(api, post, "/enable", need{ScopeAdmin, ofChecked}, "enable", "Take back an operator's disable", s.enable)
@@ -85,6 +86,7 @@ func (s *Server) routes(api huma.API) {
 	route(api, get, "/sensors/{ref}", need{ScopeRead, ofRef}, "show-sensor", "Show a sensor and the last lines of its stderr", s.showSensor)
 	route(api, post, "/sensors/{ref}/restart", need{ScopeRun, ofRef}, "restart-sensor", "Restart a sensor now", s.restartSensor)
 	routePostLines(api, "/sensors/{ref}/test", need{ScopeRun, ofRef}, "test-sensor", "Run a sensor for as long as somebody reads, and tell what it would emit; nothing is stored", SensorTrialLine{}, s.trySensor)
+	routeStream(api, "/sensors/{ref}/logs/stream", need{ScopeRead, ofRef}, "stream-sensor-logs", "Follow a sensor's stderr, from what is kept of it", "line", LogLine{}, s.streamSensorLogs)
 	routeLines(api, "/sensors/{ref}/logs", need{ScopeRead, ofRef}, "sensor-logs", "The last lines of a sensor's stderr, and what comes", LogLine{}, s.sensorLogs)
 
 	route(api, get, "/rules", need{ScopeRead, ofChecked}, "list-rules", "List rules", s.listRules)
@@ -95,6 +97,7 @@ func (s *Server) routes(api huma.API) {
 	routePostLines(api, "/rules/{ref}/test-since", need{ScopeAdmin, ofAll}, "test-rule-since", "How an edited rule differs from the one in force, over the stored events", TrialLine{}, s.tryRuleSince)
 
 	route(api, get, "/events", need{ScopeRead, ofChecked}, "list-events", "List events, newest first", s.listEvents)
+	routeStream(api, "/events/stream", need{ScopeRead, ofChecked}, "stream-events", "Follow events as they are stored", "event", Event{}, s.streamEvents)
 	route(api, get, "/events/{id}", need{ScopeRead, ofChecked}, "show-event", "Show an event and what followed", s.showEvent)
 	route(api, get, "/events/{id}/why", need{ScopeRead, ofAll}, "why-event", "The whole chain around an event", s.whyEvent)
 	route(api, post, "/events/{id}/replay", need{ScopeRun, ofChecked}, "replay-event", "Store an event anew, under the rules of today", s.replayEvent)
@@ -105,10 +108,12 @@ func (s *Server) routes(api huma.API) {
 	route(api, post, "/executions/ends", need{ScopeRead, ofAll}, "execution-ends", "Wait until one of many executions ends", s.executionEnds)
 	route(api, post, "/executions/cancel", need{ScopeRun, ofChecked}, "cancel-executions", "Cancel the executions that a filter names", s.cancelExecutions)
 	route(api, post, "/executions/rerun", need{ScopeRun, ofChecked}, "rerun-executions", "Repeat the executions that a filter names", s.rerunExecutions)
+	routeStream(api, "/executions/stream", need{ScopeRead, ofChecked}, "stream-executions", "Follow executions as they come and change", "execution", Execution{}, s.streamExecutions)
 	route(api, get, "/executions/{id}", need{ScopeRead, ofChecked}, "show-execution", "Show an execution, its outputs and its result", s.showExecution)
 	route(api, get, "/executions/{id}/why", need{ScopeRead, ofAll}, "why-execution", "The whole chain that led to an execution", s.whyExecution)
 	route(api, post, "/executions/{id}/cancel", need{ScopeRun, ofChecked}, "cancel-execution", "Cancel an execution", s.cancelExecution)
 	route(api, post, "/executions/{id}/rerun", need{ScopeRun, ofChecked}, "rerun-execution", "Repeat an execution", s.rerunExecution)
+	routeStream(api, "/executions/{id}/output/stream", need{ScopeRead, ofChecked}, "stream-execution-output", "Follow an execution's output from its beginning; the last event has the execution", "output", OutputLine{}, s.streamOutput)
 	routeLines(api, "/executions/{id}/output", need{ScopeRead, ofChecked}, "execution-output", "An execution's output as it comes, and the execution at its end", OutputLine{}, s.executionOutput)
 }
 

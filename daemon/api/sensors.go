@@ -111,7 +111,7 @@ func (s *Server) sensorLogs(ctx context.Context, in *logQuery) (func(*lineWriter
 		return nil, err
 	}
 	ctx, cancel := s.streaming(ctx)
-	lines, ok := s.opts.Sensors.Logs(ctx, r.Ref, in.Follow)
+	lines, _, ok := s.opts.Sensors.Logs(ctx, r.Ref, in.Follow, 0)
 	if !ok {
 		cancel()
 		if !r.Enabled {
@@ -126,7 +126,7 @@ func (s *Server) sensorLogs(ctx context.Context, in *logQuery) (func(*lineWriter
 			case <-ctx.Done():
 				return
 			case line, open := <-lines:
-				if !open || w.write(LogLine{Text: line}, len(lines) == 0) != nil {
+				if !open || w.write(LogLine{Text: line.Text}, len(lines) == 0) != nil {
 					return
 				}
 			}

@@ -35,7 +35,7 @@ type Events interface {
 // Sensors tells of the sensors' processes; sensor.Supervisor is it.
 type Sensors interface {
 	List() []sensor.Info
-	Logs(ctx context.Context, ref string, follow bool) (lines <-chan string, ok bool)
+	Logs(ctx context.Context, ref string, follow bool, after int64) (lines <-chan sensor.LogLine, journal string, ok bool)
 	Restart(ref string) bool
 	Try(ctx context.Context, ref string, trial sensor.Trial) (child.Exit, error)
 }
@@ -124,6 +124,7 @@ type Server struct {
 	limits   *limits
 	keyring  *keyring
 	refusals *refusals
+	feeds    feeds
 
 	// stopping is closed when the streams have to end, before the other requests have.
 	stopping chan struct{}
@@ -135,6 +136,7 @@ type Server struct {
 func New(opts Options) (*Server, error) {
 	s := &Server{opts: opts, log: opts.Logger, stopping: make(chan struct{}), limits: newLimits(), keyring: newKeyring(opts.Access)}
 	s.refusals = newRefusals(opts.Logger, opts.Registerer, opts.Access.Audit)
+	s.feeds = s.newFeeds()
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
 	var err error
 	if s.socket, err = listenSocket(opts.Socket, s.log); err != nil {
@@ -239,6 +241,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	wg.Go(func() { s.recordUses(requests) })
 	wg.Go(func() { s.refusals.run(requests) })
+	wg.Go(func() { s.feeds.pump(requests) })
 	var err error
 	select {
 	case <-ctx.Done():

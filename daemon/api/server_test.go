@@ -39,7 +39,9 @@ type fakes struct {
 	refuse   error // of the reconciler; nil: what each fake says
 	unready  []string
 	restarts []string
-	lines    chan string
+	lines    chan sensor.LogLine
+	logAfter int64
+	notices  chan string
 	logCtx   context.Context
 	tokens   []store.GoodToken
 	away     error // why tokens cannot be read
@@ -73,6 +75,8 @@ func (f *fakes) Catalog(context.Context, int64) (*store.Catalog, error) {
 	if f.panics {
 		panic("secret of the daemon")
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return f.catalog, nil
 }
 
@@ -80,11 +84,11 @@ func (f *fakes) List() []sensor.Info {
 	return []sensor.Info{{Ref: "core.timer", State: sensor.StateRunning, PID: 42, Stderr: []string{"x"}}}
 }
 
-func (f *fakes) Logs(ctx context.Context, ref string, follow bool) (<-chan string, bool) {
+func (f *fakes) Logs(ctx context.Context, ref string, _ bool, after int64) (<-chan sensor.LogLine, string, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.logCtx = ctx
-	return f.lines, ref == "core.timer"
+	f.logCtx, f.logAfter = ctx, after
+	return f.lines, "journal", ref == "core.timer"
 }
 
 func (f *fakes) Restart(ref string) bool {
@@ -148,7 +152,17 @@ func (f *fakes) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 
 func (f *fakes) TokensChanged() {}
 
-func (f *fakes) Subscribe(string) (<-chan string, func()) { return nil, func() {} }
+func (f *fakes) Subscribe(string) (<-chan string, func()) { return f.notices, func() {} }
+
+// raise raises the generation, and says so.
+func (f *fakes) raise() {
+	f.mu.Lock()
+	next := *f.catalog
+	next.Generation++
+	f.catalog = &next
+	f.mu.Unlock()
+	f.notices <- ""
+}
 
 func record(spec manifest.Component, enabled bool) *store.Record {
 	head := spec.Head()
@@ -201,7 +215,7 @@ type bundle struct {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	f := &fakes{catalog: testCatalog(), lines: make(chan string, 10)}
+	f := &fakes{catalog: testCatalog(), lines: make(chan sensor.LogLine, 10), notices: make(chan string, 10)}
 	logged := &syncBuffer{}
 	server, err := New(Options{
 		Socket: filepath.Join(shortDir(t), "a.sock"), Listen: ":0", Info: Info{Version: "test"},
@@ -396,6 +410,21 @@ func (b *bundle) raw(t *testing.T, method, path, body string) (answered, string)
 	return answered{response.StatusCode, response.Header}, string(text)
 }
 
+// rawWith gets something with a header, and its whole answer.
+func (b *bundle) rawWith(t *testing.T, path, name, value string) (int, string) {
+	t.Helper()
+	response, err := b.client.do(t.Context(), http.MethodGet, strings.TrimPrefix(path, prefix), nil, nil, name, value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(text)
+}
+
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -550,8 +579,8 @@ func TestListsAndShows(t *testing.T) {
 func TestSensorLogsAreStreamed(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.lines <- "one"
-	b.lines <- "two <&>"
+	b.lines <- sensor.LogLine{Number: 1, Text: "one"}
+	b.lines <- sensor.LogLine{Number: 2, Text: "two <&>"}
 	var got []string
 	enough := errors.New("enough")
 	err := b.client.SensorLogs(t.Context(), "core.timer", true, func(line string) error {
@@ -579,7 +608,7 @@ func TestSensorLogsAreStreamed(t *testing.T) {
 func TestStreamsEndWhenTheServerStops(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.lines <- "one"
+	b.lines <- sensor.LogLine{Number: 1, Text: "one"}
 	first := make(chan struct{})
 	done := make(chan error, 1)
 	go func() {

@@ -32,9 +32,10 @@ func (c *command) actionList() *cobra.Command {
 		Short:   "List the actions in force",
 		Example: "  attune action list --pack core",
 	}, list[api.Action]{
-		noun: "action",
-		ask:  narrowed((*api.Client).Actions, &filter),
-		name: func(a *api.Action) string { return a.Ref },
+		noun:    "action",
+		changes: true,
+		ask:     narrowed((*api.Client).Actions, &filter),
+		name:    func(a *api.Action) string { return a.Ref },
 		columns: []column[api.Action]{
 			textColumn("ref", func(a *api.Action) string { return a.Ref }),
 			textColumn("runner", func(a *api.Action) string { return a.RunnerType }),

@@ -32,7 +32,10 @@ func (c *command) eventList() *cobra.Command {
 		noun:        "event",
 		newestFirst: true,
 		ask:         narrowed((*api.Client).Events, &filter),
-		name:        func(e *api.Event) string { return strconv.FormatInt(e.ID, 10) },
+		follow: func(client *api.Client, ctx context.Context, follow api.Follow[api.Event]) error {
+			return client.StreamEvents(ctx, filter, follow)
+		},
+		name: func(e *api.Event) string { return strconv.FormatInt(e.ID, 10) },
 		columns: []column[api.Event]{
 			numberColumn("id", func(e *api.Event) int64 { return e.ID }),
 			ageColumn("age", func(e *api.Event) *time.Time { return &e.CreatedAt }),

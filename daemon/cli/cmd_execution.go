@@ -50,6 +50,9 @@ func (c *command) executionList() *cobra.Command {
 			}
 			return client.Executions(ctx, filter)
 		},
+		follow: func(client *api.Client, ctx context.Context, follow api.Follow[api.Execution]) error {
+			return client.StreamExecutions(ctx, filter, follow)
+		},
 		name:    func(e *api.Execution) string { return strconv.FormatInt(e.ID, 10) },
 		columns: executionColumns(),
 	})

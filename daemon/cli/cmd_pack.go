@@ -35,9 +35,10 @@ func (c *command) packList() *cobra.Command {
 		Short:   "List the packs in force",
 		Example: "  attune pack list --all",
 	}, list[api.Pack]{
-		noun: "pack",
-		ask:  narrowed((*api.Client).Packs, &filter),
-		name: func(p *api.Pack) string { return p.Ref },
+		noun:    "pack",
+		changes: true,
+		ask:     narrowed((*api.Client).Packs, &filter),
+		name:    func(p *api.Pack) string { return p.Ref },
 		columns: []column[api.Pack]{
 			textColumn("ref", func(p *api.Pack) string { return p.Ref }),
 			textColumn("version", func(p *api.Pack) string { return p.Version }),
@@ -446,6 +447,7 @@ func (c *command) packHistory() *cobra.Command {
 		Args:    needOne("pack"),
 	}, list[api.Revision]{
 		noun:        "revision",
+		changes:     true,
 		newestFirst: true,
 		ask: func(client *api.Client, ctx context.Context) ([]api.Revision, error) {
 			return client.History(ctx, cmd.Flags().Arg(0), limit)

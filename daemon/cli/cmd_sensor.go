@@ -127,10 +127,24 @@ func (c *command) sensorLogs() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return client.SensorLogs(cmd.Context(), args[0], follow, func(line string) error {
+			tell := func(line string) error {
 				_, err := fmt.Fprintln(c.sys.Stdout, line)
 				return err
-			})
+			}
+			if !follow {
+				return client.SensorLogs(cmd.Context(), args[0], false, tell)
+			}
+			return quietly(cmd.Context(), client.StreamSensorLogs(cmd.Context(), args[0], api.Follow[api.LogLine]{
+				Item: func(line *api.LogLine) error { return tell(line.Text) },
+				Gap: func(gap *api.Gap) error {
+					c.note("not all is told: %s", gap.Reason)
+					return nil
+				},
+				Away: func(err error) error {
+					c.note("%v; waiting for it", err)
+					return nil
+				},
+			}))
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes")

@@ -32,9 +32,10 @@ func (c *command) triggerList() *cobra.Command {
 		Short:   "List the triggers in force",
 		Example: "  attune trigger list --type cron",
 	}, list[api.Trigger]{
-		noun: "trigger",
-		ask:  narrowed((*api.Client).Triggers, &filter),
-		name: func(t *api.Trigger) string { return t.Ref },
+		noun:    "trigger",
+		changes: true,
+		ask:     narrowed((*api.Client).Triggers, &filter),
+		name:    func(t *api.Trigger) string { return t.Ref },
 		columns: []column[api.Trigger]{
 			textColumn("ref", func(t *api.Trigger) string { return t.Ref }),
 			textColumn("type", func(t *api.Trigger) string { return t.Type }),

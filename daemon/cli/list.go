@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,10 @@ type list[T any] struct {
 	newestFirst bool
 	// ask gets the items, as the command's flags narrow them.
 	ask func(*api.Client, context.Context) ([]T, error)
+	// follow is told by the daemon what comes and changes; nil: --watch asks again and again.
+	follow func(*api.Client, context.Context, api.Follow[T]) error
+	// changes says that what is listed changes only with what is in force: --watch is told when it does.
+	changes bool
 }
 
 // narrowed is a question with the filter that the command's flags fill in.
@@ -170,6 +175,16 @@ func (l *list[T]) watch(ctx context.Context, c *command, client *api.Client) err
 		command: c, list: l, columns: columns, seen: map[string]string{},
 		table: tableWriter{command: c, head: titles(columns)},
 	}
+	switch {
+	case l.follow != nil:
+		w.stays = true
+		return quietly(ctx, l.followed(ctx, w, client))
+	case l.changes:
+		// A token of one pack may not follow what concerns all of them.
+		if err := l.listedAnew(ctx, w, client); !api.IsForbidden(err) {
+			return quietly(ctx, err)
+		}
+	}
 	away := false
 	for first := true; ; first = false {
 		items, err := l.ask(client, ctx)
@@ -198,6 +213,56 @@ func (l *list[T]) watch(ctx context.Context, c *command, client *api.Client) err
 	}
 }
 
+// quietly gives no error where it was the user who ended it.
+func quietly(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// ready lists what there is. It is called when what comes later will be told.
+func (l *list[T]) ready(ctx context.Context, w *watcher[T], client *api.Client) error {
+	items, err := l.ask(client, ctx)
+	if err != nil {
+		return err
+	}
+	if len(items) == 0 && len(w.seen) == 0 {
+		w.note("no %ss yet", l.noun)
+	}
+	return w.print(items)
+}
+
+// followed prints each thing that the daemon tells.
+func (l *list[T]) followed(ctx context.Context, w *watcher[T], client *api.Client) error {
+	return l.follow(client, ctx, api.Follow[T]{
+		Ready: func() error { return l.ready(ctx, w, client) },
+		Item:  func(item *T) error { return w.print([]T{*item}) },
+		Gap: func(gap *api.Gap) error {
+			w.note("not all is told: %s", gap.Reason)
+			return l.ready(ctx, w, client)
+		},
+		Away: w.away,
+	})
+}
+
+// listedAnew prints what has changed whenever something in force has.
+func (l *list[T]) listedAnew(ctx context.Context, w *watcher[T], client *api.Client) error {
+	again := func() error { return l.ready(ctx, w, client) }
+	return client.StreamReconcile(ctx, api.Follow[api.ReconcileChange]{
+		Ready: again,
+		Item:  func(*api.ReconcileChange) error { return again() },
+		Gap:   func(*api.Gap) error { return again() },
+		Away:  w.away,
+	})
+}
+
+// away tells that the daemon has gone.
+func (w *watcher[T]) away(err error) error {
+	w.note("%v; waiting for it", err)
+	return nil
+}
+
 // watcher is one run of --watch.
 type watcher[T any] struct {
 	*command
@@ -205,7 +270,11 @@ type watcher[T any] struct {
 	columns []column[T]
 	table   tableWriter
 	seen    map[string]string // what each item looked like, by name
+	stays   bool              // what is not among the items of one print stays as it is
 }
+
+// seenMost bounds what is remembered of what was told.
+const seenMost = 10_000
 
 // print prints the items that were not seen as they are now.
 func (w *watcher[T]) print(items []T) error {
@@ -222,7 +291,11 @@ func (w *watcher[T]) print(items []T) error {
 			changed = append(changed, items[i])
 		}
 	}
-	w.seen = seen
+	if w.stays && len(w.seen) < seenMost {
+		maps.Copy(w.seen, seen)
+	} else {
+		w.seen = seen
+	}
 	switch w.output {
 	case outputName:
 		w.list.names(w.sys.Stdout, changed)

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -151,5 +152,38 @@ func TestConfirm(t *testing.T) {
 	want := "error: cannot ask \"Cancel 17 executions?\": stdin is not a terminal\nSay --yes to go on without a question.\n"
 	if diff := cmp.Diff(want, errs.String()); diff != "" {
 		t.Errorf("stderr (-want +have):\n%s", diff)
+	}
+}
+
+// What the daemon tells is printed as it comes, once; where it cannot tell all, the list is read again.
+func TestWatchIsTold(t *testing.T) {
+	t.Parallel()
+	var out, errs bytes.Buffer
+	c := &command{sys: System{Stdout: &out, Stderr: &errs, Getenv: func(string) string { return "" }}, output: outputName}
+	l := things(func() {}, []thing{{ID: 2, State: "new"}, {ID: 1, State: "old"}}, []thing{{ID: 4, State: "new"}, {ID: 2, State: "new"}})
+	ended := errors.New("refused")
+	l.follow = func(_ *api.Client, _ context.Context, follow api.Follow[thing]) error {
+		for _, step := range []func() error{
+			follow.Ready,
+			func() error { return follow.Item(&thing{ID: 3, State: "new"}) },
+			func() error { return follow.Item(&thing{ID: 1, State: "old"}) }, // was in the list
+			func() error { return follow.Item(&thing{ID: 1, State: "done"}) },
+			func() error { return follow.Away(errors.New("gone")) },
+			func() error { return follow.Gap(&api.Gap{Reason: "anew"}) },
+		} {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		return ended
+	}
+	if err := l.watch(t.Context(), c, nil); !errors.Is(err, ended) {
+		t.Errorf("found %v", err)
+	}
+	if diff := cmp.Diff("1\n2\n3\n1\n4\n", out.String()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff("gone; waiting for it\nnot all is told: anew\n", errs.String()); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -25,6 +25,9 @@ const (
 // journal keeps the last lines of a sensor's stderr, over all its processes, and hands them to whoever
 // follows.
 type journal struct {
+	// name is of this run of the daemon: the numbers of another's lines mean something else.
+	name string
+
 	mu    sync.Mutex
 	lines []string // a ring: line n stands at n modulo its length
 	first int64    // number of the oldest line that is kept
@@ -78,34 +81,41 @@ func (j *journal) from(number int64) []string {
 	return lines
 }
 
-// since gives what came from a number on and is still there, the number to go on with, and what is
-// closed when there is more; nil: there will be none.
-func (j *journal) since(number int64) (lines []string, next int64, more <-chan struct{}) {
+// LogLine is a line of a sensor's stderr.
+type LogLine struct {
+	Number int64 // from 1
+	Text   string
+}
+
+// since gives what came from a number on and is still there, the number of the first of it, and what is closed
+// when there is more; nil: there will be none.
+func (j *journal) since(number int64) (lines []string, first int64, more <-chan struct{}) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	lines = j.from(max(j.first, number))
+	first = min(max(j.first, number), j.next)
+	lines = j.from(first)
 	if j.closed {
-		return lines, j.next, nil
+		return lines, first, nil
 	}
 	if j.wake == nil {
 		j.wake = make(chan struct{})
 	}
-	return lines, j.next, j.wake
+	return lines, first, j.wake
 }
 
-// follow gives the lines that are kept, and with more also those that come, until ctx or the journal
-// ends.
-func (j *journal) follow(ctx context.Context, more bool) <-chan string {
-	out := make(chan string)
+// follow gives the lines behind the one of that number, as far as they are kept, and with more also those that
+// come, until ctx or the journal ends.
+func (j *journal) follow(ctx context.Context, more bool, after int64) <-chan LogLine {
+	out := make(chan LogLine)
 	go func() {
 		defer close(out)
-		var at int64
+		at := after // lines are counted from 0 in here
 		for {
-			lines, next, wake := j.since(at)
-			at = next
-			for _, line := range lines {
+			lines, first, wake := j.since(at)
+			at = first + int64(len(lines))
+			for i, line := range lines {
 				select {
-				case out <- line:
+				case out <- LogLine{Number: first + int64(i) + 1, Text: line}:
 				case <-ctx.Done():
 					return
 				}

@@ -83,25 +83,25 @@ func TestFollowersOfAJournal(t *testing.T) {
 		var j journal
 		j.add([]byte("before"))
 		ctx, cancel := context.WithCancel(t.Context())
-		first, second := j.follow(ctx, true), j.follow(t.Context(), true)
-		if got := []string{<-first, <-second}; got[0] != "before" || got[1] != "before" {
+		first, second := j.follow(ctx, true, 0), j.follow(t.Context(), true, 0)
+		if got := []LogLine{<-first, <-second}; got[0].Text != "before" || got[1].Text != "before" {
 			t.Error(got)
 		}
 		j.add([]byte("after"))
-		if got := []string{<-first, <-second}; got[0] != "after" || got[1] != "after" {
+		if got := []LogLine{<-first, <-second}; got[0].Text != "after" || got[1].Text != "after" {
 			t.Error(got)
 		}
 		cancel()
 		if line, ok := <-first; ok {
-			t.Errorf("%q after the end of its context", line)
+			t.Errorf("%+v after the end of its context", line)
 		}
 		j.add([]byte("late"))
 		j.close()
-		if line := <-second; line != "late" {
+		if line := <-second; line.Text != "late" || line.Number != 3 {
 			t.Error(line)
 		}
 		if line, ok := <-second; ok {
-			t.Errorf("%q after the end of the journal", line)
+			t.Errorf("%+v after the end of the journal", line)
 		}
 	})
 }

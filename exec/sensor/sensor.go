@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -58,6 +59,7 @@ type sensor struct {
 
 func newSensor(ref string, s *Supervisor) *sensor {
 	return &sensor{
+		journal: journal{name: strconv.FormatUint(rand.Uint64(), 36)},
 		ref:     ref,
 		logger:  s.logger.With("sensor", ref),
 		metrics: s.metrics,

@@ -324,14 +324,15 @@ func (s *Supervisor) find(ref string) *sensor {
 	return s.sensors[ref]
 }
 
-// Logs gives the last lines of a sensor's stderr, and with follow also those that come; the channel
-// is closed when ctx ends. ok is false for an unknown sensor.
-func (s *Supervisor) Logs(ctx context.Context, ref string, follow bool) (lines <-chan string, ok bool) {
+// Logs gives the lines of a sensor's stderr behind that number, as far as they are kept, and with follow also
+// those that come; the channel is closed when ctx ends. Numbers mean something in the journal of that name alone:
+// another run of the daemon has others. ok is false for an unknown sensor.
+func (s *Supervisor) Logs(ctx context.Context, ref string, follow bool, after int64) (lines <-chan LogLine, journal string, ok bool) {
 	sn := s.find(ref)
 	if sn == nil {
-		return nil, false
+		return nil, "", false
 	}
-	return sn.journal.follow(ctx, follow), true
+	return sn.journal.follow(ctx, follow, after), sn.journal.name, true
 }
 
 // Restart restarts one sensor now, whatever its backoff; false: unknown.

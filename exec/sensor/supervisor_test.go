@@ -665,25 +665,33 @@ func TestLogs(t *testing.T) {
 	y := newYard(t)
 	y.put("s", "1", `for ((n = 0; n < 1500; n++)); do echo "line $n" >&2; done; read -r; printf 'the end' >&2; exit 78`, func(m *manifest.Sensor, _ map[string]string) { m.Ack = true })
 	until(t, "all lines", func() bool { return slices.Contains(y.info("s").Stderr, "line 1499") })
-	if _, ok := y.Logs(t.Context(), "p.nobody", false); ok {
+	if _, _, ok := y.Logs(t.Context(), "p.nobody", false, 0); ok {
 		t.Error("there are logs of an unknown sensor")
 	}
-	lines, ok := y.Logs(t.Context(), "p.s", false)
+	lines, name, ok := y.Logs(t.Context(), "p.s", false, 0)
 	if !ok {
 		t.Fatal("there are no logs")
 	}
 	n := 500
 	for line := range lines {
-		if want := fmt.Sprintf("line %d", n); line != want {
-			t.Fatalf("got %q, want %q", line, want)
+		if want := fmt.Sprintf("line %d", n); line.Text != want || line.Number != int64(n)+1 {
+			t.Fatalf("got %+v, want %q", line, want)
 		}
 		n++
+	}
+	again, same, _ := y.Logs(t.Context(), "p.s", false, 1498)
+	var rest []string
+	for line := range again {
+		rest = append(rest, line.Text)
+	}
+	if !slices.Equal(rest, []string{"line 1498", "line 1499"}) || same != name || name == "" {
+		t.Errorf("behind line 1498 there is %q, of %q and %q", rest, same, name)
 	}
 	if n != 1500 {
 		t.Errorf("%d lines were kept", n-500)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	followed, _ := y.Logs(ctx, "p.s", true)
+	followed, _, _ := y.Logs(ctx, "p.s", true, 0)
 	pid := y.info("s").PID
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -696,7 +704,7 @@ func TestLogs(t *testing.T) {
 		cancel()
 	}()
 	for line := range followed {
-		if count.Add(1); line == "" {
+		if count.Add(1); line.Text == "" {
 			t.Error("an empty line")
 		}
 	}

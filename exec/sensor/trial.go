@@ -64,8 +64,8 @@ func (s *Supervisor) Try(ctx context.Context, ref string, trial Trial) (child.Ex
 	told.start(life.PID(), t.record.TreeDigest)
 	var helpers sync.WaitGroup
 	helpers.Go(func() {
-		for line := range sn.journal.follow(sink, true) {
-			told.tell(func() { trial.Log(line) })
+		for line := range sn.journal.follow(sink, true, 0) {
+			told.tell(func() { trial.Log(line.Text) })
 		}
 	})
 	select {
