@@ -95,6 +95,8 @@ type Daemon struct {
 	caughtUp atomic.Bool
 	// environmentsDirty says that the packs in force may ask for others.
 	environmentsDirty chan struct{}
+	// environmentPeriod is how often they are looked through nevertheless.
+	environmentPeriod time.Duration
 
 	// databaseEnded says that the private PostgreSQL was stopped in its place among the others.
 	databaseEnded atomic.Bool
@@ -120,6 +122,9 @@ func New(ctx context.Context, opts Options) (*Daemon, error) {
 		secrets:  secrets{opts.Config.SecretsDirectory()},
 		keys:     seal.New(opts.Config.KeyFile()),
 		registry: registry,
+
+		environmentsDirty: make(chan struct{}, 1),
+		environmentPeriod: environmentPeriod,
 	}
 	d.rereadConfig.Store(opts.Config)
 	d.queueMetrics = newQueueMetrics(d.registry)

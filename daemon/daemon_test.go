@@ -99,8 +99,9 @@ type running struct {
 	ended   chan struct{}
 	// file is its attune.toml; empty: there is none, and it logs everything.
 	file string
-	// waiting, where set, runs while the daemon is built.
+	// waiting, where set, runs while the daemon is built; built changes what was, before it runs.
 	waiting func()
+	built   func(*Daemon)
 	// stop ends it and waits; wait only waits.
 	stop func()
 	wait func() error
@@ -183,6 +184,9 @@ func (r *running) run(t *testing.T, flags ...Flag) {
 	}
 	if err := <-built; err != nil {
 		t.Fatalf("%v\n%s", err, r.log)
+	}
+	if r.built != nil {
+		r.built(r.Daemon)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -1283,6 +1287,28 @@ func TestRevisionsOfRunningSensorsAreKept(t *testing.T) {
 	if err != nil || !keep[old.Digest] || !keep[edited.Digest] || old.Digest == edited.Digest {
 		t.Errorf("kept %v, %v; want %s and %s", keep, err, old.Digest, edited.Digest)
 	}
+}
+
+// TestEnvironmentsAreMadeOnceTheyAreAskedFor edits what a pack requires. Nothing of it runs, and it is long until
+// environments are looked through.
+func TestEnvironmentsAreMadeOnceTheyAreAskedFor(t *testing.T) {
+	t.Parallel()
+	dir := shortDir(t)
+	r := &running{packs: filepath.Join(dir, "packs"), state: filepath.Join(dir, "state"), url: storetest.NewURL(t)}
+	r.built = func(d *Daemon) { d.environmentPeriod = 24 * time.Hour }
+	writePacks(t, r.packs, demoPack)
+	r.run(t, Flag{"runtimes.python_wheels", t.TempDir(), "test"})
+	writePacks(t, r.packs, "-- demo/actions/py.yaml --\nname: py\n-- demo/actions/py.py --\nprint(1)\n-- demo/requirements.txt --\nattune-nothing\n")
+	if _, err := r.client.Reload(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		p, err := r.client.Pack(t.Context(), "demo")
+		if err == nil && len(p.Environments) == 0 {
+			err = errors.New("nothing is made of what the pack requires")
+		}
+		return err
+	})
 }
 
 // TestQueuedExecutionsOfADisabledActionFail disables an action while one of its executions waits for its

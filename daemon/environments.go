@@ -62,7 +62,7 @@ func (d *Daemon) environmentSettled(pack string) {
 // interpreters.
 func (d *Daemon) keepEnvironments(ctx context.Context) error {
 	defer d.environments.Close()
-	tick := time.NewTicker(environmentPeriod)
+	tick := time.NewTicker(d.environmentPeriod)
 	defer tick.Stop()
 	for {
 		select {
