@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/attune-io/attune/daemon/cli"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
 
@@ -115,19 +118,34 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	pattern, err := regexp.Compile("(?m)" + args[1])
 	ts.Check(err)
 	var stdout, stderr string
-	deadline := time.Now().Add(patience)
-	for time.Now().Before(deadline) {
-		// A failure of the command is one more reason to look again.
-		_ = ts.Exec(args[2], args[3:]...)
-		stdout, stderr = ts.ReadFile("stdout"), ts.ReadFile("stderr")
+	ts.Check(ts.Exec("env"))
+	environ := strings.Split(strings.TrimSpace(ts.ReadFile("stdout")), "\n")
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); wait(50 * time.Millisecond) {
+		stdout, stderr = look(ts, environ, args[2], args[3:])
 		text := map[string]string{"stdout": stdout, "stderr": stderr, "out": stdout + stderr}[args[0]]
 		if pattern.MatchString(text) != neg {
+			// What follows may look at it as at the output of any command.
+			fmt.Fprint(ts.Stdout(), stdout)
+			fmt.Fprint(ts.Stderr(), stderr)
 			return
 		}
-		wait(50 * time.Millisecond)
 	}
 	ts.Fatalf("%q never %s within %v; last stdout:\n%s\nlast stderr:\n%s",
 		args[1], map[bool]string{false: "came", true: "went"}[neg], patience, stdout, stderr)
+}
+
+// look runs a command, and gives what it prints; a failure is one more reason to look again. Commands of
+// attune's run in this process: starting one takes a hundred times longer than asking the daemon.
+func look(ts *testscript.TestScript, environ []string, program string, args []string) (stdout, stderr string) {
+	if program != "attune" {
+		_ = ts.Exec(program, args...)
+		return ts.ReadFile("stdout"), ts.ReadFile("stderr")
+	}
+	var out, errs bytes.Buffer
+	cli.Main(context.Background(), cli.System{
+		Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Getenv: ts.Getenv, Environ: environ,
+	})
+	return out.String(), errs.String()
 }
 
 // wait lets real time pass between two looks at a process that cannot tell us when it is done.

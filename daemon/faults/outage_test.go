@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
 
@@ -98,7 +99,9 @@ func (l *ledger) running(n *node) []int {
 // F76: others have taken all connections. The node waits, says why, and goes on when there is room.
 func TestF76NoConnectionsLeft(t *testing.T) {
 	t.Parallel()
-	y, s := withServer(t, load, "max_connections=12", "superuser_reserved_connections=0")
+	// Enough for the node and for the test together, so that only the crowd takes all of them.
+	const most = 2*store.ConnectionsOfNode + 4
+	y, s := withServer(t, load, fmt.Sprintf("max_connections=%d", most), "superuser_reserved_connections=0")
 	n := y.node().start()
 	l := y.ledger()
 	l.enqueue("book", 3)
@@ -113,7 +116,7 @@ func TestF76NoConnectionsLeft(t *testing.T) {
 		if err == nil {
 			crowd = append(crowd, conn)
 		}
-		return len(crowd) == 12
+		return len(crowd) == most
 	})
 	n.signal(syscall.SIGCONT)
 	y.until("the log says why", func() bool { return strings.Contains(n.log.String(), "too many clients") })
