@@ -222,19 +222,8 @@ func (d *Daemon) build(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	d.intake = rule.New(rule.Options{
-		Store: d.store, Catalogs: d.catalogs, PackConfig: d.rulesConfig, Chain: c.Exec.ChainLimit, Logger: d.opts.Logger, Registerer: d.registry,
-	})
 	d.news = newNews(d.node, d.store, d.listens, d.opts.Logger)
 	if err := d.makeEnvironments(); err != nil {
-		return err
-	}
-	if d.sensors, err = sensor.New(sensor.Options{
-		Runner: d.runner, Interpreters: d.interpreters, Environments: d.environments, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
-		Sink: d.intake, Holds: d.elector.Holds, LeaseLost: func(string) { d.elector.poke() }, StateChanged: d.news.sensorChanged, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
-		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
-		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,
-	}); err != nil {
 		return err
 	}
 	if d.warm, err = child.NewWarm(child.WarmOptions{
@@ -249,6 +238,17 @@ func (d *Daemon) build(ctx context.Context) error {
 		MaxTimeout: d.maxTimeout, RunAs: c.Exec.RunAs, Starter: d.warm, Warm: c.Exec.Warm, Environments: d.environments,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, spoolFolder),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, Logger: d.opts.Logger, Registerer: d.registry,
+	}); err != nil {
+		return err
+	}
+	d.intake = rule.New(rule.Options{
+		Store: d.store, Catalogs: d.catalogs, PackConfig: d.rulesConfig, Hand: d.workers, Chain: c.Exec.ChainLimit, Logger: d.opts.Logger, Registerer: d.registry,
+	})
+	if d.sensors, err = sensor.New(sensor.Options{
+		Runner: d.runner, Interpreters: d.interpreters, Environments: d.environments, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
+		Sink: d.intake, Holds: d.elector.Holds, LeaseLost: func(string) { d.elector.poke() }, StateChanged: d.news.sensorChanged, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
+		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
+		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ func latencyBenchmarks() []Benchmark {
 }
 
 type latency struct {
+	lab     *Lab
 	d       *Daemon
 	conn    *pgx.Conn // queries
 	ends    *pgx.Conn // hears of ends
@@ -77,7 +78,7 @@ func newLatency(ctx context.Context, lab *Lab) (*latency, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &latency{}
+	l := &latency{lab: lab}
 	pipe := filepath.Join(dir, "pipe")
 	if err := mkfifo(pipe); err != nil {
 		return nil, err
@@ -138,6 +139,7 @@ func (l *latency) ask(ctx context.Context) (begun time.Time, id int64, ended tim
 
 func (l *latency) toResult(ctx context.Context) (float64, error) {
 	var list []float64
+	before := cpu(l.d.PID, l.lab.postmaster)
 	for range latencyCount {
 		begun, _, ended, err := l.ask(ctx)
 		if err != nil {
@@ -145,7 +147,11 @@ func (l *latency) toResult(ctx context.Context) (float64, error) {
 		}
 		list = append(list, milliseconds(ended.Sub(begun)))
 	}
-	return median(list), nil
+	fmt.Fprintln(l.lab.log, cpu(l.d.PID, l.lab.postmaster).sub(before).per(latencyCount, "event"))
+	var atOnce, all int
+	err := l.conn.QueryRow(ctx, "SELECT count(*) FILTER (WHERE started_at = created_at), count(*) FROM attune.execution").Scan(&atOnce, &all)
+	fmt.Fprintf(l.lab.log, "begun in the transaction of their event so far: %d of %d\n", atOnce, all)
+	return median(list), err
 }
 
 // toStart takes the moment of the start from the daemon: its histogram counts from when the execution

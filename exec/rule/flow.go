@@ -32,9 +32,14 @@ type result struct {
 	err    error
 }
 
-func beginIn(s *store.Store) func(context.Context, []store.NewEvent, bool) (begun, error) {
+func beginIn(s *store.Store, hand store.Hand) func(context.Context, []store.NewEvent, bool) (begun, error) {
 	return func(ctx context.Context, events []store.NewEvent, ahead bool) (begun, error) {
-		return s.BeginEvents(ctx, events, ahead)
+		group, err := s.BeginEvents(ctx, events, ahead)
+		if err != nil {
+			return nil, err
+		}
+		group.ClaimFor(hand)
+		return group, nil
 	}
 }
 

@@ -62,6 +62,8 @@ type Options struct {
 	Store      *store.Store
 	Catalogs   Catalogs
 	PackConfig func(pack string) map[string]any // the merged configuration of a pack
+	// Hand takes executions as they are queued, where there is room for them; nil: workers look for them.
+	Hand store.Hand
 	// Chain is how many executions may follow from one another. Defaults to DefaultChain.
 	Chain      int
 	Logger     *slog.Logger
@@ -101,7 +103,7 @@ func New(opts Options) *Intake {
 		metrics:     newMetrics(opts.Registerer),
 		queue:       newQueue(),
 		commit:      opts.Store.CommitEvents,
-		begin:       beginIn(opts.Store),
+		begin:       beginIn(opts.Store, opts.Hand),
 		isTransient: store.IsTransient,
 		told:        map[string]time.Time{},
 	}

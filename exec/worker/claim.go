@@ -37,6 +37,7 @@ func (p *Pool) claimLoop(ctx context.Context) {
 		if free := p.freeSlots(); look && free > 0 {
 			claimed, err := p.claim(ctx, free)
 			look = err == nil && len(claimed) == free
+			p.setIdle(err == nil && !look)
 			if failed := err != nil; failed != failing {
 				failing = failed
 				if failed {
@@ -56,6 +57,7 @@ func (p *Pool) claimLoop(ctx context.Context) {
 				<-notices
 			}
 			look = true
+			p.setIdle(false)
 		case <-poll.C:
 			// Nodes that were woken by one notice must not poll in step for ever.
 			poll.Reset(pollPeriod + rand.N(pollPeriod/10))
@@ -72,18 +74,15 @@ func (p *Pool) claimLoop(ctx context.Context) {
 func (p *Pool) claim(ctx context.Context, free int) ([]store.Claimed, error) {
 	claimed, err := p.queue.Claim(context.WithoutCancel(ctx), p.opts.Node, free, p.ready.revisions()...)
 	if len(claimed) > 0 {
-		p.admit(claimed)
+		p.admit(claimed, 0)
 	}
 	return claimed, err
 }
 
 // freeSlots tells how many attempts may be claimed now: those that have a slot, and a stock of short ones.
 func (p *Pool) freeSlots() int {
-	if p.shortage.left(time.Now()) > 0 {
-		return 0
-	}
 	stock := p.pace.stock(p.opts.Workers)
-	if p.lease.age(p.boottime()) >= fenceStop || p.finisher.backlog() > backlogFactor*p.opts.Workers+stock {
+	if !p.mayClaim(stock) {
 		return 0
 	}
 	p.mu.Lock()
@@ -96,6 +95,51 @@ func (p *Pool) freeSlots() int {
 		return 0 // a claim for a few is hardly cheaper than one for many
 	}
 	return room
+}
+
+// mayClaim tells whether nothing speaks against having more.
+func (p *Pool) mayClaim(stock int) bool {
+	return p.shortage.left(time.Now()) == 0 && p.lease.age(p.boottime()) < fenceStop &&
+		p.finisher.backlog() <= backlogFactor*p.opts.Workers+stock
+}
+
+var _ store.Hand = (*Pool)(nil)
+
+// Reserve keeps slots free for executions that are about to be queued, and claimed with that: where there are
+// some, and nothing else waits in the queue whose turn it would be.
+func (p *Pool) Reserve(most int) (store.Claiming, bool) {
+	select {
+	case <-p.lease.first:
+	default:
+		return store.Claiming{}, false
+	}
+	if !p.mayClaim(0) {
+		return store.Claiming{}, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := min(most, p.opts.Workers-p.busy)
+	if p.draining || !p.idle || n <= 0 {
+		return store.Claiming{}, false
+	}
+	p.busy += n
+	p.attempts.Add(1) // a drain waits for what comes of it
+	return store.Claiming{Node: p.opts.Node, Most: n, Ready: p.ready.revisions()}, true
+}
+
+// Take takes in what was claimed for a Reserve, and what was kept for it and is not needed.
+func (p *Pool) Take(c store.Claiming, claimed []store.Claimed) {
+	defer p.attempts.Done()
+	p.admit(claimed, c.Most)
+	if len(claimed) < c.Most {
+		p.poke()
+	}
+}
+
+func (p *Pool) setIdle(idle bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle = idle
 }
 
 // isStocked tells whether attempts wait for a slot: then no slot waits for what is written.

@@ -50,6 +50,9 @@
 // back by the notes that this one keeps. If the machine dies, or nobody comes after, those too are told as
 // lost: never begun twice comes before never begun.
 //
+// What an event queues while this node has a free slot and knows of nothing else that waits is claimed in the
+// event's own transaction (Reserve, Take), and its attempt begins when that is committed.
+//
 // Starts and outcomes are committed in groups: what comes while one commit is under way goes with the
 // next. An outcome waits a few milliseconds for others only while attempts wait for slots.
 //

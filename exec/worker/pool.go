@@ -219,8 +219,10 @@ type Pool struct {
 	hurryOnce sync.Once
 	attempts  sync.WaitGroup
 
-	mu       sync.Mutex
-	busy     int // attempts that run or wait for a slot
+	mu   sync.Mutex
+	busy int // attempts that run or wait for a slot, and what is kept for a Hand
+	// idle says that the last look at the queue left nothing there, and that none has to follow.
+	idle     bool
 	draining bool
 	// held are the attempts whose token is ours, until their outcome is written; followed are those of
 	// them that Follow finds, by execution.
@@ -400,9 +402,11 @@ func (p *Pool) makeFolders() error {
 }
 
 // admit takes claimed attempts in, and starts them.
-func (p *Pool) admit(claimed []store.Claimed) {
+// reserved are how many of them busy counts already.
+func (p *Pool) admit(claimed []store.Claimed, reserved int) {
 	list := make([]*attempt, len(claimed))
 	p.mu.Lock()
+	p.busy -= reserved
 	for i, c := range claimed {
 		a := newAttempt(p, c)
 		list[i] = a

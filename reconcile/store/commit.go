@@ -248,6 +248,8 @@ func (s *Store) begin(ctx context.Context, events []NewEvent, ahead bool) (c *ev
 
 // commit matches and commits, and gives the connection back.
 func (c *eventCommit) commit(ctx context.Context, match Matcher) (stored []StoredEvent, err error) {
+	committed := false
+	defer func() { c.handOver(ctx, committed) }()
 	defer func() { c.s.release(ctx, c.conn, err) }()
 	if err := c.share(ctx); err != nil {
 		return nil, err
@@ -265,6 +267,7 @@ func (c *eventCommit) commit(ctx context.Context, match Matcher) (stored []Store
 		}
 		c.s.log.Warn("a commit lost its answer and was found done", "component", "store", "err", err)
 	}
+	committed = true
 	c.s.admit(ctx, c.counted)
 	return c.stored, nil
 }
@@ -272,7 +275,10 @@ func (c *eventCommit) commit(ctx context.Context, match Matcher) (stored []Store
 func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, hotTimeout)
 	defer cancel()
-	return s.pool.Acquire(ctx)
+	if s.hotPool == nil {
+		return s.pool.Acquire(ctx)
+	}
+	return s.hotPool.Acquire(ctx)
 }
 
 // release gives a connection back without an open transaction.
@@ -301,6 +307,7 @@ type eventCommit struct {
 	executions int
 	limiter    *limiter // nil: no match has limits
 	counted    keyedSet // the keys of what is queued
+	handing    handing
 }
 
 func (c *eventCommit) send(ctx context.Context, batch *pgx.Batch) error {
@@ -323,11 +330,13 @@ func (c *eventCommit) insert(ctx context.Context, ahead bool) error {
 	}
 	var batch pgx.Batch
 	batch.Queue("BEGIN")
-	batch.Queue(c.s.queries.get("HotSettings"))
+	if c.s.hotPool == nil {
+		c.s.queue(&batch, "HotSettings", nil)
+	}
 	if !ahead {
 		c.queueShare(&batch)
 	}
-	batch.Queue(c.s.queries.get("InsertEvents"), pgx.StrictNamedArgs{
+	c.s.queue(&batch, "InsertEvents", pgx.StrictNamedArgs{
 		"trigger_refs": triggers,
 		"instances":    instances,
 		"sources":      sources,
@@ -343,7 +352,7 @@ func (c *eventCommit) insert(ctx context.Context, ahead bool) error {
 
 // queueShare keeps the generation as it is until the transaction ends.
 func (c *eventCommit) queueShare(batch *pgx.Batch) {
-	batch.Queue(c.s.queries.get("ShareGeneration")).QueryRow(func(row pgx.Row) error {
+	c.s.queue(batch, "ShareGeneration", nil).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&c.generation, &c.xid)
 	})
 }
@@ -449,11 +458,11 @@ func (c *eventCommit) finish(ctx context.Context) error {
 		if audit := c.events[place].Audit; audit != nil {
 			row := *audit
 			row.After = fmt.Appendf(nil, `{"event_id": %d}`, c.stored[place].ID)
-			batch.Queue(c.s.queries.get("Audit"), row.args(ctx))
+			c.s.queue(&batch, "Audit", row.args(ctx))
 		}
 	}
-	if c.executions > 0 {
-		batch.Queue(c.s.queries.get("WakeQueue"))
+	if c.executions > 0 && !c.queueClaim(&batch) {
+		c.s.queue(&batch, "WakeQueue", nil)
 	}
 	c.queueLeases(&batch)
 	batch.Queue("COMMIT")
@@ -464,7 +473,7 @@ func (c *eventCommit) finish(ctx context.Context) error {
 // checkLease.
 func (c *eventCommit) queueLeases(batch *pgx.Batch) {
 	if names, tokens := leasesOf(c.events); len(names) > 0 {
-		batch.Queue(c.s.queries.get("MustHold"), pgx.StrictNamedArgs{"names": names, "tokens": tokens})
+		c.s.queue(batch, "MustHold", pgx.StrictNamedArgs{"names": names, "tokens": tokens})
 	}
 }
 
@@ -483,8 +492,8 @@ func (c *eventCommit) queueMatches(batch *pgx.Batch) error {
 	if rows.empty() {
 		return nil
 	}
-	c.executions, c.counted = len(rows.actions), rows.counted()
-	batch.Queue(c.s.queries.get("QueueExecutions"), rows.args()).Query(func(answer pgx.Rows) error {
+	c.executions, c.counted, c.handing.due = len(rows.actions), rows.counted(), rows.claimable(c.stored[c.fresh[0]].CreatedAt)
+	c.s.queue(batch, "QueueExecutions", rows.args()).Query(func(answer pgx.Rows) error {
 		ids, err := pgx.CollectRows(answer, pgx.RowTo[int64])
 		if err != nil {
 			return err
@@ -525,10 +534,10 @@ func (c *eventCommit) queueDue(batch *pgx.Batch) {
 		}
 	}
 	if len(ids) > 0 {
-		batch.Queue(c.s.queries.get("PutLastDue"), pgx.StrictNamedArgs{"ids": ids, "dues": dues})
+		c.s.queue(batch, "PutLastDue", pgx.StrictNamedArgs{"ids": ids, "dues": dues})
 	}
 	if len(triggers) > 0 {
-		batch.Queue(c.s.queries.get("PutLastEvent"), pgx.StrictNamedArgs{"trigger_refs": triggers})
+		c.s.queue(batch, "PutLastEvent", pgx.StrictNamedArgs{"trigger_refs": triggers})
 	}
 }
 
@@ -547,7 +556,7 @@ func (c *eventCommit) queueCursors(batch *pgx.Batch) {
 	for sensor, cursor := range newest {
 		sensors, cursors = append(sensors, sensor), append(cursors, cursor)
 	}
-	batch.Queue(c.s.queries.get("PutCursors"), pgx.StrictNamedArgs{"sensor_refs": sensors, "cursors": cursors})
+	c.s.queue(batch, "PutCursors", pgx.StrictNamedArgs{"sensor_refs": sensors, "cursors": cursors})
 }
 
 // resolve finds out what became of a commit whose answer was lost, and reads back what it stored. It

@@ -292,6 +292,16 @@ func (r *executionRows) counted() keyedSet {
 	return set
 }
 
+// claimable is how many of them may be claimed at that time, which is the transaction's.
+func (r *executionRows) claimable(now time.Time) (n int) {
+	for i, due := range r.due {
+		if r.keys[i] == nil && (due == nil || !due.After(now)) {
+			n++
+		}
+	}
+	return n
+}
+
 func (r *executionRows) args() pgx.StrictNamedArgs {
 	return pgx.StrictNamedArgs{
 		"enforced_event_ids":  r.enforcedEvents,

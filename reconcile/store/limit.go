@@ -350,8 +350,8 @@ func (c *eventCommit) lockStates(ctx context.Context, keys map[limitKey]bool, fa
 	}
 	args := pgx.StrictNamedArgs{"rule_refs": rules, "kinds": kinds, "keys": names}
 	var batch pgx.Batch
-	batch.Queue(c.s.queries.get("MakeRuleStates"), args)
-	batch.Queue(c.s.queries.get("LockRuleStates"), args).Query(func(rows pgx.Rows) error {
+	c.s.queue(&batch, "MakeRuleStates", args)
+	c.s.queue(&batch, "LockRuleStates", args).Query(func(rows pgx.Rows) error {
 		var key limitKey
 		var text []byte
 		_, err := pgx.ForEachRow(rows, []any{&key.rule, &key.kind, &key.key, &text}, func() error {
@@ -367,7 +367,7 @@ func (c *eventCommit) lockStates(ctx context.Context, keys map[limitKey]bool, fa
 		return err
 	})
 	if len(failing) > 0 {
-		batch.Queue(c.s.queries.get("RecentFailures"), pgx.StrictNamedArgs{"rule_refs": failing}).Query(func(rows pgx.Rows) error {
+		c.s.queue(&batch, "RecentFailures", pgx.StrictNamedArgs{"rule_refs": failing}).Query(func(rows pgx.Rows) error {
 			found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[recentFailures])
 			for _, f := range found {
 				l.failures[f.Rule] = f
@@ -390,7 +390,7 @@ func (c *eventCommit) queueStates(batch *pgx.Batch) error {
 		for _, s := range list {
 			rules, ids, times, reasons = append(rules, s.rule), append(ids, s.event), append(times, s.at), append(reasons, s.reason)
 		}
-		batch.Queue(c.s.queries.get("SupersedeExecutions"), pgx.StrictNamedArgs{
+		c.s.queue(batch, "SupersedeExecutions", pgx.StrictNamedArgs{
 			"rule_refs": rules, "event_ids": ids, "created_at": times, "reasons": reasons,
 		})
 	}
@@ -408,7 +408,7 @@ func (c *eventCommit) queueStates(batch *pgx.Batch) error {
 		states, expires = append(states, text), append(expires, state.expires)
 	}
 	if len(rules) > 0 {
-		batch.Queue(c.s.queries.get("PutRuleStates"), pgx.StrictNamedArgs{
+		c.s.queue(batch, "PutRuleStates", pgx.StrictNamedArgs{
 			"rule_refs": rules, "kinds": kinds, "keys": keys, "states": states, "expires_at": expires,
 		})
 	}

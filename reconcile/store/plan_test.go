@@ -30,6 +30,7 @@ func TestHotPlans(t *testing.T) {
 		"PromoteScheduled": {},
 		"PeekQueue":        {"most": 4, "after_pack": ""},
 		"ClaimExecutions":  {"ids": ids, "node": "n", "most": 4, "lease_seconds": 30.0, "ready_revisions": ids, "known_ids": ids, "known_generations": ids},
+		"ClaimQueued":      {"queued": 4, "node": "n", "most": 4, "lease_seconds": 30.0, "ready_revisions": ids, "known_ids": ids, "known_generations": ids},
 		"ClaimNext":        {"after_pack": "", "node": "n", "most": 4, "lease_seconds": 30.0, "ready_revisions": ids, "known_ids": ids, "known_generations": ids},
 		"StartAttempts":    {"ids": ids, "tokens": tokens},
 		"ReleaseAttempts":  {"ids": ids, "tokens": tokens},

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -189,12 +188,8 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 		}
 		offered = offered[:min(len(offered), 2*limit+aheadSpare)]
 	}
-	args := pgx.StrictNamedArgs{
-		"node":            node,
-		"most":            limit,
-		"lease_seconds":   LeaseDuration.Seconds(),
-		"ready_revisions": ready,
-	}
+	known := s.actions.recent()
+	args := Claiming{Node: node, Most: limit, Ready: ready}.args(known)
 	statement := "ClaimNext"
 	if len(offered) > 0 {
 		statement = "ClaimExecutions"
@@ -202,8 +197,6 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 	} else {
 		args["after_pack"] = after
 	}
-	known := s.actions.recent()
-	args["known_ids"], args["known_generations"] = known.keys()
 	var rows []claimRow
 	lined := keyedSet{}
 	err = s.hot(ctx, "claim executions", func(batch *pgx.Batch) {
@@ -219,13 +212,7 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 		return nil, false, err
 	}
 	s.admit(ctx, lined)
-	slices.SortFunc(rows, func(a, b claimRow) int { return cmp.Compare(a.Place, b.Place) })
-	seen := actions{}
-	maps.Copy(seen, known)
-	for _, row := range rows {
-		s.highest.note(row.ExecutionID)
-		claimed = append(claimed, s.claimedOf(&row, seen))
-	}
+	claimed = s.claimedFrom(rows, known)
 	if len(offered) == 0 {
 		s.turn.look(nil, len(rows) == limit)
 		s.turn.took(claimed, nil, limit)

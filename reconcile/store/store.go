@@ -41,8 +41,9 @@ const (
 	oldestServer = 140000
 
 	defaultMaxConns = 8
-	// hotConns is for claims, starts, outcomes and renewals, one of each at a time.
-	hotConns = 4
+	// hotConns is for claims, starts, outcomes and renewals, one of each at a time, and for two groups of
+	// events, of which one is inserted while the other is committed.
+	hotConns = 6
 	// minMaxConns: a matcher may load the catalog while its transaction holds a connection.
 	minMaxConns = 4
 
@@ -86,8 +87,8 @@ type Options struct {
 type Store struct {
 	url  string // with its password: never logged
 	pool *pgxpool.Pool
-	// hotPool has connections that plan for indexes only, for the statements of the queue; nil behind a
-	// pooler, which takes no settings with a connection.
+	// hotPool has connections that plan for indexes only, for the statements of events and the queue; nil
+	// behind a pooler, which takes no settings with a connection.
 	hotPool *pgxpool.Pool
 	pooler  string
 	log     *slog.Logger

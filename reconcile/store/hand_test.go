@@ -1,0 +1,199 @@
+package store_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+// fakeHand has room for some, and notes what it is given.
+type fakeHand struct {
+	room    int
+	ready   []int64
+	asked   []int
+	took    [][]store.Claimed
+	claimed []store.Claimed
+}
+
+func (h *fakeHand) Reserve(n int) (store.Claiming, bool) {
+	h.asked = append(h.asked, n)
+	return store.Claiming{Node: "n", Most: min(n, h.room), Ready: h.ready}, h.room > 0
+}
+
+func (h *fakeHand) Take(_ store.Claiming, claimed []store.Claimed) {
+	h.took = append(h.took, claimed)
+	h.claimed = append(h.claimed, claimed...)
+}
+
+// commitFor commits events whose executions the hand may claim.
+func commitFor(ctx context.Context, s *store.Store, hand store.Hand, match store.Matcher, events ...store.NewEvent) ([]store.StoredEvent, error) {
+	g, err := s.BeginEvents(ctx, events, false)
+	if err != nil {
+		return nil, err
+	}
+	g.ClaimFor(hand)
+	return g.Commit(ctx, match)
+}
+
+// each queues one execution with these parameters for each.
+func each(due *time.Time, parameters ...string) store.Matcher {
+	return func(_ context.Context, _ int64, events []store.Event) ([][]store.Match, error) {
+		m := store.Match{Rule: "a.r", Status: store.EnforcementMatched}
+		for item, text := range parameters {
+			m.Executions = append(m.Executions, store.NewExecution{
+				Action: "a.x", Rule: "a.r", Trigger: "a.t", EventID: events[0].ID, Item: item, Parameters: json.RawMessage(text), RequestedBy: "rule", DueAt: due,
+			})
+		}
+		return [][]store.Match{{m}}, nil
+	}
+}
+
+// What an event queues is claimed with it as far as a node has room, as any claim would have it; the rest is
+// left to those who look, and they are woken for it.
+func TestClaimedAsItIsQueued(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := counted(t, url)
+	apply(t, s, change("a", action("a", "x"), trigger("a", "t")))
+	l := listen(t, s)
+	waitListening(t, s, l)
+	queue, leave := l.Subscribe(store.ChannelQueue)
+	defer leave()
+	catalog, err := s.Catalog(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := store.NewEvent{Trigger: "a.t", Source: "s"}
+	hand := &fakeHand{room: 2, ready: []int64{catalog.Actions["a.x"].RevisionID}}
+	stored, err := commitFor(t.Context(), s, hand, each(nil, `{"n":0}`, `{"n":1}`, `{"n":2}`, `{"k":"line"}`), event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next(t, queue, anything)
+	want := stored[0].Executions
+	if len(hand.claimed) != 2 || !slices.Equal(hand.asked, []int{3}) {
+		t.Fatalf("asked for %v, took %+v", hand.asked, hand.took)
+	}
+	for i, c := range hand.claimed {
+		if c.ExecutionID != want[i] || c.EventID != stored[0].ID || c.Rule != "a.r" || !c.Begun || c.Attempt != 1 || c.Record == nil {
+			t.Errorf("claimed %+v", c)
+		}
+		// pgx gives jsonb as PostgreSQL prints it.
+		if text := fmt.Sprintf(`{"n": %d}`, i); string(c.Parameters) != text {
+			t.Errorf("parameters %s, want %s", c.Parameters, text)
+		}
+		finish(t, s, store.Outcome{Token: c.Token, Status: store.StatusSucceeded})
+		if e, attempts := execution(t, s, c.ExecutionID); e.Status != store.StatusSucceeded || len(attempts) != 1 || attempts[0].Node != "n" {
+			t.Errorf("%+v %+v", e, attempts)
+		}
+	}
+	if got := ids(claim(t, s, "m", 9)); !slices.Equal(got, want[2:]) {
+		t.Errorf("left were %v, want %v", got, want[2:])
+	}
+	drain(queue)
+
+	// With room for all nobody is woken.
+	hand.room, hand.claimed = 9, nil
+	if _, err := commitFor(t.Context(), s, hand, each(nil, `{}`, `{}`), event, event); err == nil {
+		t.Error("two events have the matches of one")
+	}
+	if took := hand.took[len(hand.took)-1]; len(hand.took) != len(hand.asked) || took == nil && len(hand.claimed) > 0 {
+		t.Errorf("asked %v, took %v", hand.asked, hand.took)
+	}
+	if _, err := commitFor(t.Context(), s, hand, each(nil, `{}`, `{}`), event); err != nil || len(hand.claimed) != 2 {
+		t.Errorf("claimed %d: %v", len(hand.claimed), err)
+	}
+	sql(t, s, "SELECT pg_notify('attune_queue', 'mark')")
+	if payload := next(t, queue, anything); payload != "mark" {
+		t.Errorf("%q came, although nothing is left for others", payload)
+	}
+}
+
+// What is not due is nobody's, and the hand is not asked for it.
+func TestNothingToClaimAsItIsQueued(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	apply(t, s, change("a", action("a", "x", limited(1, "")), trigger("a", "t")))
+	event := store.NewEvent{Trigger: "a.t", Source: "s"}
+	hand := &fakeHand{room: 9}
+	if _, err := commitFor(t.Context(), s, hand, each(new(time.Now().Add(time.Hour)), `{}`), event); err != nil {
+		t.Error(err)
+	}
+	if _, err := commitFor(t.Context(), s, hand, each(nil, `{"k":"a"}`, `{"k":"a"}`), event); err != nil {
+		t.Error(err)
+	}
+	if _, err := commitFor(t.Context(), s, hand, nil, event); err != nil {
+		t.Error(err)
+	}
+	if len(hand.asked) > 0 || len(hand.took) > 0 {
+		t.Errorf("asked %v, took %v", hand.asked, hand.took)
+	}
+	if n := len(claim(t, s, "m", 1)); n != 1 {
+		t.Errorf("%d got a place", n)
+	}
+
+	// While all is paused nothing is claimed, and the room is given back.
+	if _, _, err := s.Pause(t.Context(), "ada", ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := commitFor(t.Context(), s, hand, each(nil, `{}`), event); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([][]store.Claimed{{}}, hand.took); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A rollback leaves nothing claimed. Of a commit that lost its answer and was done, nobody may know what was
+// claimed: then the node has it, and finds at its renewals that nobody runs it.
+func TestClaimsOfLostCommits(t *testing.T) {
+	t.Parallel()
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("after=%v", after), func(t *testing.T) {
+			t.Parallel()
+			direct := storetest.NewURL(t)
+			proxy := newProxy(t, direct)
+			s := storetest.Open(t, proxy.url)
+			hand := &fakeHand{room: 9}
+			match := func(ctx context.Context, generation int64, events []store.Event) ([][]store.Match, error) {
+				proxy.cutAtCommit(after)
+				return each(nil, `{}`)(ctx, generation, events)
+			}
+			_, err := commitFor(t.Context(), s, hand, match, store.NewEvent{Trigger: "a.t", Source: "s"})
+			if len(hand.took) != 1 || len(hand.claimed) > 0 || (err == nil) != after {
+				t.Fatalf("took %+v: %v", hand.took, err)
+			}
+			renewal, err := s.Renew(t.Context(), "n")
+			if err != nil || len(renewal.Held) == 1 != after {
+				t.Fatalf("held %+v: %v", renewal, err)
+			}
+			if err := s.Release(t.Context(), renewal.Held); err != nil {
+				t.Fatal(err)
+			}
+			if n := len(claim(t, s, "m", 9)); n == 1 != after {
+				t.Errorf("claimed %d", n)
+			}
+		})
+	}
+	s := storetest.New(t)
+	hand := &fakeHand{room: 9}
+	// Refused at last, when what was claimed is known already.
+	lost := store.NewEvent{Trigger: "a.t", Source: "a.s", Lease: uuid.NewString()}
+	if _, err := commitFor(t.Context(), s, hand, each(nil, `{}`), lost); err == nil || len(hand.took) != 1 || len(hand.claimed) > 0 {
+		t.Errorf("took %+v: %v", hand.took, err)
+	}
+	refuse := func(context.Context, int64, []store.Event) ([][]store.Match, error) { return nil, errors.New("no") }
+	if _, err := commitFor(t.Context(), s, hand, refuse, store.NewEvent{Trigger: "a.t", Source: "s"}); err == nil || len(hand.took) != len(hand.asked) {
+		t.Errorf("asked %v, took %v: %v", hand.asked, hand.took, err)
+	}
+}
