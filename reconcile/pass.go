@@ -329,11 +329,8 @@ func (r *Reconciler) refused() map[manifest.Kind]map[string]string {
 // switchedOff gives what manifest.Check asks of operators' switches.
 func switchedOff(c *store.Catalog) func(kind manifest.Kind, ref string) (why, wayBack string) {
 	return func(kind manifest.Kind, ref string) (why, wayBack string) {
-		record := c.Records(kind)[ref]
-		if record == nil {
-			return "", ""
-		}
-		return store.SwitchedOff(record, c.Packs[record.Pack])
+		pack, _ := manifest.SplitRef(ref)
+		return store.SwitchedOff(c.Records(kind)[ref], c.Packs[pack])
 	}
 }
 

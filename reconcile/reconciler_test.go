@@ -841,6 +841,20 @@ func TestRuleTellsOfOperatorsSwitch(t *testing.T) {
 		return strings.Contains(findings(c, "two"), `trigger "one.tick" is switched off: its pack is not in force, because alice disabled it at 2`) &&
 			strings.Contains(findings(c, "two"), "`attune pack enable one` takes that back")
 	})
+
+	// And where its folder comes back, or an action that was never there comes: with the same pass, not with a
+	// later one that nothing calls for.
+	b.remove("one")
+	b.reload()
+	b.pack("one")
+	b.write("one/actions/late.yaml", "name: late\nentry_point: act.sh\n")
+	b.write("two/rules/late.yaml", "name: late\ntrigger: one.tick\naction: one.late\n")
+	b.reload()
+	for _, want := range []string{`trigger "one.tick"`, `action "one.act"`, `action "one.late"`} {
+		if have := findings(b.catalog(), "two"); !strings.Contains(have, want+" is switched off: its pack is not in force, because alice disabled it at 2") {
+			t.Errorf("nothing says that %s is switched off:\n%s", want, have)
+		}
+	}
 }
 
 // TestDirtyLeavesWhatIsWritten: a pass that no person asked for, as one after taking the lead, does not apply

@@ -86,15 +86,15 @@ func WayBack(r *Record, pack *PackRow) string {
 }
 
 // SwitchedOff tells who has switched a component off, or its pack, whatever the files say, and what takes
-// that back; empty: nobody has, or it is not there.
+// that back; empty: nobody has. Of one whose files are gone, or whose record is yet to come (r is nil), it tells
+// what is so once they are there. pack is the row of its pack, which may be nil.
 func SwitchedOff(r *Record, pack *PackRow) (why, wayBack string) {
 	switch {
-	case r == nil || !r.Present:
-		return "", ""
-	case pack != nil && pack.Present && pack.DisabledBy != "":
-		return "its pack is not in force, because " + operatorsWord(pack.DisabledBy, pack.DisabledAt, pack.DisabledReason), WayBack(r, pack)
-	case r.DisabledBy != "":
-		return operatorsWord(r.DisabledBy, r.DisabledAt, r.DisabledReason), WayBack(r, nil)
+	case pack != nil && pack.DisabledBy != "":
+		return "its pack is not in force, because " + operatorsWord(pack.DisabledBy, pack.DisabledAt, pack.DisabledReason),
+			"`attune pack enable " + pack.Ref + "` takes that back"
+	case r != nil && r.DisabledBy != "":
+		return operatorsWord(r.DisabledBy, r.DisabledAt, r.DisabledReason), fmt.Sprintf("`attune %s enable %s` takes that back", r.Kind, r.Ref)
 	default:
 		return "", ""
 	}
