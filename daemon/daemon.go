@@ -208,9 +208,6 @@ func (d *Daemon) build(ctx context.Context) error {
 	if d.revisions, err = reconcile.NewRevisions(filepath.Join(d.state, "revisions"), d.store, d.opts.Logger); err != nil {
 		return err
 	}
-	if err := d.pruneRevisions(ctx); err != nil {
-		return err
-	}
 	if d.reconciler, err = reconcile.New(reconcile.Options{
 		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config, ConfigPlace: d.configPlace,
 		Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Version: d.opts.Version,
@@ -218,7 +215,7 @@ func (d *Daemon) build(ctx context.Context) error {
 		Logger: d.opts.Logger, Registerer: d.registry,
 		Quiet: c.Reconcile.Debounce, MaxWait: c.Reconcile.MaxWait, Resync: c.Reconcile.Resync,
 		PlanOnly: c.Reconcile.Mode == "plan", Node: d.node, Leads: d.elector.Leads,
-		Applied: func(int64, []string) { d.catalogs.signal() },
+		Applied: func(int64, []string) { d.catalogs.signal() }, Many: d.boundLoading,
 	}); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"os"
 	"runtime"
 	"runtime/debug"
 )
@@ -9,17 +10,29 @@ const (
 	// garbageRoom is how much garbage may gather before it is collected, in bytes, where much is in use:
 	// enough that it comes seldom, and not as much again as everything that is in use.
 	garbageRoom = 40 << 20
-	// loadingPercent is GOGC until the packs are loaded: at a first load of very many most of what is made is
-	// garbage at once, and three times as much would be taken as is needed.
+	// startPercent is GOGC until the packs are loaded: what a start reads of unchanged packs is nearly all kept, and
+	// to look through it again and again while it grows takes a quarter of the whole start.
+	startPercent = 200
+	// loadingPercent is GOGC from when very many packs are parsed until they are loaded: most of what is made then
+	// is garbage at once, and three times as much would be taken as is needed.
 	loadingPercent = 50
 	// leastPercent bounds what the collector is made to work.
 	leastPercent = 25
 )
 
-// boundLoading keeps the memory in bounds while the packs are loaded.
-func boundLoading(getenv func(string) string) {
+// setPercent sets GOGC. Where the environment does, that is obeyed.
+func setPercent(getenv func(string) string, percent int) {
 	if getenv("GOGC") == "" {
-		debug.SetGCPercent(loadingPercent)
+		debug.SetGCPercent(percent)
+	}
+}
+
+// boundLoading keeps the memory in bounds while very many packs are loaded at a start. Later on boundGarbage has.
+func (d *Daemon) boundLoading() {
+	select {
+	case <-d.reconciler.Ready():
+	default:
+		setPercent(os.Getenv, loadingPercent)
 	}
 }
 

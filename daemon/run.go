@@ -117,6 +117,7 @@ func (d *Daemon) stages() []stage {
 // order. It returns when everything has ended; nil after an end that was asked for.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.Close()
+	setPercent(os.Getenv, startPercent)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	actors, endActors := context.WithCancel(context.WithoutCancel(ctx))
@@ -299,7 +300,6 @@ type Ready struct {
 
 // announce tells the log, systemd and whoever asked that the daemon is ready, once.
 func (d *Daemon) announce(ctx context.Context) error {
-	boundLoading(os.Getenv)
 	patience := time.NewTimer(readyPatience)
 	defer patience.Stop()
 	for ready := false; !ready; {
@@ -403,14 +403,19 @@ func (d *Daemon) keepCatalog(ctx context.Context) error {
 	})
 }
 
-// keepHouse has the database make and drop partitions.
+// keepHouse has the database make and drop partitions, and removes revisions that nothing needs: first those
+// that the last process left.
 func (d *Daemon) keepHouse(ctx context.Context) error {
-	wait := maintainPeriod
+	wait, ready := maintainPeriod, d.reconciler.Ready()
 	for {
 		d.reseal(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-ready:
+			ready = nil
+			d.pruneLeft(ctx)
+			continue
 		case <-time.After(wait):
 		}
 		report, err := d.store.Maintain(ctx, d.retention())
@@ -426,9 +431,14 @@ func (d *Daemon) keepHouse(ctx context.Context) error {
 				"revisions_dropped", report.RevisionsDropped, "files_dropped", report.FilesDropped)
 		}
 		wait = maintainPeriod
-		if err := d.pruneRevisions(ctx); err != nil && ctx.Err() == nil {
-			d.log.Warn("unused revisions not removed", "err", err)
-		}
+		d.pruneLeft(ctx)
+	}
+}
+
+// pruneLeft is pruneRevisions, whose failure is no more than room that is taken.
+func (d *Daemon) pruneLeft(ctx context.Context) {
+	if err := d.pruneRevisions(ctx); err != nil && ctx.Err() == nil {
+		d.log.Warn("unused revisions not removed", "err", err)
 	}
 }
 

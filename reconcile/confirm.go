@@ -36,6 +36,21 @@ func (s *scanner) confirmed(p place, old *folder) bool {
 	return old.stands()
 }
 
+// lookAhead asks of many packs whether they are what the last scan found, for the scan of all that comes next.
+// All that changes later is heard of, as they are watched.
+func (s *scanner) lookAhead(places map[string]place) {
+	s.stood = make(map[string]bool, len(places))
+	for _, p := range places {
+		s.stood[p.key] = s.confirmed(p, s.folders[p.key])
+	}
+}
+
+// ahead says that packs were looked at for a scan of all, which has not come.
+func (s *scanner) ahead() bool { return len(s.stood) > 0 }
+
+// lookedAhead ends that scan.
+func (s *scanner) lookedAhead() { s.stood = nil }
+
 // stands looks at each folder and file, and opens none of them.
 func (f *folder) stands() bool {
 	// A link that took the folder's place is not followed.

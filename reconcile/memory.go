@@ -80,6 +80,21 @@ func (r *Reconciler) remember() {
 	}
 }
 
+// lookAhead looks at the packs that the last process knew while the first catalog is loaded, which takes as long.
+// What it gives waits for it.
+func (r *Reconciler) lookAhead() (wait func()) {
+	if r.catalog != nil || len(r.memory.packs) == 0 {
+		return func() {}
+	}
+	r.relist()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.scanner.lookAhead(r.listing.places)
+	}()
+	return func() { <-done }
+}
+
 // recall makes what is known of a pack that is looked at for the first time.
 func (r *Reconciler) recall(v visit) *pack {
 	p := &pack{}

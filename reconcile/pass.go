@@ -21,7 +21,10 @@ import (
 func (r *Reconciler) pass(ctx context.Context, j *job, now time.Time) (*Report, string, error) {
 	r.lead()
 	r.adopt()
-	if err := r.refresh(ctx); err != nil {
+	looked := r.lookAhead()
+	err := r.refresh(ctx)
+	looked()
+	if err != nil {
 		return nil, "", err
 	}
 	vanished := r.survey(j, now)

@@ -80,6 +80,8 @@ type Options struct {
 	// Applied is called after each apply with the generation and the packs that changed; it must
 	// only signal.
 	Applied func(generation int64, packs []string)
+	// Many is called before very many packs are parsed in one pass.
+	Many func()
 }
 
 // Interpreters is what only exec knows: which interpreters this machine has.
@@ -305,6 +307,9 @@ func (o *Options) complete() error {
 	}
 	if o.Applied == nil {
 		o.Applied = func(int64, []string) {}
+	}
+	if o.Many == nil {
+		o.Many = func() {}
 	}
 	return nil
 }

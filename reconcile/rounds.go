@@ -30,6 +30,7 @@ type rounds struct {
 // others, unless it is the database that fails.
 func (r *Reconciler) convergeMany(ctx context.Context, j *job, seeds map[string]bool, vanished []string, now time.Time) (*Plan, string, error) {
 	j.many = true
+	r.opts.Many()
 	s := &rounds{Reconciler: r, todo: maps.Clone(seeds), known: map[string]bool{}, taken: map[string]int{}}
 	for ref := range seeds {
 		s.known[ref] = !r.packs[ref].stale

@@ -99,6 +99,8 @@ type scanner struct {
 	folders map[string]*folder // by key
 	// waits is since when a pack is being written, or git is at work in it.
 	waits map[string]time.Time
+	// stood are the packs that lookAhead looked at; true: nothing in it changed.
+	stood map[string]bool
 }
 
 func newScanner(cover coverage, quiet time.Duration) *scanner {
@@ -121,7 +123,11 @@ type visit struct {
 // so nobody who polls takes what is being written for what is meant.
 func (s *scanner) scan(p place, now time.Time, settle bool) visit {
 	old := s.folders[p.key]
-	if s.confirmed(p, old) {
+	stood, looked := s.stood[p.key]
+	if !looked {
+		stood = s.confirmed(p, old)
+	}
+	if stood {
 		delete(s.waits, p.key)
 		return visit{outcome: same, folder: old}
 	}

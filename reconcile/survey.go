@@ -27,8 +27,11 @@ type removal struct {
 // survey looks at the packs that the job names, and gives those that vanished. What it finds changed
 // is stale afterwards.
 func (r *Reconciler) survey(j *job, now time.Time) (vanished []string) {
+	defer r.scanner.lookedAhead() // what is scanned later is looked at then
 	if j.all || r.listing == nil {
-		r.relist()
+		if !r.scanner.ahead() {
+			r.relist()
+		}
 		for _, ref := range sortedKeys(r.listing.places) {
 			p := r.listing.places[ref]
 			if j.now || !r.watcher.isOpen(p.key) {
