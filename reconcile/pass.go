@@ -92,16 +92,19 @@ func (r *Reconciler) refresh(ctx context.Context) error {
 // converge compares what is stale, and what depends on that, and applies it.
 func (r *Reconciler) converge(ctx context.Context, j *job, vanished []string, now time.Time) (*Plan, string, error) {
 	seeds := r.seeds(j, vanished)
-	if len(seeds) > r.roundPacks && !j.plan {
+	if len(seeds) > r.roundPacks {
 		return r.convergeMany(ctx, j, seeds, vanished, now)
 	}
 	states, more := r.compare(j, seeds, now)
-	if more != nil && len(more) > r.roundPacks && !j.plan {
+	if more != nil && len(more) > r.roundPacks {
 		return r.convergeMany(ctx, j, more, vanished, now)
 	}
 	if more != nil {
 		states = r.parse(more, now)
 		r.check(states, now)
+	}
+	if j.plan && !r.planOnly {
+		defer r.unsuppose(vanished)
 	}
 	return r.round(ctx, j, states, vanished)
 }
@@ -127,6 +130,9 @@ func (r *Reconciler) round(ctx context.Context, j *job, states map[string]*PackS
 		applied, err = r.apply(ctx, j, plan)
 	}
 	r.settle(plan, states, applied)
+	for i := range plan.Packs {
+		plan.Packs[i].change = store.PackChange{} // it holds all that was parsed
+	}
 	return plan, outcome, err
 }
 
@@ -435,7 +441,7 @@ func (r *Reconciler) settle(plan *Plan, states map[string]*PackState, applied ma
 		p.stale, p.cause, p.since = false, "", time.Time{}
 		p.row = r.catalog.Packs[ref]
 		if r.planOnly {
-			r.world.put(ref, s.Bundle.Pack, s.Bundle.Components())
+			r.suppose(map[string]*PackState{ref: s})
 		} else {
 			r.world.recorded(ref, r.catalog, r.records[ref])
 		}

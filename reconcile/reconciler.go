@@ -224,6 +224,14 @@ type Status struct {
 	Error         string `json:"error,omitempty"` // why the last apply failed
 	// Drift are packs whose folder is not what is in force, and is not going to be by itself.
 	Drift []Drift `json:"drift"`
+	// Compared tells how far the pass under way is that compares very many packs; nil: none does.
+	Compared *Compared `json:"compared,omitempty"`
+}
+
+// Compared is how many packs a pass has compared with what is in force, of how many that it knows of by then.
+type Compared struct {
+	Packs int `json:"packs"`
+	Of    int `json:"of"`
 }
 
 // Drift is a pack whose folder differs from what is in force, and why that is left so.

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/attune-io/attune/reconcile/store"
 )
 
 const (
@@ -31,7 +33,13 @@ type rounds struct {
 func (r *Reconciler) convergeMany(ctx context.Context, j *job, seeds map[string]bool, vanished []string, now time.Time) (*Plan, string, error) {
 	j.many = true
 	r.opts.Many()
+	defer r.compared(0, 0)
 	s := &rounds{Reconciler: r, todo: maps.Clone(seeds), known: map[string]bool{}, taken: map[string]int{}}
+	var supposed []string
+	if j.plan && !r.planOnly {
+		supposed = slices.Clone(vanished)
+	}
+	defer func() { r.unsuppose(supposed) }()
 	for ref := range seeds {
 		s.known[ref] = !r.packs[ref].stale
 	}
@@ -40,6 +48,10 @@ func (r *Reconciler) convergeMany(ctx context.Context, j *job, seeds map[string]
 	at := map[string]int{}
 	outcome := outcomeUnchanged
 	for len(s.todo) > 0 || len(vanished) > 0 {
+		if err := ctx.Err(); err != nil {
+			return whole, outcome, err
+		}
+		r.compared(len(s.taken), len(s.taken)+len(s.todo))
 		states := s.next(now)
 		r.check(states, now)
 		for ref := range states {
@@ -52,6 +64,10 @@ func (r *Reconciler) convergeMany(ctx context.Context, j *job, seeds map[string]
 			}
 		}
 		plan, what, err := r.round(ctx, j, states, vanished)
+		if j.plan && !r.planOnly {
+			r.suppose(states)
+			supposed = append(supposed, sortedKeys(states)...)
+		}
 		vanished = nil
 		for _, one := range plan.Packs {
 			switch before, again := at[one.Ref]; {
@@ -72,6 +88,41 @@ func (r *Reconciler) convergeMany(ctx context.Context, j *job, seeds map[string]
 		}
 	}
 	return whole, outcome, nil
+}
+
+// compared tells the status how far a long pass is; of 0: it is over.
+func (r *Reconciler) compared(packs, of int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.Compared = nil
+	if of > 0 {
+		r.status.Compared = &Compared{Packs: packs, Of: of}
+	}
+}
+
+// suppose puts packs into the world as a plan has them, for what is compared after them: an apply would have
+// them there.
+func (r *Reconciler) suppose(states map[string]*PackState) {
+	for ref, s := range states {
+		components := s.Bundle.Components()
+		accepted := map[store.ComponentRef]bool{}
+		for _, c := range components {
+			accepted[store.ComponentRef{Kind: c.Kind(), Ref: c.Head().Ref}] = true
+		}
+		for _, record := range r.records[ref] {
+			if _, kept := brokenOf(s.Bundle, record); kept && record.Present && !accepted[store.ComponentRef{Kind: record.Kind, Ref: record.Ref}] {
+				components = append(components, record.Spec)
+			}
+		}
+		r.world.put(ref, s.Bundle.Pack, components)
+	}
+}
+
+// unsuppose puts packs into the world as the database has them.
+func (r *Reconciler) unsuppose(refs []string) {
+	for _, ref := range refs {
+		r.world.recorded(ref, r.catalog, r.records[ref])
+	}
 }
 
 // next parses the packs of the next round; none where all that were looked at have to wait for others.

@@ -105,3 +105,58 @@ func TestAround(t *testing.T) {
 		}
 	}
 }
+
+// TestPlanInRounds plans packs that name each other a few at a time: the plan is the one of all at once, each is
+// checked against what the plan has of the others, and nothing of it is left in the world.
+func TestPlanInRounds(t *testing.T) {
+	t.Parallel()
+	uses := map[string][]string{"a": {"z"}, "b": {"z", "a"}, "c": {"d"}, "d": {"c"}, "z": {}}
+	plans := map[int]*Plan{}
+	for _, atOnce := range []int{1, 100} {
+		b := setup(t)
+		b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Hour, time.Hour }
+		b.prepare = func(r *Reconciler) { r.roundPacks = atOnce }
+		b.pack("gone")
+		b.pack("z")
+		b.start()
+		for ref, others := range uses {
+			b.pack(ref)
+			// What it names is new as well.
+			b.write(ref+"/triggers/tock.yaml", "name: tock\npayload_schema: {n: {type: integer}}\n")
+			for _, other := range others {
+				b.write(fmt.Sprintf("%s/rules/on_%s.yaml", ref, other), fmt.Sprintf("name: on_%s\ntrigger: %s.tock\naction: %s.act\n", other, other, other))
+			}
+		}
+		b.write("z/triggers/tick.yaml", "name: tick\n\tlabel: broken\n")
+		b.write("a/rules/late.yaml", "name: late\ntrigger: z.tick\naction: gone.act\n") // of the last good z, and of what goes
+		b.remove("gone")
+		var err error
+		if plans[atOnce], err = b.Plan(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, ref := range []string{"a", "gone", "z"} {
+			if have, want := b.world.set.Packs[ref] != nil, b.catalog().Packs[ref] != nil; have != want {
+				t.Errorf("%d at once: pack %s is in the world: %v, in force: %v", atOnce, ref, have, want)
+			}
+		}
+		if c := b.Status().Compared; c != nil {
+			t.Errorf("a plan that is over goes on: %+v", c)
+		}
+	}
+	told := func(p *Plan) map[string][]string {
+		told := map[string][]string{}
+		for _, one := range p.Packs {
+			for _, s := range one.Steps {
+				told[one.Ref] = append(told[one.Ref], s.line())
+			}
+			told[one.Ref] = append(told[one.Ref], texts(one.Errors)...)
+		}
+		return told
+	}
+	if diff := cmp.Diff(told(plans[100]), told(plans[1])); diff != "" {
+		t.Errorf("(-at once +in rounds):\n%s", diff)
+	}
+	if have := told(plans[1])["a"]; len(have) == 0 || !slices.ContainsFunc(have, func(line string) bool { return line == "+ rule a.on_z" }) {
+		t.Errorf("the plan of a: %v", have)
+	}
+}

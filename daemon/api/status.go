@@ -105,6 +105,7 @@ func (s *Server) reconcile(generation int64) ReconcileStatus {
 		Generation: generation, LastScan: optionalTime(r.LastScan), LastApply: optionalTime(r.LastApply),
 		ScanSeconds: r.ScanDuration.Seconds(), Mode: r.Mode, WatchMode: r.WatchMode, WatchReason: r.WatchReason,
 		SourceProblem: r.SourceProblem, Error: r.Error, Directories: orEmpty(s.opts.Info.Directories), Drift: orEmpty(r.Drift),
+		Compared: r.Compared,
 	}
 }
 

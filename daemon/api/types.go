@@ -84,6 +84,8 @@ type ReconcileStatus struct {
 	Directories   []string `json:"directories"`
 	// Drift are packs whose folder is not what is in force, and is not going to be by itself.
 	Drift []reconcile.Drift `json:"drift"`
+	// Compared tells how far a scan is that compares very many packs; absent: none does.
+	Compared *reconcile.Compared `json:"compared,omitempty"`
 }
 
 // RuntimeProgram is an interpreter found on the machine.

@@ -278,6 +278,7 @@ func (c *command) packPlan() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var plan *reconcile.Plan
 			err := ask(cmd.Context(), c, func(client *api.Client, ctx context.Context) (_ *reconcile.Plan, err error) {
+				defer c.tellCompared(ctx, client)()
 				plan, err = client.Plan(ctx, first(args))
 				return plan, err
 			}, c.planScreen)
@@ -297,6 +298,38 @@ func first(args []string) string {
 		return ""
 	}
 	return args[0]
+}
+
+// tellCompared tells on a terminal how far the daemon is with a scan that takes long, until what it gives is
+// called.
+func (c *command) tellCompared(ctx context.Context, client *api.Client) (done func()) {
+	const first, between = time.Second, 300 * time.Millisecond // before anybody wonders, and as a person reads
+	progress := c.newProgress()
+	if !progress.live {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer progress.clear()
+		for wait := first; ; wait = between {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			status, err := client.Status(ctx)
+			switch {
+			case err != nil:
+			case status.Reconcile.Compared != nil:
+				progress.tell("%d of %d packs compared", status.Reconcile.Compared.Packs, status.Reconcile.Compared.Of)
+			default:
+				progress.tell("scanning the packs …")
+			}
+		}
+	}()
+	return func() { cancel(); <-ended }
 }
 
 // planScreen prints a plan as its users know it from terraform.
@@ -413,6 +446,7 @@ func (c *command) packReload() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var report *api.Report
 			err := ask(cmd.Context(), c, func(client *api.Client, ctx context.Context) (_ *api.Report, err error) {
+				defer c.tellCompared(ctx, client)()
 				if force {
 					report, err = client.ForceReload(ctx, first(args))
 				} else {
