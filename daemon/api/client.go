@@ -34,7 +34,7 @@ const (
 
 // Client talks to one daemon, with a method for each route. It is safe for concurrent use.
 //
-// Errors: ErrNoDaemon (by errors.Is) where nobody answers, *Error (by errors.As) where the daemon
+// Errors: ErrNoDaemon (by errors.Is) where nobody answers, ErrUntrusted where its certificate is not believed, *Error (by errors.As) where the daemon
 // refuses, and the context's error where the caller gave up.
 type Client struct {
 	http  *http.Client
@@ -640,6 +640,9 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot reach a daemon at %s: %w", c.name, ErrNoDaemon)
+	}
+	if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("cannot talk to the daemon at %s: %w: %v", c.name, ErrUntrusted, untrusted.Err)
 	}
 	return fmt.Errorf("cannot reach a daemon at %s: %v: %w", c.name, err, ErrNoDaemon)
 }

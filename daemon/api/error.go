@@ -9,6 +9,9 @@ import (
 // ErrNoDaemon says that no daemon answers where one was looked for.
 var ErrNoDaemon = errors.New("no daemon answers")
 
+// ErrUntrusted says that somebody answers who does not prove to be the daemon.
+var ErrUntrusted = errors.New("its certificate is not believed")
+
 // Code is the stable name of a kind of error, for programs to decide by.
 type Code string
 

@@ -63,7 +63,7 @@ func (s *Server) wrap(mux *http.ServeMux) http.Handler {
 			unrouted(answer, r, mux)
 			return
 		}
-		mux.ServeHTTP(answer, r)
+		serveTagged(answer, r, mux)
 	})
 }
 

@@ -40,6 +40,7 @@ func (s *Server) handler() http.Handler {
 	api.UseMiddleware(s.admit())
 	s.routes(api)
 	tellNull(api.OpenAPI().Components.Schemas)
+	tellTags(api.OpenAPI())
 	mux.HandleFunc("GET "+prefix+"/docs", s.page(api.OpenAPI()))
 	return s.wrap(mux)
 }

@@ -425,6 +425,73 @@ func (b *bundle) rawWith(t *testing.T, path, name, value string) (int, string) {
 	return response.StatusCode, string(text)
 }
 
+// Who has an answer already is told so, until it is another one; errors are told each time.
+func TestTaggedAnswers(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	ask := func(path, known string) (status int, tag, body string) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://attune/api/v1"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("If-None-Match", known)
+		response, err := b.client.http.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response.StatusCode, response.Header.Get("ETag"), string(text)
+	}
+	for _, path := range []string{"/openapi.json", "/packs", "/packs/core", "/actions/core.echo", "/triggers", "/rules/core.r"} {
+		status, tag, body := ask(path, `"other"`)
+		if status != http.StatusOK || tag == "" || body == "" {
+			t.Fatalf("%s: found %d %q %.50s", path, status, tag, body)
+		}
+		for _, known := range []string{tag, "W/" + tag, `"other", ` + tag, "*"} {
+			if status, again, body := ask(path, known); status != http.StatusNotModified || again != tag || body != "" {
+				t.Errorf("%s, If-None-Match %s: found %d %q %.50s", path, known, status, again, body)
+			}
+		}
+	}
+	_, tag, _ := ask("/packs/core", "")
+	b.mu.Lock()
+	row := *b.catalog.Packs["core"]
+	row.Revision++
+	b.catalog.Packs["core"] = &row
+	b.mu.Unlock()
+	if status, again, body := ask("/packs/core", tag); status != http.StatusOK || again == tag || body == "" {
+		t.Errorf("after a change: found %d %q", status, again)
+	}
+	for path, want := range map[string]int{"/packs/none": http.StatusNotFound, "/sensors": http.StatusOK} {
+		if status, tag, body := ask(path, "*"); tag != "" || body == "" || status != want {
+			t.Errorf("%s: found %d %q", path, status, tag)
+		}
+	}
+}
+
+// Somebody who does not prove to be the daemon is not taken for none.
+func TestUnknownAuthority(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	server.StartTLS()
+	defer server.Close()
+	client, err := NewClient(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	_, err = client.Status(t.Context())
+	if !errors.Is(err, ErrUntrusted) || errors.Is(err, ErrNoDaemon) {
+		t.Errorf("found %v", err)
+	}
+}
+
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

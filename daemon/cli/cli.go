@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"charm.land/lipgloss/v2"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
@@ -74,6 +75,7 @@ type command struct {
 	caFile     string
 	output     string
 	noColor    bool
+	width      int // of the terminal, in columns; 0: as it is
 }
 
 // usageError is a mistake in the command line itself.
@@ -108,6 +110,9 @@ func (c *command) finish(err error) int {
 	case errors.As(err, &config):
 		c.complain(err.Error(), "")
 		return exitUsage
+	case errors.Is(err, api.ErrUntrusted):
+		c.complain(err.Error(), "Name the certificates that sign it with --ca-file or ATTUNE_CA_FILE, or a name that it is for with --url.")
+		return exitNoDaemon
 	case errors.Is(err, api.ErrNoDaemon):
 		c.complain(err.Error(), "Start one with `attune daemon`, or name another with --url or --config.")
 		return exitNoDaemon
@@ -186,7 +191,8 @@ func (c *command) root() *cobra.Command {
 		c.timerEngineCommand(), c.filechangeEngineCommand(),
 	)
 	c.completions(root)
-	strictGroups(root)
+	c.strictGroups(root)
+	narrow(root)
 	return root
 }
 
@@ -206,12 +212,16 @@ func (c *command) checkOutput(cmd *cobra.Command) error {
 		return nil
 	}
 	last := len(known) - 1
-	return usagef("cannot print as %q: expected %s or %s", c.output, strings.Join(known[:last], ", "), known[last])
+	err := &usageError{text: fmt.Sprintf("cannot print as %q: expected %s or %s", c.output, strings.Join(known[:last], ", "), known[last])}
+	if near := manifest.Nearest(c.output, known); near != "" {
+		err.hint = fmt.Sprintf("Did you mean -o %s?", near)
+	}
+	return err
 }
 
 // strictGroups makes a group of commands refuse what it does not know, instead of printing its help and
 // exiting 0, and every command tell too many or too few words as a usage error.
-func strictGroups(cmd *cobra.Command) {
+func (c *command) strictGroups(cmd *cobra.Command) {
 	if cmd.HasSubCommands() && cmd.RunE == nil {
 		cmd.Args = cobra.ArbitraryArgs
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -235,6 +245,9 @@ func strictGroups(cmd *cobra.Command) {
 	} else if cmd.Args != nil {
 		check := cmd.Args
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := c.checkOutput(cmd); err != nil {
+				return err
+			}
 			if err := check(cmd, args); err != nil {
 				return &usageError{
 					text: fmt.Sprintf("cannot run %q: %v", cmd.CommandPath(), err),
@@ -245,8 +258,60 @@ func strictGroups(cmd *cobra.Command) {
 		}
 	}
 	for _, sub := range cmd.Commands() {
-		strictGroups(sub)
+		c.strictGroups(sub)
 	}
+}
+
+// helpWidth is how wide help is, in columns: what every terminal has.
+const helpWidth = 80
+
+// narrow has the help of a command, and of those below it, fit a terminal.
+func narrow(cmd *cobra.Command) {
+	cmd.Long = fill(cmd.Long, helpWidth)
+	if !cmd.HasParent() {
+		usage := cmd.UsageTemplate()
+		for _, flags := range []string{"LocalFlags", "InheritedFlags"} {
+			usage = strings.ReplaceAll(usage, flags+".FlagUsages |", fmt.Sprintf("%s.FlagUsagesWrapped %d |", flags, helpWidth))
+		}
+		cmd.SetUsageTemplate(usage)
+	}
+	for _, sub := range cmd.Commands() {
+		narrow(sub)
+	}
+}
+
+// fill breaks the lines of text anew, so that none is wider where it can be broken. What is indented, and where a
+// paragraph ends, stays.
+func fill(text string, width int) string {
+	var filled, paragraph []string
+	end := func() {
+		line := ""
+		for _, word := range strings.Fields(strings.Join(paragraph, " ")) {
+			switch {
+			case line == "":
+				line = word
+			case lipgloss.Width(line)+1+lipgloss.Width(word) <= width:
+				line += " " + word
+			default:
+				filled = append(filled, line)
+				line = word
+			}
+		}
+		if line != "" {
+			filled = append(filled, line)
+		}
+		paragraph = nil
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		if line == "" || strings.HasPrefix(line, " ") || strings.HasPrefix(line, "\t") {
+			end()
+			filled = append(filled, line)
+			continue
+		}
+		paragraph = append(paragraph, line)
+	}
+	end()
+	return strings.Join(filled, "\n")
 }
 
 // flagError names the nearest flag.
@@ -271,6 +336,9 @@ func flagError(cmd *cobra.Command, err error) error {
 
 // terminalWidth gives the width of stdout, and whether it is a terminal at all.
 func (c *command) terminalWidth() (int, bool) {
+	if c.width > 0 {
+		return c.width, true
+	}
 	file, ok := c.sys.Stdout.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
 		return 0, false

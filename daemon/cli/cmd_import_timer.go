@@ -47,7 +47,7 @@ func (c *command) importTimer() *cobra.Command {
 			"What cannot be translated (OnBootSec alone, specifiers, sandboxing) is told with its file and line, and the\n" +
 			"exit code is then 1; where commands, environment or user are not whole, the rules are written switched off.\n" +
 			"Switch the timer off when the pack is in force: systemctl disable --now UNIT.",
-		Example: "  attune import systemd-timer backup.timer\n  attune import systemd-timer ./backup.timer --pack backup --timezone Europe/Berlin",
+		Example: "  attune import systemd-timer backup.timer\n  attune import systemd-timer ./backup.timer --pack backup --timezone UTC",
 		Args:    needOne("unit"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			name := args[0]

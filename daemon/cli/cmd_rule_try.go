@@ -29,7 +29,7 @@ func (c *command) ruleTest() *cobra.Command {
 	var inForce bool
 	cmd := &cobra.Command{
 		Use:   "test REF (--event ID | --payload FILE | --since AGE)",
-		Short: "Try a rule, edited or as it is, on an event; nothing is stored and nothing runs",
+		Short: "Try a rule, edited or as it is, on an event; nothing runs",
 		Long: "Shows what a rule would make of an event: whether it matches, the value of each part of its condition, and\n" +
 			"the parameters that its actions would get. Limits (throttle, debounce, dedupe, breaker) are not asked.\n\n" +
 			"What is tried is the file in the packs folder, where that is not in force yet, else the rule in force;\n" +
@@ -281,7 +281,7 @@ func (c *command) sumScreen(w io.Writer, s *api.TrialSum) {
 func (c *command) ruleReset() *cobra.Command {
 	return byRef(c, &cobra.Command{
 		Use:   "reset REF",
-		Short: "Close a rule's breaker, and have its throttle and dedupe begin anew",
+		Short: "Close a rule's breaker; throttle and dedupe begin anew",
 		Long: "Closes a rule's breaker where that is open, and forgets what its throttle has counted and what its dedupe\n" +
 			"has seen. What waits for quiet by debounce goes on waiting.",
 		Example: "  attune rule reset tour.summarize_load",

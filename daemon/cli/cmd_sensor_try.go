@@ -17,7 +17,7 @@ func (c *command) sensorTest() *cobra.Command {
 	var lasts time.Duration
 	cmd := &cobra.Command{
 		Use:   "test REF",
-		Short: "Run a sensor and show what it would emit; nothing is stored and nothing runs",
+		Short: "Run a sensor and show what it would emit, storing nothing",
 		Long: "Runs a second process of a sensor in force, with its real environment, configuration, secrets and cursor, and\n" +
 			"shows each event that it would emit and the rules that would match, its stderr, and its lines that are no\n" +
 			"event. It ends with Ctrl-C, with --events or --for. Events are acknowledged as if they were stored.\n\n" +

@@ -28,9 +28,8 @@ func (c *command) triggerNext() *cobra.Command {
 		Long: "Prints the coming firings of a timer trigger with the given parameters, or of the timer that a rule asks for,\n" +
 			"in UTC and in the timer's own time zone. Firings that a change of the clocks moves, doubles or comes before\n" +
 			"say so. Nothing is stored. jitter is not in the times: it comes on top of them.",
-		Example: "  attune trigger next core.crontimer expression='30 2 * * *' timezone=Europe/Berlin\n" +
-			"  attune trigger next core.crontimer expression='30 * * * *' timezone=Europe/Berlin --from 2026-10-25T00:00:00Z\n" +
-			"  attune trigger next tour.nightly -n 3",
+		Example: "  attune trigger next core.crontimer expression='30 2 * * *' timezone=Asia/Tokyo\n" +
+			"  attune trigger next tour.nightly -n 3 --from 2026-10-25T00:00:00Z",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if count < 1 || count > maxFirings {

@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/exec/sensor"
 	"github.com/attune-io/attune/reconcile/manifest"
 )
 
@@ -279,6 +281,19 @@ func valuesOf(p manifest.Property) []string {
 	return values
 }
 
+// fileFlags are those that name a file or a folder.
+func fileFlags() []string {
+	return []string{"directory", "each", "file", "payload", "packs", "socket", "state"}
+}
+
+// sensorStates are what a sensor's process does.
+func sensorStates() []string {
+	return []string{
+		string(sensor.StateRunning), string(sensor.StateStarting), string(sensor.StateStopping), string(sensor.StateStopped),
+		string(sensor.StateIdle), string(sensor.StateBackoff), string(sensor.StateFailed), string(sensor.StateWaiting), string(sensor.StateUnkillable),
+	}
+}
+
 // completeFlags has the shell offer the values of a command's own flags.
 func (c *command) completeFlags(cmd *cobra.Command) {
 	refs := func(noun string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -298,6 +313,9 @@ func (c *command) completeFlags(cmd *cobra.Command) {
 		"event": func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 			return c.offered(cmd, nil, typed, idsOf("event"))
 		},
+		"source": func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+			return c.offered(cmd, nil, typed, fixed("api", "webhook", "attune"), refsOf("sensor"))
+		},
 		"log-level": words("debug", "info", "warn", "error"),
 		"scope":     words("read", "run", "admin"),
 		"expires":   words("12h", "30d", "90d", "365d"),
@@ -310,6 +328,15 @@ func (c *command) completeFlags(cmd *cobra.Command) {
 		// What it makes is not there yet.
 		offers["action"], offers["sensor"], offers["rule"] = words(newActions...), words(newSensors...), words(newRules...)
 	}
+	if cmd.HasParent() && cmd.Parent().Name() == string(manifest.KindSensor) {
+		offers["state"] = words(sensorStates()...)
+	}
+	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		// A shell offers files for what nobody completes.
+		if offers[f.Name] == nil && f.Value.Type() != "bool" && !slices.Contains(fileFlags(), f.Name) {
+			offers[f.Name] = words()
+		}
+	})
 	for name, complete := range offers {
 		if cmd.LocalNonPersistentFlags().Lookup(name) == nil && cmd.PersistentFlags().Lookup(name) == nil {
 			continue

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,8 +95,8 @@ func status(text string) cell {
 	return cell{text, style}
 }
 
-// table prints rows in aligned columns. On a terminal the last column is cut to the width, so that a
-// row is always a line; elsewhere nothing is cut, since a program may be reading.
+// table prints rows in aligned columns. On a terminal columns are cut until a row fits, so that it
+// is always a line; elsewhere nothing is cut, since a program may be reading.
 func (c *command) table(w io.Writer, head []string, rows [][]cell) {
 	t := tableWriter{command: c, head: head}
 	t.write(w, rows)
@@ -126,28 +127,58 @@ func (t *tableWriter) write(w io.Writer, rows [][]cell) {
 			t.widths[i] = max(t.widths[i], lipgloss.Width(f.text))
 		}
 	}
-	const gap = 2
+	widths := t.widths
 	last := len(t.head) - 1
-	room, isTerminal := t.terminalWidth()
-	for _, width := range t.widths[:last] {
-		room -= width + gap
+	columns, isTerminal := t.terminalWidth()
+	if isTerminal {
+		widths = squeezed(widths, columns)
 	}
-	const narrowest = 8 // a column below this says nothing; better a long line
-	room = max(room, narrowest)
 	for _, row := range rows {
 		var line strings.Builder
 		for i, f := range row {
 			text := oneLine(f.text)
-			if i == last && isTerminal {
-				text = cut(text, room)
+			if isTerminal {
+				text = cut(text, widths[i])
 			}
 			line.WriteString(t.paint(f.style, text))
 			if i != last {
-				line.WriteString(strings.Repeat(" ", max(t.widths[i]-lipgloss.Width(text), 0)+gap))
+				line.WriteString(strings.Repeat(" ", max(widths[i]-lipgloss.Width(text), 0)+columnGap))
 			}
 		}
 		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
 	}
+}
+
+// columnGap is what stands between two columns, and narrowest is a column below which it says nothing.
+const (
+	columnGap = 2
+	narrowest = 6
+)
+
+// squeezed makes columns narrower until their sum fits: the last, which holds what is longest, and then the widest.
+func squeezed(widths []int, room int) []int {
+	widths = slices.Clone(widths)
+	over := columnGap*(len(widths)-1) - room
+	for _, width := range widths {
+		over += width
+	}
+	last := len(widths) - 1
+	for least := 2 * narrowest; over > 0; over-- {
+		at := last
+		if widths[last] <= least {
+			at = 0
+			for i, width := range widths {
+				if width > widths[at] {
+					at = i
+				}
+			}
+		}
+		if widths[at] <= narrowest {
+			break // better a long line
+		}
+		widths[at]--
+	}
+	return widths
 }
 
 // fields prints "name  value" lines, the names aligned. Empty values are left out.
