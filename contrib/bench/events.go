@@ -121,7 +121,7 @@ func (e *eventFlow) side(ctx context.Context) (float64, error) {
 	var events, executions int64
 	count := func(ctx context.Context) (int64, int64, error) {
 		var events, executions int64
-		err := e.conn.QueryRow(ctx, "SELECT (SELECT count(*) FROM attune.event), (SELECT count(*) FROM attune.execution)").Scan(&events, &executions)
+		err := e.conn.QueryRow(ctx, "SELECT (SELECT count(*) FROM attune.event), (SELECT count(*) FROM attune.execution_now)").Scan(&events, &executions)
 		return events, executions, err
 	}
 	// What earlier rounds have queued is taken away, as workers would.

@@ -173,7 +173,7 @@ func (l *latency) toStart(ctx context.Context) (float64, error) {
 			return 0, err
 		}
 		var due time.Time
-		if err := l.conn.QueryRow(ctx, "SELECT due_at FROM attune.execution WHERE id = $1", id).Scan(&due); err != nil {
+		if err := l.conn.QueryRow(ctx, "SELECT due_at FROM attune.execution_now WHERE id = $1", id).Scan(&due); err != nil {
 			return 0, err
 		}
 		list = append(list, milliseconds(due.Sub(begun))+(after-before)*1000)

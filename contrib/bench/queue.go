@@ -252,8 +252,8 @@ func (q *noopQueue) fillHistory(ctx context.Context, lab *Lab, count int) error 
 		return err
 	}
 	for _, sql := range []string{
-		`INSERT INTO attune.execution (action_ref, pack_ref, status, attempt, node, started_at, finished_at, exit_code)
-		SELECT 'p.hello', 'p', 'succeeded', 1, 'bench', now(), now(), 0 FROM generate_series(1, $1::integer)`,
+		`INSERT INTO attune.execution (action_ref, pack_ref, status, attempt, node, started_at, finished_at, exit_code, parameters)
+		SELECT 'p.hello', 'p', 'succeeded', 1, 'bench', now(), now(), 0, '{}' FROM generate_series(1, $1::integer)`,
 		`INSERT INTO attune.attempt (execution_id, created_at, number, token, status, node, queued_at, started_at, finished_at, exit_code)
 		SELECT id, created_at, 1, gen_random_uuid(), 'succeeded', node, due_at, started_at, finished_at, 0 FROM attune.execution LIMIT $1::integer`,
 		`INSERT INTO attune.output (execution_id, created_at, attempt, stream, text, bytes)

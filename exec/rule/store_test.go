@@ -261,7 +261,7 @@ func TestOrderSurvivesLostSessions(t *testing.T) {
 		}
 	}
 	var enforcements, executions int
-	if err := breaker.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM attune.enforcement), (SELECT count(*) FROM attune.execution)").Scan(&enforcements, &executions); err != nil {
+	if err := breaker.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM attune.enforcement), (SELECT count(*) FROM attune.execution_now)").Scan(&enforcements, &executions); err != nil {
 		t.Fatal(err)
 	}
 	if enforcements != sources*each || executions != sources*each {

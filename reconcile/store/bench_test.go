@@ -18,8 +18,8 @@ func history(t testing.TB, s *store.Store, rows int) {
 	}
 	sql(t, s, `
 		WITH old AS (
-			INSERT INTO attune.execution (created_at, action_ref, pack_ref, status, attempt, finished_at)
-			SELECT now() - random() * INTERVAL '90 days', 'a.x', 'a', 'succeeded', 1, now()
+			INSERT INTO attune.execution (created_at, action_ref, pack_ref, status, attempt, finished_at, parameters)
+			SELECT now() - random() * INTERVAL '90 days', 'a.x', 'a', 'succeeded', 1, now(), '{}'
 			FROM generate_series(1, $1)
 			RETURNING id, created_at
 		)

@@ -140,7 +140,7 @@ func TestCommitEventsFromTwoNodes(t *testing.T) {
 		})
 	}
 	nodes.Wait()
-	if n := one[int64](t, s, "SELECT count(*) FROM attune.execution"); n != 10*total || fresh.Load() != n {
+	if n := one[int64](t, s, "SELECT count(*) FROM attune.execution_now"); n != 10*total || fresh.Load() != n {
 		t.Errorf("%d executions, %d fresh events", n, fresh.Load())
 	}
 }
@@ -372,7 +372,7 @@ func TestCommitThatLosesItsAnswer(t *testing.T) {
 				return matchAll("a.x", 2)(ctx, generation, events)
 			}
 			stored, err := s.CommitEvents(t.Context(), []store.NewEvent{{Trigger: "a.t", Source: "s"}, {Trigger: "a.t", Source: "s"}}, match)
-			count := one[int](t, s, "SELECT count(*) FROM attune.execution")
+			count := one[int](t, s, "SELECT count(*) FROM attune.execution_now")
 			if !after {
 				if err == nil || !store.IsTransient(err) || count != 0 {
 					t.Errorf("%d executions, error %v", count, err)

@@ -7,15 +7,17 @@
 // An event that was committed is never lost, and one transaction stores it with the enforcements and
 // executions that follow from it, matched by the rules in force at that commit. There is one
 // enforcement for each event and rule, and one execution for each enforcement, place in the rule's
-// actions and item; unique keys hold that. An event that carries an event_id is stored once, however
-// often it is sent within [EventKeyWindow]. What PostgreSQL would refuse for its content is cleaned
+// actions and item: a unique key holds the first, and the executions are queued by the statement that draws
+// the enforcement's number, which nobody else ever queues for. An event that carries an event_id is stored
+// once, however often it is sent within [EventKeyWindow]. What PostgreSQL would refuse for its content is cleaned
 // before it is sent, flagged, and never stops its neighbours.
 //
 // # The queue
 //
-// An execution that waits or runs has a row in attune.queue, which is small and the truth until the
-// end; attune.execution is written when it is queued and once more when it has ended. A claim gives a
-// node an attempt: a token and a lease of [LeaseDuration]. From then on
+// An execution that waits or runs has a row in attune.queue, which is small and all that there is of it. The
+// statement that ends it moves it to attune.execution, the history, which is written once; the view
+// attune.execution_now has both, and whoever reads sees it in one of them. A claim gives a node an attempt: a
+// token and a lease of [LeaseDuration]. From then on
 //   - only who holds the token can start, release or end the attempt; who comes late changes nothing,
 //     and what it has to say is kept beside the attempt as evidence;
 //   - the start is committed before the process is, so no process ran without an attempt's row;
@@ -33,6 +35,13 @@
 // attempt is refused, or a row that another session has locked, keeps no other from starting, ending or
 // being renewed.
 // Packs take turns; within a pack the higher priority goes first, then who was due first.
+//
+// # Versions
+//
+// A node of the former version may go on beside one that has brought the database up to date; one that starts
+// then refuses it. What it queues, claims, ends and cancels is kept like that of the others, by a trigger
+// (attune.write_once) that stands only where such a node may live. What waits for quiet and was stored through
+// it is not superseded, until it is gone.
 //
 // # Concurrency
 //

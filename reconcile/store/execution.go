@@ -201,6 +201,7 @@ func (s *Store) ready(e *NewExecution) (err error) {
 type executionRows struct {
 	enforcedEvents                                            []int64
 	enforcedRules, enforcedStatuses, enforcedErrors, warnings []string
+	enforcedFirsts, enforcedLasts                             []int // places of executions, from 1
 
 	actions, rules, triggers, requestedBy, parameters, secrets []string
 	events                                                     []int64
@@ -230,6 +231,8 @@ func (r *executionRows) addMatch(event Event, m Match) error {
 	r.enforcedStatuses = append(r.enforcedStatuses, m.Status)
 	r.enforcedErrors = append(r.enforcedErrors, cleanText(m.Error))
 	r.warnings = append(r.warnings, warnings)
+	r.enforcedFirsts = append(r.enforcedFirsts, len(r.actions)+1)
+	r.enforcedLasts = append(r.enforcedLasts, len(r.actions)+len(m.Executions))
 	for _, e := range m.Executions {
 		e.EventID, e.depth = event.ID, event.Depth
 		if err := r.add(e, len(r.enforcedRules)); err != nil {
@@ -309,6 +312,8 @@ func (r *executionRows) args() pgx.StrictNamedArgs {
 		"enforced_statuses":   r.enforcedStatuses,
 		"enforced_errors":     r.enforcedErrors,
 		"enforced_warnings":   r.warnings,
+		"enforced_firsts":     r.enforcedFirsts,
+		"enforced_lasts":      r.enforcedLasts,
 		"action_refs":         r.actions,
 		"rule_refs":           r.rules,
 		"trigger_refs":        r.triggers,

@@ -1,6 +1,10 @@
 package store
 
-import "github.com/jackc/pgx/v5/pgxpool"
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
 
 // What tests outside the package look at.
 
@@ -28,3 +32,14 @@ var (
 	CleanText = cleanText
 	CleanKey  = cleanKey
 )
+
+// MigrateTo brings an empty database to a former version.
+func (s *Store) MigrateTo(ctx context.Context, version int64) error {
+	if err := s.createSchema(ctx); err != nil {
+		return err
+	}
+	return s.up(ctx, version)
+}
+
+// SplitQueries cuts a file of queries.
+var SplitQueries = splitQueries

@@ -15,22 +15,22 @@ import (
 func TestInvariantsAreSeenToBreak(t *testing.T) {
 	t.Parallel()
 	breaks := map[string]string{
-		"an execution that has not ended is in the queue":                 "DELETE FROM attune.queue WHERE execution_id = (SELECT max(execution_id) FROM attune.queue)",
-		"what is in the queue has not ended":                              "UPDATE attune.execution SET finished_at = now(), status = 'cancelled' WHERE id IN (SELECT execution_id FROM attune.queue WHERE attempt = 0)",
-		"an end and its time come together":                               "UPDATE attune.execution SET finished_at = NULL WHERE status = 'cancelled'",
-		"an attempt that is told of has ended":                            "UPDATE attune.attempt SET finished_at = NULL",
-		"what a row of the queue says fits together":                      "UPDATE attune.queue SET spared = attempt + 1",
-		"an attempt has one outcome":                                      "INSERT INTO attune.attempt SELECT execution_id, created_at + INTERVAL '1 microsecond', number, token, status, node, revision, queued_at, started_at, finished_at FROM attune.attempt WHERE status = 'succeeded'",
-		"attempts are counted without a gap":                              "UPDATE attune.execution SET attempt = attempt + 1 WHERE status = 'cancelled'",
-		"an execution ends as its last attempt did":                       "UPDATE attune.attempt SET status = 'failed' WHERE status = 'succeeded'",
-		"a place of an enforcement has one execution":                     "INSERT INTO attune.execution SELECT (jsonb_populate_record(execution, jsonb_build_object('id', 424242, 'created_at', created_at + INTERVAL '1 microsecond'))).* FROM attune.execution WHERE status = 'succeeded'",
-		"an event has one enforcement for each rule":                      "INSERT INTO attune.enforcement (event_id, rule_ref, status) SELECT event_id, rule_ref, 'skipped' FROM attune.enforcement",
-		"an execution that a rule asked for has its enforcement":          "UPDATE attune.enforcement SET status = 'skipped'",
-		"an event is stored once by its source's own number":              "INSERT INTO attune.event (trigger_ref, source, event_id, payload) SELECT trigger_ref, source, event_id, '{}' FROM attune.event",
-		"a token begins with the number of its execution":                 "UPDATE attune.queue SET token = gen_random_uuid() WHERE token IS NOT NULL",
-		"what was printed is of an attempt that is told of":               "INSERT INTO attune.output (execution_id, created_at, attempt, stream, text, bytes) SELECT execution_id, created_at, number + 1, 'stderr', 'x', 1 FROM attune.attempt",
-		"what is in force runs from a revision of its pack that is whole": "DELETE FROM attune.file",
-		"a matched event is stored":                                       "DELETE FROM attune.event",
+		"an execution is in the queue until it ends, and in the history then": "INSERT INTO attune.execution (id, action_ref, pack_ref, status, finished_at, parameters) SELECT execution_id, action_ref, pack_ref, 'cancelled', now(), '{}' FROM attune.queue WHERE attempt = 0",
+		"what an enforcement asked for is kept":                               "DELETE FROM attune.execution WHERE enforcement_id IS NOT NULL",
+		"an end and its time come together":                                   "UPDATE attune.execution SET finished_at = NULL WHERE status = 'cancelled'",
+		"an attempt that is told of has ended":                                "UPDATE attune.attempt SET finished_at = NULL",
+		"what a row of the queue says fits together":                          "UPDATE attune.queue SET spared = attempt + 1",
+		"an attempt has one outcome":                                          "INSERT INTO attune.attempt SELECT execution_id, created_at + INTERVAL '1 microsecond', number, token, status, node, revision, queued_at, started_at, finished_at FROM attune.attempt WHERE status = 'succeeded'",
+		"attempts are counted without a gap":                                  "UPDATE attune.execution SET attempt = attempt + 1 WHERE status = 'cancelled'",
+		"an execution ends as its last attempt did":                           "UPDATE attune.attempt SET status = 'failed' WHERE status = 'succeeded'",
+		"a place of an enforcement has one execution":                         "INSERT INTO attune.execution SELECT (jsonb_populate_record(execution, jsonb_build_object('id', 424242, 'created_at', created_at + INTERVAL '1 microsecond'))).* FROM attune.execution WHERE status = 'succeeded'",
+		"an event has one enforcement for each rule":                          "INSERT INTO attune.enforcement (event_id, rule_ref, status) SELECT event_id, rule_ref, 'skipped' FROM attune.enforcement",
+		"an execution that a rule asked for has its enforcement":              "UPDATE attune.enforcement SET status = 'skipped'",
+		"an event is stored once by its source's own number":                  "INSERT INTO attune.event (trigger_ref, source, event_id, payload) SELECT trigger_ref, source, event_id, '{}' FROM attune.event",
+		"a token begins with the number of its execution":                     "UPDATE attune.queue SET token = gen_random_uuid() WHERE token IS NOT NULL",
+		"what was printed is of an attempt that is told of":                   "INSERT INTO attune.output (execution_id, created_at, attempt, stream, text, bytes) SELECT execution_id, created_at, number + 1, 'stderr', 'x', 1 FROM attune.attempt",
+		"what is in force runs from a revision of its pack that is whole":     "DELETE FROM attune.file",
+		"a matched event is stored":                                           "DELETE FROM attune.event",
 	}
 	for _, name := range storetest.Invariants() {
 		t.Run(name, func(t *testing.T) {

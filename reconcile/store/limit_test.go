@@ -120,7 +120,7 @@ func TestDebounceKeepsTheLast(t *testing.T) {
 	if waiting.Status != store.StatusScheduled || time.Until(*waiting.DueAt) < 50*time.Minute {
 		t.Errorf("%s, due %v", waiting.Status, waiting.DueAt)
 	}
-	if n := one[int64](t, s, "SELECT count(*) FROM attune.execution"); n != 1 {
+	if n := one[int64](t, s, "SELECT count(*) FROM attune.execution_now"); n != 1 {
 		t.Errorf("%d executions are left", n)
 	}
 	if n, err := s.WaitingForQuiet(t.Context(), "a.r"); err != nil || n != 1 {
@@ -134,7 +134,7 @@ func TestDebounceKeepsTheLast(t *testing.T) {
 	}
 	// The next event finds nothing that waits, and takes nothing away.
 	third := commit(t, s, matchLimited(limits), event())
-	if n := one[int64](t, s, "SELECT count(*) FROM attune.execution"); n != 2 || len(third[0].Executions) != 1 {
+	if n := one[int64](t, s, "SELECT count(*) FROM attune.execution_now"); n != 2 || len(third[0].Executions) != 1 {
 		t.Errorf("%d executions", n)
 	}
 }

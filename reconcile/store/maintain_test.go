@@ -24,30 +24,80 @@ func TestMaintainMakesPartitions(t *testing.T) {
 	if report := maintain(t, s, store.Retention{}); report.PartitionsMade != 0 {
 		t.Errorf("migrating left out %d partitions", report.PartitionsMade)
 	}
-	id := enqueue(t, s, store.NewExecution{Action: "a.x"})[0]
-	if in := one[string](t, s, "SELECT (SELECT relname::text FROM pg_class WHERE oid = execution.tableoid) FROM attune.execution WHERE id = $1", id); in == "execution_default" {
+	// where gives the partition that holds an execution which has just ended.
+	end := func() (id int64, where func() string) {
+		t.Helper()
+		id = enqueue(t, s, store.NewExecution{Action: "a.x"})[0]
+		c := claim(t, s, "n", 1)[0]
+		start(t, s, c)
+		if !finish(t, s, store.Outcome{Token: c.Token, Status: store.StatusSucceeded})[0] {
+			t.Error("refused")
+		}
+		return id, func() string {
+			t.Helper()
+			return one[string](t, s, "SELECT (SELECT relname::text FROM pg_class WHERE oid = execution.tableoid) FROM attune.execution WHERE id = $1", id)
+		}
+	}
+	if _, where := end(); where() == "execution_default" {
 		t.Error("a partition of today is missing")
 	}
 	// What fell into the net moves to its day, when there is one.
 	sql(t, s, "DROP TABLE attune.execution_"+time.Now().UTC().Format("20060102"))
-	sql(t, s, "DELETE FROM attune.queue")
-	id = enqueue(t, s, store.NewExecution{Action: "a.x"})[0]
-	if in := one[string](t, s, "SELECT (SELECT relname::text FROM pg_class WHERE oid = execution.tableoid) FROM attune.execution WHERE id = $1", id); in != "execution_default" {
+	id, where := end()
+	if in := where(); in != "execution_default" {
 		t.Fatalf("it is in %s", in)
 	}
 	if report := maintain(t, s, store.Retention{}); report.PartitionsMade != 1 {
 		t.Errorf("%+v", report)
 	}
-	if in := one[string](t, s, "SELECT (SELECT relname::text FROM pg_class WHERE oid = execution.tableoid) FROM attune.execution WHERE id = $1", id); in == "execution_default" {
+	if in := where(); in == "execution_default" {
 		t.Error("it stayed in the net")
 	}
-	c := claim(t, s, "n", 1)[0]
-	start(t, s, c)
-	if !finish(t, s, store.Outcome{Token: c.Token, Status: store.StatusSucceeded})[0] {
-		t.Error("refused")
+	if e, attempts := execution(t, s, id); e.Status != store.StatusSucceeded || len(attempts) != 1 {
+		t.Errorf("%+v, %+v", e, attempts)
 	}
-	if n := one[int](t, s, "SELECT count(*) FROM attune.execution"); n != 1 {
-		t.Errorf("%d executions", n)
+}
+
+// What was asked for so long ago that its day is gone, or never was, ends like any other.
+func TestEndOfADayThatIsGone(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	ids := enqueue(t, s, times(4, store.NewExecution{Action: "a.x"})...)
+	sql(t, s, "UPDATE attune.queue SET created_at = now() - make_interval(days => 398 + execution_id::integer)")
+	claimed := claim(t, s, "n", 2)
+	start(t, s, claimed...)
+	keep := store.Retention{Executions: 24 * time.Hour}
+	maintain(t, s, keep)
+	finish(t, s,
+		store.Outcome{Token: claimed[0].Token, Status: store.StatusFailed, Error: "late", Stdout: store.Output{Text: "said", Bytes: 4}},
+		store.Outcome{Token: claimed[1].Token, Status: store.StatusFailed, RetryAt: new(time.Now())})
+	if _, err := s.Cancel(t.Context(), ids[2], "ada"); err != nil {
+		t.Fatal(err)
+	}
+	again := claim(t, s, "n", 1)
+	start(t, s, again...)
+	lapse(t, s)
+	if _, lost, err := s.Reap(t.Context()); err != nil || len(lost) != 1 {
+		t.Fatalf("lost %v: %v", lost, err)
+	}
+	storetest.CheckInvariants(t, url)
+	for i, want := range []store.Status{store.StatusFailed, "", store.StatusCancelled, ""} {
+		e, attempts := execution(t, s, ids[i])
+		if want != "" && e.Status != want || time.Since(e.CreatedAt) < 390*24*time.Hour {
+			t.Errorf("execution %d is %s, asked for at %s", e.ID, e.Status, e.CreatedAt)
+		}
+		if i == 0 && (e.Stdout != "said" || len(attempts) != 1) {
+			t.Errorf("it said %q in %d attempts", e.Stdout, len(attempts))
+		}
+	}
+	// Retention takes it as soon as nothing of its moment waits.
+	maintain(t, s, keep)
+	if n := one[int](t, s, "SELECT count(*) FROM attune.execution"); n != 0 {
+		t.Errorf("%d are left", n)
+	}
+	if n := one[int](t, s, "SELECT count(*) FROM attune.queue"); n != 1 {
+		t.Errorf("%d wait", n)
 	}
 }
 
@@ -56,15 +106,14 @@ func TestMaintainDropsWhatRetentionSays(t *testing.T) {
 	s := storetest.New(t)
 	sql(t, s, "SELECT attune.make_partitions((now() AT TIME ZONE 'UTC')::date - 40, (now() AT TIME ZONE 'UTC')::date - 1)")
 	add := func(days int) int64 {
-		return one[int64](t, s, `INSERT INTO attune.execution (created_at, action_ref, pack_ref, status, finished_at)
-			VALUES (now() - make_interval(days => $1), 'a.x', 'a', 'succeeded', now()) RETURNING id`, days)
+		return one[int64](t, s, `INSERT INTO attune.execution (created_at, action_ref, pack_ref, status, finished_at, parameters)
+			VALUES (now() - make_interval(days => $1), 'a.x', 'a', 'succeeded', now(), '{}') RETURNING id`, days)
 	}
 	old, young := add(20), add(5)
-	held := one[int64](t, s, `WITH waiting AS (
-			INSERT INTO attune.execution (created_at, action_ref, pack_ref, status)
-			VALUES (now() - INTERVAL '20 days 1 hour' - INTERVAL '1 day', 'a.x', 'a', 'requested') RETURNING *)
-		INSERT INTO attune.queue (execution_id, created_at, status, pack_ref, action_ref, due_at, parameters)
-		SELECT id, created_at, 'requested', 'a', 'a.x', created_at, '{}' FROM waiting RETURNING execution_id`)
+	// Another of a day on which something was asked for that still waits.
+	held := add(21)
+	sql(t, s, `INSERT INTO attune.queue (execution_id, created_at, status, pack_ref, action_ref, due_at, parameters)
+		SELECT nextval('attune.execution_id'), created_at, 'requested', 'a', 'a.x', created_at, '{}' FROM attune.execution WHERE id = $1`, held)
 	day := 24 * time.Hour
 	report := maintain(t, s, store.Retention{Executions: 10 * day, Events: 30 * day})
 	// 30 days of three tables, but for the one that the queue refers into; 10 days of two.
@@ -87,8 +136,8 @@ func TestMaintainCounts(t *testing.T) {
 	s := storetest.New(t)
 	sql(t, s, "SELECT attune.make_partitions((now() AT TIME ZONE 'UTC')::date - 5, (now() AT TIME ZONE 'UTC')::date - 1)")
 	for days := 5; days > 0; days-- {
-		sql(t, s, `INSERT INTO attune.execution (created_at, action_ref, pack_ref, status, finished_at)
-			SELECT date_trunc('day', now(), 'UTC') - make_interval(days => $1) + INTERVAL '1 hour', 'a.x', 'a', 'succeeded', now()
+		sql(t, s, `INSERT INTO attune.execution (created_at, action_ref, pack_ref, status, finished_at, parameters)
+			SELECT date_trunc('day', now(), 'UTC') - make_interval(days => $1) + INTERVAL '1 hour', 'a.x', 'a', 'succeeded', now(), '{}'
 			FROM generate_series(1, 10)`, days)
 		sql(t, s, `INSERT INTO attune.event (id, created_at, trigger_ref, source, payload)
 			VALUES (nextval('attune.event_id'), date_trunc('day', now(), 'UTC') - make_interval(days => $1) + INTERVAL '1 hour', 'a.t', 's', '{}')`, days)

@@ -53,7 +53,7 @@ func (s *Store) Migrate(ctx context.Context) (from, to int64, err error) {
 	if err := s.createSchema(ctx); err != nil {
 		return from, to, s.failed("create the schema attune", ownerWanted(err))
 	}
-	if err := s.up(ctx); err != nil {
+	if err := s.up(ctx, to); err != nil {
 		return from, to, s.failed(fmt.Sprintf("migrate from version %d to %d", from, to), ownerWanted(err))
 	}
 	return from, to, nil
@@ -129,7 +129,8 @@ func GrantStatements(role string) []string {
 	return statements
 }
 
-func (s *Store) up(ctx context.Context) (err error) {
+// up applies what is missing up to a version.
+func (s *Store) up(ctx context.Context, to int64) (err error) {
 	files, err := fs.Sub(migrationFiles, "migrations")
 	if err != nil {
 		return err
@@ -152,7 +153,7 @@ func (s *Store) up(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = provider.Up(ctx)
+	_, err = provider.UpTo(ctx, to)
 	return err
 }
 

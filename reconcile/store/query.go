@@ -47,7 +47,7 @@ func loadQueries() (queries, error) {
 			}
 		}
 	}
-	for _, fragment := range []string{"END_UNBEGUN", "ENDED_COLUMNS", "EXECUTION_COLUMNS", "KEEP_OUTCOME", "NOTE_ENDED", "TELL_ENDED"} {
+	for _, fragment := range []string{"KEEP_ENDED", "ASKED_COLUMNS", "UNBEGUN_COLUMNS", "EXECUTION_COLUMNS", "NOTE_ENDED", "TELL_ENDED"} {
 		text := strings.TrimSpace(all[fragment])
 		delete(all, fragment)
 		for name := range all {

@@ -54,8 +54,8 @@ func (s *Store) Reseal(ctx context.Context, renew func(action string, secrets ma
 			continue
 		}
 		err = s.hot(ctx, "store encrypted parameters", func(batch *pgx.Batch) {
-			batch.Queue(s.queries.get("ResealExecutions"), pgx.StrictNamedArgs{"ids": ids, "created_at": created, "secrets": texts})
 			batch.Queue(s.queries.get("ResealQueue"), pgx.StrictNamedArgs{"ids": ids, "secrets": texts})
+			batch.Queue(s.queries.get("ResealExecutions"), pgx.StrictNamedArgs{"ids": ids, "created_at": created, "secrets": texts})
 		})
 		if err != nil {
 			return resealed, err

@@ -96,8 +96,8 @@ func TestTracksWaitForLateCommits(t *testing.T) {
 		t.Errorf("told of events %v, want %d", got, stored[0].ID)
 	}
 	for text, id := range map[string]int64{
-		"INSERT INTO attune.event (id, trigger_ref, source, payload) VALUES ($1, 'a.t', 'api', '{}')":                                          event,
-		"INSERT INTO attune.execution (id, action_ref, pack_ref, status, attempt, finished_at) VALUES ($1, 'a.x', 'a', 'succeeded', 1, now())": execution,
+		"INSERT INTO attune.event (id, trigger_ref, source, payload) VALUES ($1, 'a.t', 'api', '{}')":                                                            event,
+		"INSERT INTO attune.execution (id, action_ref, pack_ref, status, attempt, finished_at, parameters) VALUES ($1, 'a.x', 'a', 'succeeded', 1, now(), '{}')": execution,
 	} {
 		if _, err := late.Exec(t.Context(), text, id); err != nil {
 			t.Fatal(err)

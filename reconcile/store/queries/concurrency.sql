@@ -46,8 +46,7 @@ line AS MATERIALIZED (
     SELECT counted.*, waiting.*
     FROM counted
     CROSS JOIN LATERAL (
-        SELECT
-            queue.execution_id, queue.created_at, queue.pack_ref, queue.attempt, queue.priority, queue.due_at
+        SELECT queue.execution_id, queue.attempt, queue.priority, queue.due_at
         FROM attune.queue
         WHERE queue.action_ref = counted.action_ref
             AND queue.concurrency_key = counted.key
@@ -134,38 +133,34 @@ gone AS (
     USING fated
     WHERE queue.execution_id = fated.execution_id
         AND fated.fate IN ('replaced', 'skipped')
+    RETURNING queue.*, fated.fate, fated.most, fated.holder
 ),
 ended AS (
-    INSERT INTO attune.execution AS execution (
-        id, created_at, action_ref, pack_ref, status, attempt, finished_at, error
-    )
     SELECT
-        execution_id, created_at, action_ref, pack_ref, 'cancelled', attempt, now(),
+        ASKED_COLUMNS, attempt, UNBEGUN_COLUMNS,
         CASE fate
             WHEN 'replaced' THEN 'replaced by execution ' || (
                 SELECT min(wanted.execution_id)
                 FROM wanted
-                WHERE wanted.action_ref = fated.action_ref
-                    AND wanted.key = fated.key
+                WHERE wanted.action_ref = gone.action_ref
+                    AND wanted.key = gone.concurrency_key
             )
             ELSE format(
                 'skipped: concurrency allows %s at once%s, and execution %s has not ended',
-                most, CASE WHEN key <> '' THEN format(' for key %s', to_json(key)) ELSE '' END,
+                most, CASE WHEN concurrency_key <> '' THEN format(' for key %s', to_json(concurrency_key)) ELSE '' END,
                 -- Of those that were queued together the first may have taken the last place.
                 COALESCE(holder, (
                     SELECT min(first.execution_id)
                     FROM fated AS first
-                    WHERE first.action_ref = fated.action_ref
-                        AND first.key = fated.key
+                    WHERE first.action_ref = gone.action_ref
+                        AND first.key = gone.concurrency_key
                         AND first.fate = 'admitted'
                 ))
             )
-        END
-    FROM fated
-    WHERE fate IN ('replaced', 'skipped')
-    END_UNBEGUN
+        END AS error
+    FROM gone
 ),
-NOTE_ENDED,
+KEEP_ENDED,
 told AS (
     TELL_ENDED
 ),

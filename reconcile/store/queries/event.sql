@@ -113,12 +113,12 @@ WHERE ref = @ref::text;
 SELECT pg_xact_status(@xid::text::xid8);
 
 -- name: ExecutionsOfEvents
-SELECT event_id, array_agg(id ORDER BY id) AS ids
-FROM attune.execution
-WHERE event_id = ANY (@event_ids::bigint[])
-    AND created_at = @created_at::timestamptz
-    AND enforcement_id IS NOT NULL
-GROUP BY event_id;
+SELECT enforcement.event_id, array_agg(asked.id ORDER BY asked.id) AS ids
+FROM attune.enforcement
+CROSS JOIN LATERAL unnest(enforcement.execution_ids) AS asked (id)
+WHERE enforcement.event_id = ANY (@event_ids::bigint[])
+    AND enforcement.created_at = @created_at::timestamptz
+GROUP BY enforcement.event_id;
 
 -- name: ListEvents
 -- A filter that is not wanted is NULL.
@@ -145,6 +145,7 @@ ORDER BY id
 LIMIT 100;
 
 -- name: Enforcements
+-- With those of their executions that are kept. One of a former version does not name them.
 SELECT
     enforcement.id,
     enforcement.created_at,
@@ -154,12 +155,23 @@ SELECT
     enforcement.error,
     enforcement.warnings,
     ARRAY(
-        SELECT execution.id
-        FROM attune.execution
-        WHERE execution.event_id = enforcement.event_id
-            AND execution.enforcement_id = enforcement.id
-            AND execution.created_at = enforcement.created_at
-        ORDER BY execution.id
+        SELECT asked.id
+        FROM (
+            SELECT unnest(enforcement.execution_ids) AS id
+            UNION ALL
+            SELECT former.id
+            FROM attune.execution_now AS former
+            WHERE enforcement.execution_ids IS NULL
+                AND former.event_id = enforcement.event_id
+                AND former.enforcement_id = enforcement.id
+        ) AS asked
+        WHERE EXISTS (
+            SELECT
+            FROM attune.execution_now AS execution
+            WHERE execution.id = asked.id
+                AND execution.created_at = enforcement.created_at
+        )
+        ORDER BY asked.id
     ) AS executions
 FROM attune.enforcement
 WHERE enforcement.event_id = @event_id::bigint

@@ -1,5 +1,6 @@
 -- The queue. Three rules keep it fast and right:
--- · what waits or runs is found in attune.queue alone, by index; history is written, never searched;
+-- · what waits or runs is in attune.queue alone, and found by index; history is written once, by the
+--   statement that takes it from the queue, and never searched;
 -- · an attempt is found by the execution's number, which its token begins with, and nothing else: a
 --   predicate on the status would let stale statistics ("nobody runs") talk the planner into walking
 --   dead index entries, and an index of tokens would be one more to write at each claim;
@@ -19,8 +20,13 @@ SELECT
 
 -- name: QueueExecutions
 -- Enforcements and the executions that they cause, or executions alone. Each execution names the
--- place of its enforcement, 0 for none. Numbers are drawn in the given order, before anything is
--- inserted, because one statement cannot see what another part of it inserts.
+-- place of its enforcement, 0 for none, and each enforcement the places of its first and last execution.
+-- Numbers are drawn in the given order, before anything is inserted, because one statement cannot see what
+-- another part of it inserts.
+--
+-- An enforcement has one execution for each action and item, and no index has to hold that: an event has
+-- one enforcement for each rule, by the primary key of enforcement, that one's number is drawn here, and who
+-- is told of it afterwards queues nothing for it.
 WITH
 enforced AS MATERIALIZED (
     SELECT
@@ -28,16 +34,12 @@ enforced AS MATERIALIZED (
         input.*
     FROM unnest(
         @enforced_event_ids::bigint[], @enforced_rule_refs::text[], @enforced_statuses::text[],
-        @enforced_errors::text[], @enforced_warnings::text[]
-    ) WITH ORDINALITY AS input (event_id, rule_ref, status, error, warnings, place)
+        @enforced_errors::text[], @enforced_warnings::text[],
+        @enforced_firsts::integer[], @enforced_lasts::integer[]
+    ) WITH ORDINALITY AS input (event_id, rule_ref, status, error, warnings, first, last, place)
     ORDER BY input.place
 ),
-judged AS (
-    INSERT INTO attune.enforcement (id, event_id, rule_ref, status, error, warnings)
-    SELECT id, event_id, rule_ref, status, error, NULLIF(warnings, '')::jsonb
-    FROM enforced
-),
--- A list, not a join: joining a thousand with a thousand needs a hash, which is off here.
+-- Lists, not joins: joining a thousand with a thousand needs a hash, which is off here.
 enforcement_ids AS MATERIALIZED (
     SELECT array_agg(id ORDER BY place) AS ids
     FROM enforced
@@ -86,26 +88,27 @@ asked AS MATERIALIZED (
     )
     ORDER BY input.place
 ),
-recorded AS (
-    INSERT INTO attune.execution (
-        id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
-        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of, depth
-    )
-    SELECT
-        id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
-        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of, depth
+execution_ids AS MATERIALIZED (
+    SELECT array_agg(id ORDER BY place) AS ids
     FROM asked
+),
+judged AS (
+    INSERT INTO attune.enforcement (id, event_id, rule_ref, status, error, warnings, execution_ids)
+    SELECT
+        id, event_id, rule_ref, status, error, NULLIF(warnings, '')::jsonb,
+        COALESCE((SELECT ids FROM execution_ids)[first:last], '{}')
+    FROM enforced
 ),
 queued AS (
     INSERT INTO attune.queue (
-        execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
-        priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
-        concurrency_key, in_line, requested_by, depth
+        execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
+        ordinal, item, priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
+        concurrency_key, in_line, requested_by, depth, rerun_of
     )
     SELECT
-        id, now(), status, pack_ref, action_ref, rule_ref, trigger_ref, event_id,
-        priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
-        concurrency_key, in_line, requested_by, depth
+        id, now(), status, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
+        ordinal, item, priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
+        concurrency_key, in_line, requested_by, depth, rerun_of
     FROM asked
 )
 SELECT id
@@ -378,17 +381,11 @@ gone AS (
         AND held.cancel_at IS NOT NULL
 ),
 ended AS (
-    INSERT INTO attune.execution AS execution (
-        id, created_at, action_ref, pack_ref, status, attempt, finished_at, error
-    )
-    SELECT
-        execution_id, created_at, action_ref, pack_ref, 'cancelled', attempt - 1,
-        now(), 'cancelled by ' || cancel_by
+    SELECT ASKED_COLUMNS, attempt - 1 AS attempt, UNBEGUN_COLUMNS, 'cancelled by ' || cancel_by AS error
     FROM held
     WHERE cancel_at IS NOT NULL
-    END_UNBEGUN
 ),
-NOTE_ENDED,
+KEEP_ENDED,
 released AS (
     UPDATE attune.queue
     SET status = 'requested',
@@ -533,21 +530,36 @@ FROM attune.queue
 WHERE node = @node::text
     AND token IS NOT NULL;
 
--- name: KEEP_OUTCOME
--- A fragment: what an execution that is there gets when it ends.
-ON CONFLICT (id, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        node = EXCLUDED.node,
-        revision = EXCLUDED.revision,
-        started_at = EXCLUDED.started_at,
-        finished_at = EXCLUDED.finished_at,
-        exit_code = EXCLUDED.exit_code,
-        signal = EXCLUDED.signal,
-        error = EXCLUDED.error,
-        result = EXCLUDED.result,
-        stdout_truncated = EXCLUDED.stdout_truncated,
-        stderr_truncated = EXCLUDED.stderr_truncated
+-- name: ASKED_COLUMNS
+-- A fragment: what history keeps of what was asked for, as the queue has it. What was put off is told with the
+-- time at which it had been due.
+execution_id AS id, created_at, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
+        priority, requested_by, COALESCE(put_off_from, due_at) AS due_at, timeout, parameters, secrets, retry, rerun_of, depth
+
+-- name: UNBEGUN_COLUMNS
+-- A fragment: what history keeps of the end where nothing of the execution runs, but for attempt and error.
+'cancelled' AS status, NULL::text AS node, NULL::text AS revision, NULL::timestamptz AS started_at, now() AS finished_at,
+        NULL::integer AS exit_code, NULL::text AS signal, NULL::jsonb AS result,
+        FALSE AS stdout_truncated, FALSE AS stderr_truncated
+
+-- name: KEEP_ENDED
+-- A fragment: it stands behind ended, whose columns are those of the history. It is in the same statement as the
+-- DELETE from the queue, so that whoever reads sees an execution in one of them.
+kept AS (
+    INSERT INTO attune.execution (
+        id, created_at, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
+        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of, depth,
+        attempt, node, revision, started_at, finished_at, exit_code, signal, error, result,
+        stdout_truncated, stderr_truncated
+    )
+    SELECT
+        id, created_at, action_ref, pack_ref, rule_ref, trigger_ref, event_id, enforcement_id, ordinal, item,
+        status, priority, requested_by, due_at, timeout, parameters, secrets, retry, rerun_of, depth,
+        attempt, node, revision, started_at, finished_at, exit_code, signal, error, result,
+        stdout_truncated, stderr_truncated
+    FROM ended
+),
+NOTE_ENDED
 
 -- name: FinishAttempts
 -- The token is the fence: who does not hold it finds no row here and changes nothing. Nor does who finds
@@ -572,18 +584,11 @@ outcome AS MATERIALIZED (
 ),
 held AS MATERIALIZED (
     SELECT
-        queue.execution_id,
-        queue.created_at,
-        queue.action_ref,
-        queue.pack_ref,
-        queue.attempt,
-        queue.node,
-        queue.revision,
-        queue.due_at,
-        queue.started_at,
-        queue.cancel_at,
-        queue.concurrency_key,
-        outcome.*,
+        queue.*,
+        outcome.status AS outcome, outcome.exit_code, outcome.signal, outcome.error, outcome.result,
+        outcome.retry_seconds, outcome.spare,
+        outcome.stdout_text, outcome.stdout_bytes, outcome.stdout_omitted,
+        outcome.stderr_text, outcome.stderr_bytes, outcome.stderr_omitted,
         (outcome.retry_seconds IS NOT NULL AND queue.cancel_at IS NULL) AS again
     FROM outcome
     JOIN attune.queue
@@ -621,31 +626,23 @@ requeued AS (
     RETURNING queue.execution_id
 ),
 ended AS (
-    -- An insert that meets its row goes straight to that row's partition. An UPDATE with a join
-    -- would have to open every day of the history each time.
-    INSERT INTO attune.execution AS execution (
-        id, created_at, action_ref, pack_ref,
-        status, attempt, node, revision, started_at, finished_at, exit_code, signal, error, result,
-        stdout_truncated, stderr_truncated
-    )
     SELECT
-        execution_id, created_at, action_ref, pack_ref,
-        CASE WHEN retry_seconds IS NOT NULL THEN 'cancelled' ELSE status END,
-        attempt, node, revision, started_at, now(), exit_code, NULLIF(signal, ''), NULLIF(error, ''),
-        NULLIF(result, '')::jsonb, stdout_omitted > 0, stderr_omitted > 0
+        ASKED_COLUMNS,
+        CASE WHEN retry_seconds IS NOT NULL THEN 'cancelled' ELSE outcome END AS status,
+        attempt, node, revision, started_at, now() AS finished_at,
+        exit_code, NULLIF(signal, '') AS signal, NULLIF(error, '') AS error, NULLIF(result, '')::jsonb AS result,
+        stdout_omitted > 0 AS stdout_truncated, stderr_omitted > 0 AS stderr_truncated
     FROM held
     WHERE NOT again
-    KEEP_OUTCOME
-    RETURNING ENDED_COLUMNS
 ),
-NOTE_ENDED,
+KEEP_ENDED,
 recorded AS (
     INSERT INTO attune.attempt (
         execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
         finished_at, exit_code, signal, error
     )
     SELECT
-        execution_id, created_at, attempt, token, status, node, revision, due_at, started_at,
+        execution_id, created_at, attempt, token, outcome, node, revision, due_at, started_at,
         now(), exit_code, NULLIF(signal, ''), NULLIF(error, '')
     FROM held
 ),
@@ -681,29 +678,24 @@ FROM held;
 -- FinishAttempts for outcomes of which none is to be tried again, which is nearly always. A statement
 -- prepares also for what does not come, and that costs more than what does.
 WITH
-held AS MATERIALIZED (
+ended AS MATERIALIZED (
     SELECT
-        queue.execution_id,
-        queue.created_at,
-        queue.action_ref,
-        queue.pack_ref,
-        queue.rule_ref,
-        queue.trigger_ref,
-        queue.event_id,
-        queue.requested_by,
-        queue.depth,
+        ASKED_COLUMNS,
+        queue.due_at AS queued_at,
         queue.attempt,
         queue.node,
         queue.revision,
-        queue.due_at,
         queue.started_at,
         queue.concurrency_key,
         outcome.token,
         outcome.status,
+        now() AS finished_at,
         outcome.exit_code,
         NULLIF(outcome.signal, '') AS signal,
         NULLIF(outcome.error, '') AS error,
-        NULLIF(outcome.result, '') AS result,
+        NULLIF(outcome.result, '')::jsonb AS result,
+        outcome.stdout_omitted > 0 AS stdout_truncated,
+        outcome.stderr_omitted > 0 AS stderr_truncated,
         outcome.stdout_text,
         outcome.stdout_bytes,
         outcome.stdout_omitted,
@@ -716,70 +708,50 @@ held AS MATERIALIZED (
         @stdout_texts::text[], @stdout_bytes::bigint[], @stdout_omitted::bigint[],
         @stderr_texts::text[], @stderr_bytes::bigint[], @stderr_omitted::bigint[]
     ) AS outcome (
-        id, token, status, exit_code, signal, error,
+        outcome_id, token, status, exit_code, signal, error,
         result,
         stdout_text, stdout_bytes, stdout_omitted,
         stderr_text, stderr_bytes, stderr_omitted
     )
     JOIN attune.queue
-        ON queue.execution_id = outcome.id
+        ON queue.execution_id = outcome.outcome_id
     WHERE queue.token = outcome.token
     ORDER BY queue.execution_id
     FOR UPDATE OF queue SKIP LOCKED
 ),
 gone AS (
     DELETE FROM attune.queue
-    USING held
-    WHERE queue.execution_id = held.execution_id
+    USING ended
+    WHERE queue.execution_id = ended.id
 ),
--- The row itself cannot tell: what a partition returns is dear.
-ended AS (
-    SELECT
-        execution_id AS id, action_ref, pack_ref, rule_ref, trigger_ref, event_id, requested_by, status, attempt, node,
-        exit_code, signal, error, created_at, started_at, now() AS finished_at, depth
-    FROM held
-),
-NOTE_ENDED,
-kept AS (
-    INSERT INTO attune.execution AS execution (
-        id, created_at, action_ref, pack_ref,
-        status, attempt, node, revision, started_at, finished_at, exit_code, signal, error, result,
-        stdout_truncated, stderr_truncated
-    )
-    SELECT
-        execution_id, created_at, action_ref, pack_ref,
-        status, attempt, node, revision, started_at, now(), exit_code, signal, error, result::jsonb,
-        stdout_omitted > 0, stderr_omitted > 0
-    FROM held
-    KEEP_OUTCOME
-),
+KEEP_ENDED,
 recorded AS (
     INSERT INTO attune.attempt (
         execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
         finished_at, exit_code, signal, error
     )
     SELECT
-        execution_id, created_at, attempt, token, status, node, revision, due_at, started_at,
-        now(), exit_code, signal, error
-    FROM held
+        id, created_at, attempt, token, status, node, revision, queued_at, started_at,
+        finished_at, exit_code, signal, error
+    FROM ended
 ),
 printed AS (
     INSERT INTO attune.output (execution_id, created_at, attempt, stream, text, bytes, omitted)
-    SELECT execution_id, created_at, attempt, 'stdout', stdout_text, stdout_bytes, stdout_omitted
-    FROM held
+    SELECT id, created_at, attempt, 'stdout', stdout_text, stdout_bytes, stdout_omitted
+    FROM ended
     WHERE stdout_bytes > 0
         OR stdout_text <> ''
     UNION ALL
-    SELECT execution_id, created_at, attempt, 'stderr', stderr_text, stderr_bytes, stderr_omitted
-    FROM held
+    SELECT id, created_at, attempt, 'stderr', stderr_text, stderr_bytes, stderr_omitted
+    FROM ended
     WHERE stderr_bytes > 0
         OR stderr_text <> ''
 ),
 told AS (
     TELL_ENDED
 )
-SELECT held.token, held.action_ref, held.concurrency_key AS freed, (SELECT count(*) FROM told) AS notified
-FROM held;
+SELECT token, action_ref, concurrency_key AS freed, (SELECT count(*) FROM told) AS notified
+FROM ended;
 
 -- name: StillHeld
 -- Of these, those that are held by these tokens, and whether they could begin.
@@ -901,28 +873,16 @@ gone AS (
         AND NOT judged.again
 ),
 ended AS (
-    INSERT INTO attune.execution AS execution (
-        id, created_at, action_ref, pack_ref,
-        status, attempt, node, revision, started_at, finished_at, error
-    )
     SELECT
-        execution_id, created_at, action_ref, pack_ref,
-        'lost', attempt, node, revision, started_at, now(),
-        'node ' || node || @reason::text
+        ASKED_COLUMNS,
+        'lost' AS status, attempt, node, revision, started_at, now() AS finished_at,
+        NULL::integer AS exit_code, NULL::text AS signal, 'node ' || node || @reason::text AS error, NULL::jsonb AS result,
+        FALSE AS stdout_truncated, FALSE AS stderr_truncated
     FROM judged
     WHERE NOT unstarted
         AND NOT again
-    ON CONFLICT (id, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        node = EXCLUDED.node,
-        revision = EXCLUDED.revision,
-        started_at = EXCLUDED.started_at,
-        finished_at = EXCLUDED.finished_at,
-        error = EXCLUDED.error
-    RETURNING ENDED_COLUMNS
 ),
-NOTE_ENDED,
+KEEP_ENDED,
 recorded AS (
     INSERT INTO attune.attempt (
         execution_id, created_at, number, token, status, node, revision, queued_at, started_at,
@@ -972,18 +932,15 @@ gone AS (
         AND found.started_at IS NULL
 ),
 ended AS (
-    INSERT INTO attune.execution AS execution (
-        id, created_at, action_ref, pack_ref, status, attempt, finished_at, error
-    )
     SELECT
-        execution_id, created_at, action_ref, pack_ref, 'cancelled',
-        CASE WHEN token IS NULL THEN attempt ELSE attempt - 1 END,
-        now(), 'cancelled by ' || @cancelled_by::text
+        ASKED_COLUMNS,
+        CASE WHEN token IS NULL THEN attempt ELSE attempt - 1 END AS attempt,
+        UNBEGUN_COLUMNS,
+        'cancelled by ' || @cancelled_by::text AS error
     FROM found
     WHERE started_at IS NULL
-    END_UNBEGUN
 ),
-NOTE_ENDED,
+KEEP_ENDED,
 marked AS (
     UPDATE attune.queue
     SET cancel_at = COALESCE(queue.cancel_at, now()),
@@ -1056,14 +1013,10 @@ gone AS (
     WHERE queue.execution_id = found.execution_id
 ),
 ended AS (
-    INSERT INTO attune.execution AS execution (
-        id, created_at, action_ref, pack_ref, status, attempt, finished_at, error
-    )
-    SELECT execution_id, created_at, action_ref, pack_ref, 'cancelled', 0, now(), reason
+    SELECT ASKED_COLUMNS, 0 AS attempt, UNBEGUN_COLUMNS, reason AS error
     FROM found
-    END_UNBEGUN
 ),
-NOTE_ENDED,
+KEEP_ENDED,
 told AS (
     TELL_ENDED
 )
@@ -1116,10 +1069,10 @@ SELECT
     COALESCE(execution.trigger_ref, '') AS trigger_ref,
     COALESCE(execution.event_id, 0) AS event_id,
     execution.parameters,
-    recorded.secrets,
+    execution.secrets,
     execution.priority,
-    COALESCE(EXTRACT(EPOCH FROM recorded.timeout), 0)::double precision AS timeout_seconds,
-    recorded.retry,
+    COALESCE(EXTRACT(EPOCH FROM execution.timeout), 0)::double precision AS timeout_seconds,
+    execution.retry,
     COALESCE(execution.revision, '') AS revision,
     COALESCE((
         SELECT max(revision.id)
@@ -1129,10 +1082,17 @@ SELECT
         WHERE pack.ref = execution.pack_ref
             AND revision.digest = execution.revision
     ), 0) AS revision_id
-FROM attune.execution_now AS execution
-JOIN attune.execution AS recorded
-    ON recorded.id = execution.id
-    AND recorded.created_at = execution.created_at
+FROM (
+    SELECT
+        execution_id AS id, action_ref, pack_ref, status, rule_ref, trigger_ref, event_id, parameters, secrets, priority,
+        timeout, retry, revision
+    FROM attune.queue
+    UNION ALL
+    SELECT
+        id, action_ref, pack_ref, status, rule_ref, trigger_ref, event_id, parameters, secrets, priority,
+        timeout, retry, revision
+    FROM attune.execution
+) AS execution
 WHERE execution.id = ANY (@ids::bigint[])
 ORDER BY execution.id;
 
@@ -1153,7 +1113,6 @@ FROM ended
 JOIN attune.execution
     ON execution.id = ended.id
     AND execution.created_at >= @since::timestamptz
-WHERE execution.finished_at IS NOT NULL
 ORDER BY execution.id;
 
 -- name: Execution

@@ -21,8 +21,7 @@ FOR NO KEY UPDATE OF rule_state;
 
 -- name: RecentFailures
 -- Of each rule, how many of its newest executions ended without success, one after the other, since its
--- breaker was last closed. What has not ended, or was cancelled, says nothing. The look back is bounded:
--- who has a thousand executions waiting knows it by other signs.
+-- breaker was last closed. What was cancelled says nothing. The look back is bounded.
 SELECT input.rule_ref, failed.failures, failed.last
 FROM unnest(@rule_refs::text[]) AS input (rule_ref)
 CROSS JOIN LATERAL (
@@ -65,24 +64,29 @@ SET state = EXCLUDED.state,
 -- name: SupersedeExecutions
 -- What an event has had waiting for quiet ends when the next event comes: it was never due, and leaves
 -- nothing but its enforcement, which says by which event. What somebody cancelled, or what fell due
--- meanwhile, is left alone.
+-- meanwhile, is left alone. An enforcement of a former version does not name its executions.
 WITH
 waiting AS MATERIALIZED (
     SELECT
         queue.execution_id,
-        execution.created_at,
-        execution.event_id,
-        execution.rule_ref,
+        enforcement.created_at,
+        enforcement.event_id,
+        enforcement.rule_ref,
         input.reason
     FROM unnest(@rule_refs::text[], @event_ids::bigint[], @created_at::timestamptz[], @reasons::text[])
         AS input (rule_ref, event_id, created_at, reason)
-    JOIN attune.execution
-        ON execution.event_id = input.event_id
-        AND execution.created_at = input.created_at
-        AND execution.rule_ref = input.rule_ref
-        AND execution.enforcement_id IS NOT NULL
+    JOIN attune.enforcement
+        ON enforcement.event_id = input.event_id
+        AND enforcement.created_at = input.created_at
+        AND enforcement.rule_ref = input.rule_ref
+    CROSS JOIN LATERAL unnest(COALESCE(enforcement.execution_ids, ARRAY(
+        SELECT former.execution_id
+        FROM attune.queue AS former
+        WHERE former.event_id = enforcement.event_id
+            AND former.enforcement_id = enforcement.id
+    ))) AS asked (id)
     JOIN attune.queue
-        ON queue.execution_id = execution.id
+        ON queue.execution_id = asked.id
     WHERE queue.token IS NULL
         AND queue.due_at > now()
     ORDER BY queue.execution_id
@@ -92,16 +96,15 @@ gone AS (
     DELETE FROM attune.queue
     USING waiting
     WHERE queue.execution_id = waiting.execution_id
-),
-forgotten AS (
-    DELETE FROM attune.execution
-    USING waiting
-    WHERE execution.id = waiting.execution_id
-        AND execution.created_at = waiting.created_at
 )
 UPDATE attune.enforcement
 SET status = 'skipped',
-    error = waiting.reason
+    error = waiting.reason,
+    execution_ids = ARRAY(
+        SELECT kept.id
+        FROM unnest(enforcement.execution_ids) AS kept (id)
+        WHERE kept.id NOT IN (SELECT execution_id FROM waiting)
+    )
 FROM (SELECT DISTINCT event_id, rule_ref, created_at, reason FROM waiting) AS waiting
 WHERE enforcement.event_id = waiting.event_id
     AND enforcement.rule_ref = waiting.rule_ref

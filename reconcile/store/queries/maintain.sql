@@ -36,7 +36,7 @@ SELECT GREATEST(
     now() - make_interval(secs => NULLIF(@keep_seconds::double precision, 0)),
     (
         SELECT created_at
-        FROM attune.execution
+        FROM attune.execution_now
         WHERE @most::integer > 0
         ORDER BY id DESC
         LIMIT 1
@@ -161,11 +161,22 @@ WHERE is_applied;
 
 -- name: RowsWithSecrets
 SELECT id, created_at, action_ref, secrets
-FROM attune.execution
+FROM (
+    SELECT execution_id AS id, created_at, action_ref, secrets FROM attune.queue
+    UNION ALL
+    SELECT id, created_at, action_ref, secrets FROM attune.execution
+) AS kept
 WHERE secrets IS NOT NULL
     AND id > @after::bigint
 ORDER BY id
 LIMIT @most::integer;
+
+-- name: ResealQueue
+-- Before ResealExecutions: what ends meanwhile goes that way.
+UPDATE attune.queue
+SET secrets = input.secrets::jsonb
+FROM unnest(@ids::bigint[], @secrets::text[]) AS input (id, secrets)
+WHERE queue.execution_id = input.id;
 
 -- name: ResealExecutions
 UPDATE attune.execution
@@ -173,12 +184,6 @@ SET secrets = input.secrets::jsonb
 FROM unnest(@ids::bigint[], @created_at::timestamptz[], @secrets::text[]) AS input (id, created_at, secrets)
 WHERE execution.id = input.id
     AND execution.created_at = input.created_at;
-
--- name: ResealQueue
-UPDATE attune.queue
-SET secrets = input.secrets::jsonb
-FROM unnest(@ids::bigint[], @secrets::text[]) AS input (id, secrets)
-WHERE queue.execution_id = input.id;
 
 -- name: VacuumQueue
 VACUUM (SKIP_LOCKED) attune.queue;

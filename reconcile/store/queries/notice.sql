@@ -1,14 +1,8 @@
 -- What happened to Attune itself. A part of other statements writes it, and only where an enabled rule
 -- listens: the look for one is by an index, and once a statement.
 
--- name: ENDED_COLUMNS
--- What is told of executions that end; a fragment.
-execution.id, execution.action_ref, execution.pack_ref, execution.rule_ref, execution.trigger_ref, execution.event_id,
-        execution.requested_by, execution.status, execution.attempt, execution.node, execution.exit_code, execution.signal,
-        execution.error, execution.created_at, execution.started_at, execution.finished_at, execution.depth
-
 -- name: NOTE_ENDED
--- A fragment: it stands behind ended, which gives the columns above.
+-- A fragment: it stands behind ended, whose columns are those of the history.
 noted AS (
     INSERT INTO attune.notice (trigger_ref, event_id, depth, payload)
     SELECT
@@ -25,17 +19,6 @@ noted AS (
     FROM ended
     WHERE EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = 'core.execution_finished' AND rule.enabled)
 )
-
--- name: END_UNBEGUN
--- What is left of ended where nothing of the execution runs: an insert that meets its row goes straight to
--- that row's partition; an UPDATE with a join would have to open every day of the history each time. A
--- fragment.
-ON CONFLICT (id, created_at) DO UPDATE
-    SET status = EXCLUDED.status,
-        attempt = EXCLUDED.attempt,
-        finished_at = EXCLUDED.finished_at,
-        error = EXCLUDED.error
-    RETURNING ENDED_COLUMNS
 
 -- name: TELL_ENDED
 -- A payload holds less than 8000 bytes: many are told by an empty one. A fragment, of told.

@@ -11,14 +11,13 @@ import (
 // invariants are what holds of every database, whatever happened to the nodes that wrote to it: each query
 // gives what breaks it.
 var invariants = []struct{ name, query string }{
-	{"an execution that has not ended is in the queue", `
-		SELECT 'execution ' || id || ' is ' || status
-		FROM attune.execution
-		WHERE finished_at IS NULL AND NOT EXISTS (SELECT FROM attune.queue WHERE execution_id = id)`},
-	{"what is in the queue has not ended", `
-		SELECT 'execution ' || execution_id || ' is ' || queue.status || ' in the queue and ' || COALESCE(execution.status, 'nowhere else')
-		FROM attune.queue LEFT JOIN attune.execution ON id = execution_id
-		WHERE id IS NULL OR finished_at IS NOT NULL`},
+	{"an execution is in the queue until it ends, and in the history then", `
+		SELECT 'execution ' || execution_id || ' is ' || queue.status || ' in the queue and ' || execution.status || ' in the history'
+		FROM attune.queue JOIN attune.execution ON id = execution_id`},
+	{"what an enforcement asked for is kept", `
+		SELECT 'execution ' || asked.id || ' of event ' || event_id || ', rule ' || rule_ref
+		FROM attune.enforcement CROSS JOIN LATERAL unnest(execution_ids) AS asked (id)
+		WHERE NOT EXISTS (SELECT FROM attune.execution_now WHERE execution_now.id = asked.id)`},
 	{"an end and its time come together", `
 		SELECT 'execution ' || id || ' is ' || status || ' and finished at ' || COALESCE(finished_at::text, 'no time')
 		FROM attune.execution
@@ -61,17 +60,22 @@ var invariants = []struct{ name, query string }{
 			AND attempt.status IS DISTINCT FROM execution.status`},
 	{"a place of an enforcement has one execution", `
 		SELECT count(*) || ' executions of event ' || event_id || ', rule ' || rule_ref || ', action ' || ordinal || ', item ' || item
-		FROM attune.execution WHERE enforcement_id IS NOT NULL
+		FROM (
+			SELECT event_id, rule_ref, enforcement_id, ordinal, item FROM attune.queue
+			UNION ALL SELECT event_id, rule_ref, enforcement_id, ordinal, item FROM attune.execution
+		) AS asked
+		WHERE enforcement_id IS NOT NULL
 		GROUP BY event_id, rule_ref, enforcement_id, ordinal, item HAVING count(*) > 1`},
 	{"an event has one enforcement for each rule", `
 		SELECT count(*) || ' enforcements of event ' || event_id || ' and rule ' || rule_ref
 		FROM attune.enforcement GROUP BY event_id, rule_ref HAVING count(*) > 1`},
 	{"an execution that a rule asked for has its enforcement", `
 		SELECT 'execution ' || execution.id
-		FROM attune.execution
+		FROM attune.execution_now AS execution
 		WHERE enforcement_id IS NOT NULL AND NOT EXISTS (
 			SELECT FROM attune.enforcement
 			WHERE enforcement.id = execution.enforcement_id AND enforcement.event_id = execution.event_id AND enforcement.status = 'matched'
+				AND (execution_ids IS NULL OR execution.id = ANY (execution_ids))
 		)`},
 	{"an event is stored once by its source's own number", `
 		SELECT count(*) || ' events of ' || source || ' and trigger ' || trigger_ref || ' are ' || event_id
