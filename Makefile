@@ -69,6 +69,7 @@ install: build ## Install binary, man pages, completion, packs and unit under PR
 	bin/attune completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_attune
 	bin/attune completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/attune.fish
 	install -D -m 0644 contrib/systemd/attune.sysusers $(DESTDIR)/etc/sysusers.d/attune.conf
+	install -D -m 0644 contrib/systemd/attune.socket $(DESTDIR)/etc/systemd/system/attune.socket
 	install -D -m 0644 contrib/systemd/attune.service $(DESTDIR)/etc/systemd/system/attune.service
 	sed -i 's|/usr/bin/attune|$(PREFIX)/bin/attune|' $(DESTDIR)/etc/systemd/system/attune.service
 	test -e $(DESTDIR)/etc/attune/attune.toml || install -D -m 0644 attune.toml $(DESTDIR)/etc/attune/attune.toml

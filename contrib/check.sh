@@ -35,7 +35,8 @@ fish --no-config --no-execute "$work/attune.fish"
 # As it is installed: the program must be there for verify, and the exposure is that of F108.
 mkdir "$work/unit"
 sed "s|/usr/bin/attune|$work/attune|" contrib/systemd/attune.service >"$work/unit/attune.service"
-silent "the unit" systemd-analyze verify --man=no "$work/unit/attune.service"
+cp contrib/systemd/attune.socket "$work/unit/"
+silent "the units" systemd-analyze verify --man=no "$work/unit/attune.service" "$work/unit/attune.socket"
 systemd-analyze security --offline=yes --threshold=20 "$work/unit/attune.service" | tail -1
 
 promtool check rules contrib/prometheus/attune.rules.yml >/dev/null

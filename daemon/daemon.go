@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,6 +49,8 @@ type Options struct {
 	SetLog func(LogConfig) error
 	// OnReady, where set, is called once, when the first scan was applied; it must not wait long.
 	OnReady func(Ready)
+	// Inherited are the sockets that systemd has opened.
+	Inherited []net.Listener
 	// UnsafeDatabase turns fsync of the private PostgreSQL off: for tests only.
 	UnsafeDatabase bool
 }
@@ -268,7 +271,7 @@ func (d *Daemon) build(ctx context.Context) error {
 
 func (d *Daemon) serverOptions(socket string) api.Options {
 	opts := api.Options{
-		Socket: socket, Listen: d.config.HTTP.Listen, TLS: d.certificate.config(), ServesHost: d.servesHost,
+		Socket: socket, Listen: d.config.HTTP.Listen, Inherited: d.opts.Inherited, TLS: d.certificate.config(), ServesHost: d.servesHost,
 		Info: api.Info{
 			Version: d.opts.Version, Node: d.node, PID: os.Getpid(), StartedAt: d.began, StateDirectory: d.state,
 			Directories: d.config.Packs.Directories, Interpreters: d.interpreters.All(), Trees: d.runner.Trees(),

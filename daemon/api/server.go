@@ -81,6 +81,8 @@ type Options struct {
 	Socket string
 	Listen string
 	TLS    *tls.Config // nil: plain HTTP
+	// Inherited are listeners for these two that somebody else has opened, and keeps open.
+	Inherited []net.Listener
 	// ServesHost says under which names, beside addresses and localhost, TCP is served; nil: under none.
 	ServesHost func(name string) bool
 
@@ -138,14 +140,25 @@ func New(opts Options) (*Server, error) {
 	s.refusals = newRefusals(opts.Logger, opts.Registerer, opts.Access.Audit)
 	s.feeds = s.newFeeds()
 	s.stop = sync.OnceFunc(func() { close(s.stopping) })
-	var err error
-	if s.socket, err = listenSocket(opts.Socket, s.log); err != nil {
+	local, tcp, err := inherited(opts.Inherited, opts.Socket, opts.Listen)
+	if err != nil {
+		return nil, err
+	}
+	if local != nil {
+		s.socket, err = inheritSocket(opts.Socket, local)
+	} else {
+		s.socket, err = listenSocket(opts.Socket, s.log)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if opts.Listen == "" {
 		return s, nil
 	}
-	if s.tcp, err = net.Listen("tcp", loopbackHost(opts.Listen)); err != nil {
+	if s.tcp = tcp; tcp == nil {
+		s.tcp, err = net.Listen("tcp", loopbackHost(opts.Listen))
+	}
+	if err != nil {
 		s.socket.close()
 		return nil, fmt.Errorf("cannot listen on %s: %v; set http.listen to another address, or to \"\" for none", opts.Listen, listenCause(err))
 	}

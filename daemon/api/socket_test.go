@@ -22,6 +22,50 @@ func shortDir(t *testing.T) string {
 
 func listen(path string) (*socket, error) { return listenSocket(path, slog.New(slog.DiscardHandler)) }
 
+// What the service manager has opened is served, where the configuration says, and stays when the daemon ends.
+func TestInheritedSockets(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(shortDir(t), "a.sock")
+	local, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	local.SetUnlinkOnClose(false)
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := tcp.Addr().String()
+	for name, opts := range map[string]Options{
+		"another path":    {Socket: path + "x", Listen: address},
+		"another address": {Socket: path, Listen: "127.0.0.1:1"},
+		"every address":   {Socket: path, Listen: "0.0.0.0:" + address[strings.LastIndex(address, ":")+1:]},
+		"none":            {Socket: path},
+	} {
+		opts.Inherited, opts.Access, opts.Logger = []net.Listener{local, tcp}, &fakes{}, slog.New(slog.DiscardHandler)
+		if _, err := New(opts); err == nil || !strings.Contains(err.Error(), "ListenStream=") {
+			t.Errorf("%s: found %v", name, err)
+		}
+	}
+	server, err := New(Options{Socket: path, Listen: address, Inherited: []net.Listener{local, tcp}, Access: &fakes{}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if server.URL() != "http://"+address || server.Socket() != path {
+		t.Errorf("it serves %s and %s", server.URL(), server.Socket())
+	}
+	if _, err := New(Options{Socket: path, Access: &fakes{}, Logger: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Error("a second daemon took the socket")
+	}
+	server.Close()
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the socket went with the daemon: %v", err)
+	}
+	if _, err := local.Accept(); err == nil {
+		t.Error("the daemon's end of it is open still")
+	}
+}
+
 func TestSocketIsMadeAndRemoved(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(shortDir(t), "new", "a.sock")

@@ -88,7 +88,11 @@ func (c *command) runDaemon(ctx context.Context, read func() (*daemon.Config, er
 	if err != nil {
 		return fmt.Errorf("cannot find this program's own file: %v", err)
 	}
-	opts := daemon.Options{Config: cfg, Logger: log.Logger(), Reread: read, SetLog: log.Set, Version: c.sys.Version.Version, Binary: binary}
+	inherited, err := daemon.Inherited()
+	if err != nil {
+		return err
+	}
+	opts := daemon.Options{Inherited: inherited, Config: cfg, Logger: log.Logger(), Reread: read, SetLog: log.Set, Version: c.sys.Version.Version, Binary: binary}
 	if _, isTerminal := c.terminalWidth(); isTerminal {
 		opts.OnReady = func(r daemon.Ready) { daemon.Banner(c.sys.Stdout, r) }
 	}
