@@ -77,7 +77,7 @@ type Step struct {
 	Consequence string `json:"consequence,omitempty"`
 	// Effects are the same for each sensor and rule that it concerns, with the reason.
 	Effects []Effect `json:"effects,omitempty"`
-	// Errors say why the last good one is kept.
+	// Errors say why the last good one is kept; between two states, why the older one was refused.
 	Errors manifest.Errors `json:"errors,omitempty"`
 }
 

@@ -52,7 +52,8 @@ type Difference struct {
 	Pack string `json:"pack"`
 	From Side   `json:"from"`
 	To   Side   `json:"to"`
-	// Steps are the pack and its components that differ, as a plan has them.
+	// Steps are the pack and its components that differ, as a plan has them. One that the older state has too, and
+	// that was refused there, is a change, with the errors of then.
 	Steps []Step     `json:"steps"`
 	Files []FileDiff `json:"files"` // by path
 	// Errors are findings of parsing either side.
@@ -111,19 +112,38 @@ func (r *Reconciler) difference(ctx context.Context, pack, from, to string) (*Di
 		return nil, err
 	}
 	will.Directory = was.Directory // where it lies is no difference of its files
-	others, err := r.others(ctx, was, will)
+	catalog, err := r.opts.Store.Catalog(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
+	// What an older revision was judged by is past; of the others it is known.
+	judged := func(state *PackState, side Side) (*PackState, error) {
+		if side.Revision == 0 || side.Revision == newest[0].Number {
+			return r.judge(state, catalog, now)
+		}
+		return state, nil
+	}
+	before, err := judged(was, wasSide)
+	if err != nil {
+		return nil, err
+	}
+	after, err := judged(will, willSide)
+	if err != nil {
+		return nil, err
+	}
+	others := othersOf(catalog, was, will)
 	d := &Difference{Pack: pack, From: wasSide, To: willSide, Steps: []Step{}, Files: []FileDiff{}}
-	actual := catalogOf(was)
+	actual := catalogOf(before)
 	for _, record := range others {
 		actual.Records(record.Kind)[record.Ref] = record
 	}
-	plan := Diff(&Snapshot{Packs: map[string]*PackState{pack: will}}, actual)
+	plan := Diff(&Snapshot{Packs: map[string]*PackState{pack: after}}, actual)
 	for _, one := range plan.Packs {
 		for _, s := range one.Steps {
 			s.Consequence, s.Effects = "", nil // nobody applies it
+			if why, refused := refusedBefore(before, &s); refused {
+				s.Op, s.Errors = StepChange, why
+			}
 			d.Steps = append(d.Steps, s)
 		}
 		d.Errors = one.Errors
@@ -132,9 +152,44 @@ func (r *Reconciler) difference(ctx context.Context, pack, from, to string) (*Di
 	return d, err
 }
 
-// others are the components in force in other packs that rules of either state name: what of their parameters
+// judge gives a state as an apply would take it: what it refuses is no part of it. The state itself stays, as what
+// is secret in a manifest is told by what the manifest says.
+func (r *Reconciler) judge(s *PackState, catalog *store.Catalog, now time.Time) (*PackState, error) {
+	judged, err := stateOf(s.folder, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	judged.Directory = s.Directory
+	manifest.Check([]*manifest.Bundle{judged.Bundle}, manifest.CheckOptions{
+		InForce: catalog.InForce(), SwitchedOff: switchedOff(catalog),
+		Environment: newPreflight(r.opts.Interpreters, []*folder{judged.folder}, now), Version: r.opts.Version, Now: now,
+	})
+	return judged, nil
+}
+
+// refusedBefore says of a step that seems to create something that the older state has it too, and why it was
+// refused there.
+func refusedBefore(was *PackState, s *Step) (why manifest.Errors, refused bool) {
+	if s.Op != StepCreate {
+		return nil, false
+	}
+	for _, b := range was.Bundle.Broken {
+		if b.Kind != s.Kind || b.Ref != s.Ref {
+			continue
+		}
+		for _, e := range was.Bundle.Errors {
+			if e.Severity == manifest.SeverityError && e.File == was.Folder+"/"+b.File {
+				why = append(why, e)
+			}
+		}
+		return why, true
+	}
+	return nil, false
+}
+
+// othersOf are the components in force in other packs that rules of either state name: what of their parameters
 // is secret, only they know.
-func (r *Reconciler) others(ctx context.Context, states ...*PackState) ([]*store.Record, error) {
+func othersOf(catalog *store.Catalog, states ...*PackState) []*store.Record {
 	named := map[store.ComponentRef]bool{}
 	name := func(state *PackState, kind manifest.Kind, ref string) {
 		if pack, _ := manifest.SplitRef(ref); pack != state.Folder {
@@ -149,20 +204,13 @@ func (r *Reconciler) others(ctx context.Context, states ...*PackState) ([]*store
 			}
 		}
 	}
-	if len(named) == 0 {
-		return nil, nil
-	}
-	catalog, err := r.opts.Store.Catalog(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
 	var found []*store.Record
 	for key := range named {
 		if record := catalog.Records(key.Kind)[key.Ref]; record != nil {
 			found = append(found, record)
 		}
 	}
-	return found, nil
+	return found
 }
 
 // side reads one state.

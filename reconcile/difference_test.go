@@ -85,6 +85,39 @@ func TestDifference(t *testing.T) {
 	}
 }
 
+// TestDifferenceTellsRefused: what was refused in the older state is no news when it is mended, and what is refused
+// in the newer one is not created.
+func TestDifferenceTellsRefused(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Minute, time.Minute } // one revision, however slow the writes
+	b.pack("one")
+	b.start()
+	b.write("one/actions/act.yaml", "name: act\nentry_point: [\n")
+	b.write("one/rules/late.yaml", "name: late\ntrigger: one.tick\naction: one.nothing\n")
+	b.write("one/README.md", "# One\n")
+	b.reload()
+	between := func(from, to string) []string {
+		t.Helper()
+		d, err := b.Difference(t.Context(), "one", from, to)
+		b.do(err)
+		return steps(&Plan{Packs: []PackPlan{{Steps: d.Steps}}})
+	}
+	if diff := cmp.Diff([]string{"! action one.act", "~ pack one (files)"}, between("1", "2")); diff != "" {
+		t.Errorf("to what is refused (-want +have):\n%s", diff)
+	}
+	b.write("one/actions/act.yaml", "name: act\nentry_point: act.sh\n")
+	b.write("one/rules/late.yaml", "name: late\ntrigger: one.tick\naction: one.act\n")
+	b.reload()
+	d, err := b.Difference(t.Context(), "one", "2", "3")
+	b.do(err)
+	for _, s := range d.Steps {
+		if s.Ref == "one.act" && (s.Op != StepChange || !s.Errors.HasErrors() || !strings.Contains(s.Errors[0].Error(), "one/actions/act.yaml:2:1")) {
+			t.Errorf("what was refused is told as %+v", s)
+		}
+	}
+}
+
 // Whatever form a secret has in a manifest, no difference shows it.
 func TestDifferenceShowsNoSecrets(t *testing.T) {
 	t.Parallel()

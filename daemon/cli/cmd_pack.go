@@ -414,7 +414,11 @@ func (c *command) stepLines(w io.Writer, s reconcile.Step) {
 		fmt.Fprintln(w, "      its files changed")
 	}
 	for _, e := range s.Errors {
-		fmt.Fprintf(w, "      %s\n", e.Error())
+		text := e.Error()
+		if s.Op != reconcile.StepKeep {
+			text = "was refused: " + text
+		}
+		fmt.Fprintf(w, "      %s\n", text)
 	}
 	for _, e := range s.Effects {
 		fmt.Fprintf(w, "      %s %s %s\n", c.paint(styleBusy, "=>"), fmt.Sprintf("%s %s %s", e.Kind, e.Ref, e.Effect), c.paint(styleDim, "("+e.Why+")"))
