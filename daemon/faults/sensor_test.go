@@ -101,15 +101,58 @@ func TestF33KilledF34F36EndingF35Mended(t *testing.T) {
 			return s.State == "backoff" && s.Restarts >= 2 && s.NextStart != nil
 		})
 	}
+	// Each start comes at its time after the one before: 50 ms, then a second, and a quarter less at most.
+	for _, name := range []string{"fails", "ends"} {
+		begun := n.told("sensor started", "ending."+name)
+		if again, third := begun[1].Sub(begun[0]), begun[2].Sub(begun[1]); again < 37*time.Millisecond || third < 750*time.Millisecond {
+			t.Errorf("%s was started again after %v, and then after %v", name, again, third)
+		}
+	}
 	fails := n.now("ending.fails")
 	if !slices.Contains(fails.Stderr, "no such host") || !strings.Contains(fails.LastExit, "1") {
 		t.Errorf("it is shown with the exit %q and the words %q", fails.LastExit, fails.Stderr)
 	}
+	// Mended, it does not wait for its time, and its failures are forgotten.
 	n.write("ending/sensors/fails.sh", "while :; do sleep 1; done\n")
-	n.sensorPID("ending.fails")
+	mended := n.sensorPID("ending.fails")
+	if n.metric("attune_sensor_restarts_total", `sensor="ending.fails"`, `reason="changed"`) < 1 {
+		t.Error("its start is not counted as one for a change")
+	}
+	n.check(syscall.Kill(mended, syscall.SIGKILL))
+	n.until("it is back", func() bool {
+		s := n.now("ending.fails")
+		return s.State == "running" && s.PID != nil && *s.PID != mended
+	})
+	ends := n.log.lines("sensor ended")
+	ends = slices.DeleteFunc(ends, func(l map[string]any) bool { return l["sensor"] != "ending.fails" })
+	if wait := moment(t, ends[len(ends)-1], "next_start").Sub(moment(t, ends[len(ends)-1], "time")); wait > 500*time.Millisecond {
+		t.Errorf("after it was mended it waits for %v", wait)
+	}
 	if now := n.sensorPID("ending.beside"); now != beside {
 		t.Errorf("its neighbour was restarted: %d, then %d", beside, now)
 	}
+}
+
+// told gives the times of a sensor's lines of the log.
+func (n *node) told(message, ref string) (times []time.Time) {
+	n.Helper()
+	for _, line := range n.log.lines(message) {
+		if line["sensor"] == ref {
+			times = append(times, moment(n, line, "time"))
+		}
+	}
+	return times
+}
+
+// moment reads a time of a line of the log.
+func moment(t testing.TB, line map[string]any, key string) time.Time {
+	t.Helper()
+	text, _ := line[key].(string)
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		t.Fatalf("no %s in %v", key, line)
+	}
+	return at
 }
 
 // F37 to F40: sensors that do not want to end, and those that leave somebody behind.
@@ -223,21 +266,31 @@ printf '{"payload":{"big":1e999999,"n":7}}\n'
 good 9
 printf '\000\000\n'
 good 10
-printf '{"payload":{"n":'
-exec sleep 9999 >/dev/null`, size)})
+exec sleep 9999`, size), "half": `printf '{"payload":{"n":1'; exit 78`})
 	n.until("the last good one is stored", func() bool {
 		return slices.Contains(n.said("lines.bad"), "10")
 	})
-	said := n.said("lines.bad")
-	said = slices.DeleteFunc(said, func(s string) bool { return s == "5" || s == "6" || s == "7" || s == "8" || s == "" })
-	if want := []string{"1", "2", "3", "4", "9", "10"}; !slices.Equal(said, want) {
+	// What PostgreSQL cannot store of a good line is replaced; what is too deep is no good line.
+	if said, want := n.said("lines.bad"), []string{"1", "2", "3", "4", "5", "6", "7", "9", "10"}; !slices.Equal(said, want) {
 		t.Errorf("stored are %v, want %v", said, want)
 	}
 	if n.metric("attune_sensor_lines_total", `sensor="lines.bad"`, `outcome="too_long"`) != 1 {
 		t.Error("the long line is not counted")
 	}
-	if bad := n.metric("attune_sensor_lines_total", `sensor="lines.bad"`, `outcome="bad"`); bad < 3 {
-		t.Errorf("%v bad lines are counted", bad)
+	// No JSON, no text, too deep, NUL; and what ends in the middle of a line.
+	n.until("each bad line is counted", func() bool {
+		m := n.metrics()
+		return m.sum("attune_sensor_lines_total", `sensor="lines.bad"`, `outcome="bad"`) == 4 &&
+			m.sum("attune_sensor_lines_total", `sensor="lines.half"`, `outcome="bad"`) == 1
+	})
+	var logged []any // the first three, by their numbers
+	for _, line := range n.log.lines("sensor printed no event") {
+		if line["sensor"] == "lines.bad" {
+			logged = append(logged, line["line"])
+		}
+	}
+	if want := []any{2.0, 4.0, 6.0}; !slices.Equal(logged, want) {
+		t.Errorf("logged are lines %v, want %v", logged, want)
 	}
 	if s := n.now("lines.bad"); s.State != "running" || s.Restarts != 0 {
 		t.Errorf("it is %s after %d restarts", s.State, s.Restarts)
