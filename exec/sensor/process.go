@@ -366,7 +366,9 @@ func (l *launcher) environment(list []byte) ([]string, error) {
 	}
 	set("ATTUNE_SENSOR_REF", l.ref)
 	set("ATTUNE_SENSOR_TRIGGERS_FILE", triggersFile(l.temp))
-	if len(list) <= maxVariable {
+	// A secret stands in no variable: who runs as the same user reads those, and children get them.
+	l.config.hidden = append(l.config.hidden, l.target.hidden...)
+	if len(list) <= maxVariable && len(l.target.hidden) == 0 {
 		set("ATTUNE_SENSOR_TRIGGERS", string(list))
 	}
 	if l.cursor != nil {

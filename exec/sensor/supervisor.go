@@ -233,6 +233,7 @@ func (s *Supervisor) look(ctx context.Context, begin func(*sensor)) error {
 		}
 		slices.SortFunc(own, func(a, b store.TriggerInstance) int { return cmp.Compare(a.ID, b.ID) })
 		t := newTarget(record, catalog.Packs[record.Pack], own, config)
+		t.hide(catalog.Triggers)
 		if s.opts.Holds != nil {
 			t.hold(s.opts.Holds(record.Ref))
 		}

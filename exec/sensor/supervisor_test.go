@@ -157,6 +157,32 @@ sleep 999`)
 	}
 }
 
+// TestSecretParametersComeByFileOnly: what a trigger's schema calls secret stands in no variable, where others of
+// the same user and the sensor's own children find it, nor in the sensor's log.
+func TestSecretParametersComeByFileOnly(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, func(y *yard) {
+		schema := new(manifest.Schema)
+		if err := json.Unmarshal([]byte(`{"type":"object","properties":{"login":{"type":"object","properties":{"password":{"type":"string","secret":true}}}}}`), schema); err != nil {
+			t.Fatal(err)
+		}
+		y.catalog.Triggers = map[string]*store.Record{"p.t": {Ref: "p.t", Pack: "p", Spec: &manifest.Trigger{ParametersSchema: schema}}}
+		y.instances = append(y.instances, store.TriggerInstance{ID: "p.t#1", Trigger: "p.t", Parameters: json.RawMessage(`{"login":{"password":"hunter22"}}`)})
+	})
+	y.put("s", "1", `
+cat "$ATTUNE_SENSOR_TRIGGERS_FILE" >&2; echo >&2
+[[ $(<"$ATTUNE_SENSOR_TRIGGERS_FILE") == *hunter22* ]]; file=$?
+echo "{\"payload\":{\"variable\":\"${ATTUNE_SENSOR_TRIGGERS-absent}\",\"file\":$file}}"
+sleep 999`)
+	if got := y.sink.payloads(t, 1); got[0] != `{"variable":"absent","file":0}` {
+		t.Error(got)
+	}
+	lines, _, _ := y.Logs(t.Context(), "p.s", true, 0)
+	if line := <-lines; strings.Contains(line.Text, "hunter22") || !strings.Contains(line.Text, "***") {
+		t.Error(line.Text)
+	}
+}
+
 func TestInterpretersFindThePacksLibraries(t *testing.T) {
 	t.Parallel()
 	y := newYard(t)

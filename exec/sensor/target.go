@@ -26,6 +26,8 @@ type target struct {
 	instances  []store.TriggerInstance
 	packConfig map[string]any
 	confSchema *manifest.Schema // of packConfig: says what of it is secret
+	// hidden are the values among the instances' parameters that a trigger's schema calls secret.
+	hidden []string
 	// key is the restart key: a process with another one has to be replaced.
 	key string
 	// lease is the token of the lease that a process runs under; empty: there are no leases.
@@ -53,6 +55,24 @@ func newTarget(record *store.Record, pack *store.PackRow, instances []store.Trig
 	}
 	t.key, t.list = t.digests()
 	return t
+}
+
+// hide finds what of the instances' parameters is secret. Which triggers there are, triggers says.
+func (t *target) hide(triggers map[string]*store.Record) {
+	for _, instance := range t.instances {
+		record := triggers[instance.Trigger]
+		if record == nil {
+			continue
+		}
+		trigger, ok := record.Spec.(*manifest.Trigger)
+		if !ok || trigger.ParametersSchema == nil {
+			continue
+		}
+		var parameters map[string]any
+		if json.Unmarshal(instance.Parameters, &parameters) == nil {
+			t.hidden = append(t.hidden, secretTexts(trigger.ParametersSchema, parameters)...)
+		}
+	}
 }
 
 // hold says whether this node may run the sensor, and under which lease. A process belongs to its lease.

@@ -186,7 +186,7 @@ func (y *yard) remove(name string) {
 
 // replace makes a new catalog, as catalogs never change.
 func (y *yard) replace(ref string, r *store.Record) {
-	c := &store.Catalog{Generation: y.catalog.Generation + 1, Packs: y.catalog.Packs, Sensors: maps.Clone(y.catalog.Sensors)}
+	c := &store.Catalog{Generation: y.catalog.Generation + 1, Packs: y.catalog.Packs, Triggers: y.catalog.Triggers, Sensors: maps.Clone(y.catalog.Sensors)}
 	c.Sensors[ref] = r
 	y.catalog = c
 	if y.Supervisor != nil {
