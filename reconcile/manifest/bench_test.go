@@ -1,6 +1,7 @@
 package manifest_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -41,5 +42,29 @@ action:
 		if len(bundle.Errors) > 0 {
 			b.Fatal(bundle.Errors)
 		}
+	}
+}
+
+// BenchmarkFit is what each execution of a rule costs: defaults and the check of its parameters.
+func BenchmarkFit(b *testing.B) {
+	var doc any
+	if err := json.Unmarshal([]byte(`{"n": {"type": "integer", "required": true}, "text": {"type": "string", "default": "x"}, "list": {"type": "array", "items": {"type": "string"}}}`), &doc); err != nil {
+		b.Fatal(err)
+	}
+	schema, errs := manifest.NewSchema(doc, true)
+	if len(errs) > 0 {
+		b.Fatal(errs)
+	}
+	for name, parameters := range map[string]map[string]any{
+		"number": {"n": 5.0}, "plain": {"n": int64(5), "list": []any{"a", "b"}},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if errs := schema.ValidateUnresolved(schema.ApplyDefaults(parameters), nil); len(errs) > 0 {
+					b.Fatal(errs)
+				}
+			}
+		})
 	}
 }

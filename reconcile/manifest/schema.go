@@ -242,12 +242,16 @@ func (s *Schema) Validate(value any) []SchemaError {
 	if err != nil {
 		return []SchemaError{{"", "cannot use the schema: " + err.Error()}}
 	}
-	value, errs := plainNumbers(value, "")
-	if len(errs) > 0 {
-		return errs
+	var errs []SchemaError
+	isPlain, hasNull := lookThrough(value)
+	if !isPlain {
+		if value, errs = plainNumbers(value, ""); len(errs) > 0 {
+			return errs
+		}
 	}
-	f := filler{root: s.raw()}
-	value = f.fill(s.raw(), value, 0)
+	if hasNull {
+		value = filler{root: s.raw()}.fill(s.raw(), value, 0)
+	}
 	errs = append(violations(compiled, value, s.IsSecret, s.names), s.immutable(value)...)
 	sortSchemaErrors(errs)
 	return errs

@@ -462,13 +462,12 @@ func (f filler) fill(node map[string]any, value any, depth int) any {
 }
 
 func (f filler) fillObject(node, value map[string]any, depth int) any {
-	required := stringsOf(node["required"])
 	properties := object(node["properties"])
 	out := make(map[string]any, len(value))
 	for name, item := range value {
 		_, listed := properties[name]
 		sub := below(node, name)
-		if item == nil && listed && !slices.Contains(required, name) && !allowsNull(resolve(f.root, sub)) {
+		if item == nil && listed && !slices.Contains(stringsOf(node["required"]), name) && !allowsNull(resolve(f.root, sub)) {
 			continue
 		}
 		out[name] = f.fill(sub, item, depth+1)

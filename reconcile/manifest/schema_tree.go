@@ -314,6 +314,32 @@ func deepCopy(v any) any {
 	}
 }
 
+// lookThrough tells, without a copy, whether plainNumbers would change nothing in a tree, and whether there is
+// a null in it.
+func lookThrough(v any) (isPlain, hasNull bool) {
+	isPlain = true
+	note := func(item any) {
+		plain, null := lookThrough(item)
+		isPlain, hasNull = isPlain && plain, hasNull || null
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		for _, item := range v {
+			note(item)
+		}
+	case []any:
+		for _, item := range v {
+			note(item)
+		}
+	case nil:
+		hasNull = true
+	case bool, string, int64:
+	default:
+		isPlain = false
+	}
+	return isPlain, hasNull
+}
+
 // plainNumbers copies a tree with every number as an int64, or as a float64 where that cannot hold
 // it, so that 21, 21.0 and json.Number("21") are one value. What JSON cannot say is an error.
 func plainNumbers(v any, pointer string) (any, []SchemaError) {
