@@ -57,6 +57,10 @@ func (s *Store) claimedFrom(rows []claimRow, known actions) []Claimed {
 	return claimed
 }
 
+// handMost is how many executions a group queues at most for some of them to be claimed with it: all of them are
+// looked at again, and where there are many nobody has room for more than a few.
+const handMost = 64
+
 // handing is the part of an eventCommit that has to do with a Hand.
 type handing struct {
 	hand     Hand // nil: there is none
@@ -74,7 +78,7 @@ func (g *EventGroup) ClaimFor(hand Hand) { g.c.handing.hand = hand }
 // it is left for others.
 func (c *eventCommit) queueClaim(batch *pgx.Batch) (all bool) {
 	h := &c.handing
-	if h.hand == nil || h.due == 0 {
+	if h.hand == nil || h.due == 0 || c.executions > handMost {
 		return false
 	}
 	claiming, ok := h.hand.Reserve(h.due)

@@ -142,6 +142,11 @@ func TestNothingToClaimAsItIsQueued(t *testing.T) {
 		t.Errorf("%d got a place", n)
 	}
 
+	// Of very many it would be few.
+	if _, err := commitFor(t.Context(), s, hand, each(nil, slices.Repeat([]string{`{}`}, 65)...), event); err != nil || len(hand.asked) > 0 {
+		t.Errorf("asked %v: %v", hand.asked, err)
+	}
+
 	// While all is paused nothing is claimed, and the room is given back.
 	if _, _, err := s.Pause(t.Context(), "ada", ""); err != nil {
 		t.Fatal(err)
