@@ -63,6 +63,18 @@ func TestNobodyListens(t *testing.T) {
 	if n := one[int](t, s, "SELECT count(*)::int FROM attune.notice"); n != 0 {
 		t.Errorf("%d notices for nobody", n)
 	}
+	// From the moment that one does, every end is.
+	listening(t, s, "execution_finished")
+	enqueue(t, s, times(3, store.NewExecution{Action: "core.echo"})...)
+	for i, c := range claim(t, s, "n", 3) {
+		start(t, s, c)
+		if !finish(t, s, store.Outcome{Token: c.Token, Status: store.StatusSucceeded})[0] {
+			t.Error("refused")
+		}
+		if n := one[int](t, s, "SELECT count(*)::int FROM attune.notice"); n != i+1 {
+			t.Errorf("%d notices of %d ends", n, i+1)
+		}
+	}
 }
 
 // Every way in which an execution ends is noted with it, and once.

@@ -164,7 +164,7 @@ func TestHistoryOfBeforeIsWrittenOnce(t *testing.T) {
 	start(t, s, later)
 	again := begin(t, url, before[6])
 	// A long queue, which is moved in several parts.
-	const long = 12_000
+	const long = 5_200
 	sql(t, s, `WITH made AS (
 			INSERT INTO attune.execution (action_ref, pack_ref, status, rerun_of)
 			SELECT 'b.x', 'b', 'requested', 7 FROM generate_series(1, $1) RETURNING *)

@@ -26,7 +26,15 @@ func TestHotPlans(t *testing.T) {
 	claimed := claim(t, s, "n", 100)
 	token := uuid.MustParse(claimed[0].Token)
 	ids, tokens := []int64{claimed[0].ExecutionID}, []uuid.UUID{token}
+	ends := pgx.StrictNamedArgs{
+		"ids": ids, "tokens": tokens, "statuses": []string{"failed"}, "exit_codes": []*int{nil}, "signals": []string{""}, "errors": []string{""},
+		"results":      []string{""},
+		"stdout_texts": []string{""}, "stdout_bytes": []int64{0}, "stdout_omitted": []int64{0},
+		"stderr_texts": []string{""}, "stderr_bytes": []int64{0}, "stderr_omitted": []int64{0},
+	}
 	for name, args := range map[string]pgx.StrictNamedArgs{
+		"EndAttempts":      ends,
+		"EndUnheard":       ends,
 		"PromoteScheduled": {},
 		"PeekQueue":        {"most": 4, "after_pack": ""},
 		"ClaimExecutions":  {"ids": ids, "node": "n", "most": 4, "lease_seconds": 30.0, "ready_revisions": ids, "known_ids": ids, "known_generations": ids},

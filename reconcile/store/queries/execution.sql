@@ -4,7 +4,8 @@
 -- · an attempt is found by the execution's number, which its token begins with, and nothing else: a
 --   predicate on the status would let stale statistics ("nobody runs") talk the planner into walking
 --   dead index entries, and an index of tokens would be one more to write at each claim;
--- · who locks several rows locks them in the order of execution_id, so that nobody deadlocks.
+-- · who locks several rows locks them in the order of execution_id, so that nobody deadlocks, or passes over
+--   what is locked, so that nobody waits.
 
 -- name: HotSettings
 -- For statements that look up little in tables that may be large. A plan made while they were empty
@@ -243,101 +244,84 @@ chosen AS MATERIALIZED (
     ORDER BY input.place
     LIMIT @most::integer
     FOR UPDATE OF queue SKIP LOCKED
-),
-claimed AS (
-    UPDATE attune.queue
-    SET status = 'running',
-        attempt = queue.attempt + 1,
-        token = encode(int8send(queue.execution_id) || substring(uuid_send(gen_random_uuid()) FROM 9), 'hex')::uuid,
-        node = @node::text,
-        claimed_at = now(),
-        lease_until = now() + make_interval(secs => @lease_seconds::double precision),
-        started_at = CASE
-            WHEN chosen.former_revision_id IS NULL
-                AND action.enabled
-                AND action.revision_id = ANY (@ready_revisions::bigint[])
-                AND COALESCE(
-                    queue.attempt > 0
-                    OR now() <= COALESCE(queue.put_off_from, queue.due_at) + make_interval(secs => action.expires),
-                    TRUE
-                )
-            THEN now()
-        END,
-        revision_id = revision.id,
-        revision = revision.digest
-    FROM chosen
-    LEFT JOIN attune.action
-        ON action.ref = chosen.action_ref
-    LEFT JOIN attune.revision
-        ON revision.id = COALESCE(chosen.former_revision_id, action.revision_id)
-    WHERE queue.execution_id = chosen.execution_id
-    RETURNING
-        queue.*,
-        chosen.place,
-        action.id AS action_id,
-        action.generation AS action_generation,
-        action.enabled AS action_enabled,
-        action.disabled_by AS action_disabled_by,
-        action.file,
-        action.manifest,
-        action.expires,
-        action.digest,
-        action.files_digest,
-        action.created_at AS action_created_at,
-        action.updated_at AS action_updated_at
 )
-SELECT
-    claimed.execution_id,
-    claimed.created_at,
-    claimed.token,
-    claimed.attempt,
-    claimed.spared,
-    claimed.pack_ref,
-    claimed.action_ref,
-    claimed.rule_ref,
-    claimed.trigger_ref,
-    claimed.event_id,
-    claimed.parameters,
-    claimed.secrets,
-    claimed.retry,
-    claimed.former_manifest,
-    claimed.priority,
-    EXTRACT(EPOCH FROM claimed.timeout)::double precision AS timeout_seconds,
-    claimed.due_at,
-    claimed.started_at IS NOT NULL AS begun,
+UPDATE attune.queue
+SET status = 'running',
+    attempt = queue.attempt + 1,
+    token = encode(int8send(queue.execution_id) || substring(uuid_send(gen_random_uuid()) FROM 9), 'hex')::uuid,
+    node = @node::text,
+    claimed_at = now(),
+    lease_until = now() + make_interval(secs => @lease_seconds::double precision),
+    started_at = CASE
+        WHEN chosen.former_revision_id IS NULL
+            AND action.enabled
+            AND action.revision_id = ANY (@ready_revisions::bigint[])
+            AND COALESCE(
+                queue.attempt > 0
+                OR now() <= COALESCE(queue.put_off_from, queue.due_at) + make_interval(secs => action.expires),
+                TRUE
+            )
+        THEN now()
+    END,
+    revision_id = revision.id,
+    revision = revision.digest
+FROM chosen
+LEFT JOIN attune.action
+    ON action.ref = chosen.action_ref
+LEFT JOIN attune.revision
+    ON revision.id = COALESCE(chosen.former_revision_id, action.revision_id)
+WHERE queue.execution_id = chosen.execution_id
+RETURNING
+    queue.execution_id,
+    queue.created_at,
+    queue.token,
+    queue.attempt,
+    queue.spared,
+    queue.pack_ref,
+    queue.action_ref,
+    queue.rule_ref,
+    queue.trigger_ref,
+    queue.event_id,
+    queue.parameters,
+    queue.secrets,
+    queue.retry,
+    queue.former_manifest,
+    queue.priority,
+    EXTRACT(EPOCH FROM queue.timeout)::double precision AS timeout_seconds,
+    queue.due_at,
+    queue.started_at IS NOT NULL AS begun,
     -- One that has begun before is past expiring.
     COALESCE(
-        claimed.attempt = 1
-        AND now() > COALESCE(claimed.put_off_from, claimed.due_at)
+        queue.attempt = 1
+        AND now() > COALESCE(queue.put_off_from, queue.due_at)
             + make_interval(secs => CASE
-                WHEN claimed.former_manifest IS NULL THEN claimed.expires
-                ELSE (claimed.former_manifest ->> 'expires')::double precision
+                WHEN queue.former_manifest IS NULL THEN action.expires
+                ELSE (queue.former_manifest ->> 'expires')::double precision
             END),
         FALSE
     ) AS expired,
-    claimed.revision_id,
-    claimed.revision,
-    claimed.action_id,
-    claimed.action_generation,
-    claimed.action_enabled,
-    claimed.action_disabled_by,
-    claimed.file,
+    queue.revision_id,
+    queue.revision,
+    action.id AS action_id,
+    action.generation AS action_generation,
+    action.enabled AS action_enabled,
+    action.disabled_by AS action_disabled_by,
+    action.file,
     -- Not sent where it is known.
     CASE
         WHEN NOT EXISTS (
             SELECT
             FROM unnest(@known_ids::bigint[], @known_generations::bigint[]) AS known (id, generation)
-            WHERE known.id = claimed.action_id
-                AND known.generation = claimed.action_generation
-        ) THEN claimed.manifest
+            WHERE known.id = action.id
+                AND known.generation = action.generation
+        ) THEN action.manifest
     END AS manifest,
-    claimed.digest,
-    claimed.files_digest,
-    claimed.action_created_at,
-    claimed.action_updated_at,
-    claimed.concurrency_key,
-    claimed.place
-FROM claimed;
+    action.digest,
+    action.files_digest,
+    action.created_at AS action_created_at,
+    action.updated_at AS action_updated_at,
+    queue.concurrency_key,
+    chosen.place;
 
 -- name: StartAttempts
 -- Committed before the exec. Saying it twice for one token is harmless: who lost the connection at
@@ -676,7 +660,8 @@ FROM held;
 
 -- name: EndAttempts
 -- FinishAttempts for outcomes of which none is to be tried again, which is nearly always. A statement
--- prepares also for what does not come, and that costs more than what does.
+-- prepares also for what does not come, and that costs more than what does. EndUnheard is this without notices,
+-- and ends nothing where a rule listens.
 WITH
 ended AS MATERIALIZED (
     SELECT
@@ -716,7 +701,6 @@ ended AS MATERIALIZED (
     JOIN attune.queue
         ON queue.execution_id = outcome.outcome_id
     WHERE queue.token = outcome.token
-    ORDER BY queue.execution_id
     FOR UPDATE OF queue SKIP LOCKED
 ),
 gone AS (
