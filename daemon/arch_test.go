@@ -27,6 +27,7 @@ var ranks = map[string]int{
 	"daemon/doctor":             85,  // looks at all that a daemon needs, also where none runs
 	"daemon":                    80,  // builds everything and decides the order of stopping
 	"daemon/api":                70,  // serves what exec and reconcile know
+	"daemon/trace":              62,  // tells a collector what became of events
 	"daemon/pace":               62,  // what strangers may ask, and how often
 	"daemon/webhook":            65,  // the one door without a token of the API; the api listens for it
 	"exec/sensor":               60,  // sensors never know of workers, nor workers of sensors

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -30,6 +31,7 @@ type Config struct {
 	Retention RetentionConfig `toml:"retention"`
 	Secrets   SecretsConfig   `toml:"secrets"`
 	Runtimes  RuntimesConfig  `toml:"runtimes"`
+	Trace     TraceConfig     `toml:"trace"`
 	Log       LogConfig       `toml:"log"`
 
 	// file is where it was read from; empty: there was none.
@@ -168,6 +170,12 @@ type LogConfig struct {
 	Level string `toml:"level"`
 	// Format is auto, text, json or journal. Defaults to auto: journal under systemd, else text.
 	Format string `toml:"format"`
+}
+
+// TraceConfig is [trace].
+type TraceConfig struct {
+	// Endpoint is the URL of a collector that takes OTLP over HTTP. Empty, the default: nothing is traced.
+	Endpoint string `toml:"endpoint"`
 }
 
 // DefaultConfig is what an empty attune.toml means.
@@ -571,6 +579,9 @@ func (c *Config) validate() []ConfigProblem {
 	if c.Retention.Audit != 0 && c.Retention.Audit < minAudit {
 		refuse("retention.audit", "found %s, expected at least %s, or 0 for ever", formatDuration(c.Retention.Audit), formatDuration(minAudit))
 	}
+	if problem := traceProblem(c.Trace.Endpoint); problem != "" {
+		refuse("trace.endpoint", "%s", problem)
+	}
 	choice("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	choice("log.format", c.Log.Format, "auto", "text", "json", "journal")
 	return problems
@@ -582,6 +593,16 @@ func databaseProblem(text string) string {
 	scheme, _, ok := strings.Cut(text, "://")
 	if ok && scheme != "postgres" && scheme != "postgresql" {
 		return fmt.Sprintf("found a URL of scheme %q, expected postgres://user@host/database", scheme)
+	}
+	return ""
+}
+
+func traceProblem(endpoint string) string {
+	if endpoint == "" {
+		return ""
+	}
+	if u, err := url.Parse(endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Sprintf("found %q, expected a URL like \"http://localhost:4318\"", endpoint)
 	}
 	return ""
 }

@@ -87,7 +87,7 @@ func TestLoadConfigRefuses(t *testing.T) {
 			`attune.toml:2:1: cannot use reconcile.debonce: found an unknown key, expected one of debounce, max_wait, resync, mode; did you mean "debounce"?`,
 		}},
 		{"unknown table, told once", "[exce]\nworkers = 1\ndrain = \"1s\"\n", []string{
-			`attune.toml:1:2: cannot use table [exce]: found an unknown table, expected one of packs, database, state, http, reconcile, exec, runtimes, retention, secrets, log, packs.config.<pack>; did you mean "exec"?`,
+			`attune.toml:1:2: cannot use table [exce]: found an unknown table, expected one of packs, database, state, http, reconcile, exec, runtimes, retention, secrets, trace, log, packs.config.<pack>; did you mean "exec"?`,
 		}},
 		{"key of another table", "[log]\nlisten = \"x\"\n", []string{
 			`attune.toml:2:1: cannot use log.listen: found an unknown key, expected one of level, format; did you mean listen in [http]?`,

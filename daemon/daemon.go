@@ -222,6 +222,10 @@ func (d *Daemon) build(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	tracer, err := d.makeTracer(ctx)
+	if err != nil {
+		return err
+	}
 	d.news = newNews(d.node, d.store, d.listens, d.opts.Logger)
 	if err := d.makeEnvironments(); err != nil {
 		return err
@@ -237,12 +241,12 @@ func (d *Daemon) build(ctx context.Context) error {
 		Timeout: c.Exec.Timeout, OutputLimit: c.Exec.OutputLimit, StopGrace: c.Exec.StopGrace, Drain: c.Exec.Drain,
 		MaxTimeout: d.maxTimeout, RunAs: c.Exec.RunAs, Starter: d.warm, Warm: c.Exec.Warm, Environments: d.environments,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"), SpoolDir: filepath.Join(d.state, spoolFolder),
-		Binary: d.opts.Binary, LogLevel: c.Log.Level, Logger: d.opts.Logger, Registerer: d.registry,
+		Tracer: tracer.attempts, Binary: d.opts.Binary, LogLevel: c.Log.Level, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {
 		return err
 	}
 	d.intake = rule.New(rule.Options{
-		Store: d.store, Catalogs: d.catalogs, PackConfig: d.rulesConfig, Hand: d.workers, Chain: c.Exec.ChainLimit, Logger: d.opts.Logger, Registerer: d.registry,
+		Traced: tracer.event, Store: d.store, Catalogs: d.catalogs, PackConfig: d.rulesConfig, Hand: d.workers, Chain: c.Exec.ChainLimit, Logger: d.opts.Logger, Registerer: d.registry,
 	})
 	if d.sensors, err = sensor.New(sensor.Options{
 		Runner: d.runner, Interpreters: d.interpreters, Environments: d.environments, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,

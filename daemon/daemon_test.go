@@ -49,6 +49,7 @@ parameters:
   token: {type: string, secret: true}
 -- demo/actions/greet.sh --
 i=0
+echo "$TRACEPARENT" >&2
 while [ $i -lt "$ATTUNE_ACTION_TIMES" ]; do echo "hello $ATTUNE_ACTION_NAME"; i=$((i+1)); done
 -- demo/actions/slow.yaml --
 name: slow
@@ -281,21 +282,25 @@ func collect(stdout, stderr *strings.Builder) func(*api.OutputLine) error {
 
 func TestEveryRoute(t *testing.T) {
 	t.Parallel()
-	r := start(t)
+	traces := newCollector(t)
+	var traceparent string
+	t.Cleanup(func() { traces.checkChild(t, traceparent) }) // when the daemon has ended
+	r := start(t, Flag{"trace.endpoint", traces.url, "test"})
 	t.Run("status", r.testStatus)
 	t.Run("components", r.testComponents)
 	t.Run("sensor to execution", r.testSensorToExecution)
 	t.Run("fire", r.testFire)
 	t.Run("execute", r.testExecute)
 	t.Run("follow and cancel", r.testFollowAndCancel)
-	t.Run("streams", r.testStreams)
+	t.Run("streams", func(t *testing.T) { traceparent = r.testStreams(t) })
 	t.Run("packs", r.testPacks)
 	t.Run("tcp", r.testTCP)
 	t.Run("metrics", r.testMetrics)
 }
 
-// What happens is told to who follows: an event, the execution that it leads to, its changes and its output.
-func (r *running) testStreams(t *testing.T) {
+// What happens is told to who follows: an event, the execution that it leads to, its changes and its output. It
+// gives what the child was told of its trace.
+func (r *running) testStreams(t *testing.T) (traceparent string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ready, told := make(chan string, 2), make(chan string, 100)
@@ -339,13 +344,16 @@ func (r *running) testStreams(t *testing.T) {
 	var printed strings.Builder
 	var last *api.ExecutionDetail
 	err = r.client.StreamOutput(ctx, id, api.Follow[api.OutputLine]{Item: func(l *api.OutputLine) error {
-		printed.WriteString(l.Text)
+		if l.Stream == "stdout" {
+			printed.WriteString(l.Text)
+		}
 		last = l.Execution
 		return nil
 	}})
 	if err != nil || printed.String() != "hello streams\n" || last == nil || last.Status != store.StatusSucceeded {
-		t.Errorf("found %q, %+v, %v", printed.String(), last, err)
+		t.Fatalf("found %q, %+v, %v", printed.String(), last, err)
 	}
+	return strings.TrimSpace(last.Stderr)
 }
 
 func (r *running) testStatus(t *testing.T) {

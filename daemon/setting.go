@@ -146,6 +146,7 @@ func (c *Config) keys() []key {
 		{"retention.audit", (*durationValue)(&c.Retention.Audit)},
 		{"secrets.directory", (*textValue)(&c.Secrets.Directory)},
 		{"secrets.key_file", (*textValue)(&c.Secrets.KeyFile)},
+		{"trace.endpoint", (*textValue)(&c.Trace.Endpoint)},
 		{"log.level", (*textValue)(&c.Log.Level)},
 		{"log.format", (*textValue)(&c.Log.Format)},
 	}

@@ -43,7 +43,7 @@ func (s *Server) streamSensorLogs(ctx context.Context, in *sensorStream) (func(*
 	return func(w *eventWriter) {
 		defer cancel()
 		id := func(number int64) string { return name + "." + strconv.FormatInt(number, 10) }
-		if w.sendJSON(kindReady, id(after), struct{}{}) != nil {
+		if w.sendJSON(kindReady, id(after), Ready{}) != nil {
 			return
 		}
 		if unknown && w.sendJSON(kindGap, id(after), Gap{Reason: "the sensor's log has begun anew since: this is all that is kept of it"}) != nil {
@@ -154,7 +154,7 @@ type resumption struct {
 }
 
 func (r *resumption) begin() error {
-	if err := r.w.sendJSON(kindReady, r.after.String(), struct{}{}); err != nil || !r.unknown {
+	if err := r.w.sendJSON(kindReady, r.after.String(), Ready{}); err != nil || !r.unknown {
 		return err
 	}
 	return r.w.sendJSON(kindGap, r.after.String(), Gap{Reason: "that id is none of this execution's output: it begins anew"})

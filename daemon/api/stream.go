@@ -30,6 +30,9 @@ const (
 	kindError = "error"
 )
 
+// Ready says that a stream has begun.
+type Ready struct{}
+
 // Gap says that a stream cannot tell everything: what follows is not all that happened since what came before.
 type Gap struct {
 	Reason string `json:"reason"`
@@ -126,7 +129,7 @@ func routeStream[I, T any](api huma.API, path string, wants need, id, summary, k
 		Content: map[string]*huma.MediaType{streamType: {Schema: &huma.Schema{
 			Description: "One event, its data as the JSON that it is.",
 			OneOf: []*huma.Schema{
-				one(kindReady, reflect.TypeFor[struct{}]()), one(kind, reflect.TypeOf(item)),
+				one(kindReady, reflect.TypeFor[Ready]()), one(kind, reflect.TypeOf(item)),
 				one(kindGap, reflect.TypeFor[Gap]()), one(kindError, reflect.TypeFor[Error]()),
 			},
 		}}},
@@ -161,7 +164,7 @@ func serve[T any](ctx context.Context, s *Server, f *feed[T], kind, after string
 }
 
 func pass[T any](ctx context.Context, w *eventWriter, c *cursor[T], kind, gap string, wanted func(*T) bool) error {
-	if err := w.sendJSON(kindReady, c.id(c.next-1), struct{}{}); err != nil {
+	if err := w.sendJSON(kindReady, c.id(c.next-1), Ready{}); err != nil {
 		return err
 	}
 	if gap != "" {

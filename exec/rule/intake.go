@@ -64,6 +64,8 @@ type Options struct {
 	PackConfig func(pack string) map[string]any // the merged configuration of a pack
 	// Hand takes executions as they are queued, where there is room for them; nil: workers look for them.
 	Hand store.Hand
+	// Traced is told of each event that is stored, and when it was taken; nil: nobody traces.
+	Traced func(e *store.StoredEvent, taken time.Time)
 	// Chain is how many executions may follow from one another. Defaults to DefaultChain.
 	Chain      int
 	Logger     *slog.Logger
@@ -78,6 +80,7 @@ type Intake struct {
 	chain      int
 	logger     *slog.Logger
 	metrics    *metrics
+	traced     func(*store.StoredEvent, time.Time) // nil: nobody traces
 	queue      *queue
 
 	commit      func(context.Context, []store.NewEvent, store.Matcher) ([]store.StoredEvent, error)
@@ -99,6 +102,7 @@ func New(opts Options) *Intake {
 		catalogs:    opts.Catalogs,
 		packConfig:  opts.PackConfig,
 		chain:       cmp.Or(opts.Chain, DefaultChain),
+		traced:      opts.Traced,
 		logger:      opts.Logger.With("component", "intake"),
 		metrics:     newMetrics(opts.Registerer),
 		queue:       newQueue(),
@@ -414,6 +418,9 @@ func (i *Intake) finish(group []item, stored []store.StoredEvent) {
 			continue
 		}
 		i.metrics.latency.Observe(time.Since(group[n].taken).Seconds())
+		if i.traced != nil {
+			i.traced(&s, group[n].taken)
+		}
 		if s.Duplicate {
 			i.metrics.duplicates.WithLabelValues(trigger).Inc()
 		} else {

@@ -78,7 +78,11 @@ func newAttempt(p *Pool, c store.Claimed) *attempt {
 
 // log names the attempt. It is made when there is something to say: mostly there is nothing.
 func (a *attempt) log() *slog.Logger {
-	return a.pool.log.With("action", a.claim.Action, "execution_id", a.claim.ExecutionID, "attempt", a.claim.Attempt)
+	log := a.pool.log.With("action", a.claim.Action, "execution_id", a.claim.ExecutionID, "attempt", a.claim.Attempt)
+	if a.claim.EventID != 0 {
+		log = log.With("event_id", a.claim.EventID)
+	}
+	return log
 }
 
 // live is the whole life of the attempt.
@@ -89,6 +93,9 @@ func (a *attempt) live() {
 		begun := time.Now()
 		outcome = a.survive()
 		a.pool.pace.took(time.Since(begun))
+		if tracer := a.pool.opts.Tracer; tracer != nil && outcome != nil {
+			tracer.Attempt(&a.claim, begun, outcome)
+		}
 		a.pool.slots.back()
 	} else {
 		a.release(nil)

@@ -119,8 +119,17 @@ type Options struct {
 	// Binary is this program's own file, given to children as ATTUNE_BINARY.
 	Binary     string
 	LogLevel   string // given to children as ATTUNE_LOG_LEVEL
+	Tracer     Tracer // nil: nobody traces
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
+}
+
+// Tracer is told what became of attempts. It waits for nobody.
+type Tracer interface {
+	// Parent is what the attempt's child finds in TRACEPARENT.
+	Parent(c *store.Claimed) string
+	// Attempt tells of one that has ended.
+	Attempt(c *store.Claimed, begun time.Time, o *store.Outcome)
 }
 
 func (o *Options) check() error {

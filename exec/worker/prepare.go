@@ -434,5 +434,8 @@ func (a *attempt) environment(p *plan, variables map[string]string) ([]string, e
 	set("ATTUNE_RESULT_FILE", p.resultFile())
 	setIf("ATTUNE_LOG_LEVEL", a.pool.opts.LogLevel)
 	setIf("ATTUNE_BINARY", a.pool.opts.Binary)
+	if tracer := a.pool.opts.Tracer; tracer != nil {
+		set("TRACEPARENT", tracer.Parent(&a.claim))
+	}
 	return env.List(), errors.Join(errs...)
 }

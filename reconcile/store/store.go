@@ -278,6 +278,15 @@ func (s *Store) Close() {
 	s.opener.Close()
 }
 
+// Installation is what tells this database from all others, for as long as it lives, also in a backup.
+func (s *Store) Installation(ctx context.Context) (string, error) {
+	found, err := list(ctx, s, "Installation", nil, pgx.RowTo[string])
+	if err != nil || len(found) == 0 {
+		return "", s.failed("read when the schema was made", err)
+	}
+	return found[0], nil
+}
+
 // ServerInfo describes the server for status and doctor.
 type ServerInfo struct {
 	Version       string // "15.18"

@@ -159,6 +159,11 @@ SELECT COALESCE(max(version_id), 0)
 FROM attune.schema_version
 WHERE is_applied;
 
+-- name: Installation
+-- When the schema was made, to the microsecond: no other database says the same.
+SELECT COALESCE(EXTRACT(EPOCH FROM min(tstamp))::text, '')
+FROM attune.schema_version;
+
 -- name: RowsWithSecrets
 SELECT id, created_at, action_ref, secrets
 FROM (
