@@ -460,6 +460,11 @@ func TestLoseNode(t *testing.T) {
 	started, waiting := claim(t, s, "dead", 1)[0], claim(t, s, "dead", 1)[0]
 	other := claim(t, s, "alive", 1)[0]
 	start(t, s, started, other)
+	for node, name := range map[string]string{"dead": "sensor p.a", "alive": "sensor p.b"} {
+		if _, err := s.HoldLeases(t.Context(), node, []string{name}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	requeued, lost, err := s.LoseNode(t.Context(), "dead")
 	if err != nil || !slices.Equal(lost, []int64{started.ExecutionID}) || !slices.Equal(requeued, []int64{waiting.ExecutionID}) {
 		t.Errorf("requeued %v, lost %v: %v", requeued, lost, err)
@@ -471,6 +476,9 @@ func TestLoseNode(t *testing.T) {
 	renewal, err := s.Renew(t.Context(), "alive")
 	if err != nil || !slices.Equal(renewal.Held, []string{other.Token}) {
 		t.Errorf("renewal %+v: %v", renewal, err)
+	}
+	if left := one[string](t, s, "SELECT string_agg(name || ' of ' || node, ', ') FROM attune.lease"); left != "sensor p.b of alive" {
+		t.Errorf("held are %s", left)
 	}
 	if _, _, err := s.LoseNode(t.Context(), ""); err == nil {
 		t.Error("an empty node means every lapsed one, and must be refused")
