@@ -146,7 +146,8 @@ func TestF12Encodings(t *testing.T) {
 		utf16 += string([]byte{byte(c), 0})
 	}
 	n.write("f12/actions/wide.yaml", utf16)
-	n.refused("f12", "f12/actions/invalid.yaml:3:", "f12/actions/nul.yaml:3:", "f12/actions/wide.yaml:1:")
+	n.refused("f12", "f12/actions/invalid.yaml:3:8: cannot read the manifest: byte 0xff is not UTF-8",
+		"f12/actions/nul.yaml:3:10: cannot read the manifest: found a NUL byte", "f12/actions/wide.yaml:1:1: cannot read the manifest: ")
 	p := n.pack("f12")
 	for _, ref := range []string{"f12.bom", "f12.crlf"} {
 		if !slices.ContainsFunc(p.Actions, func(c component) bool { return c.Ref == ref && c.Enabled }) {

@@ -202,6 +202,9 @@ func TestF19PackRenamed(t *testing.T) {
 	old := n.revision("f19-old")
 	n.write("f19-new/actions/greet.sh", "echo moved\n")
 	n.until("an edit under the new name is seen", func() bool { return n.prints("f19-new.greet", "moved\n") })
+	if out := n.must("pack", "history", "f19-new", "--limit", "1", "-o", "json"); !strings.Contains(out, `"cause": "edit"`) {
+		t.Errorf("the edit was not told by its watch: %s", out)
+	}
 	n.reload()
 	if have := n.revision("f19-old"); have != old {
 		t.Errorf("the old name got revision %d", have)
