@@ -637,13 +637,9 @@ func TestExpressionsCannotRunAway(t *testing.T) {
 		doubling.String(),
 	} {
 		r := compileWhen(t, when)
-		start := time.Now()
-		_, err := r.Match(env)
+		_, err := r.Match(env) // one that runs away meets the time limit of all tests
 		if err == nil || !strings.Contains(err.Error(), "too many steps") && !strings.Contains(err.Error(), "makes more than") {
 			t.Errorf("%s: found %v, expected a refusal", excerpt(when, 0), err)
-		}
-		if took := time.Since(start); took > 20*time.Second {
-			t.Errorf("%s: took %s", excerpt(when, 0), took)
 		}
 	}
 }
