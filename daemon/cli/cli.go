@@ -286,7 +286,7 @@ func fill(text string, width int) string {
 	var filled, paragraph []string
 	end := func() {
 		line := ""
-		for _, word := range strings.Fields(strings.Join(paragraph, " ")) {
+		for word := range strings.FieldsSeq(strings.Join(paragraph, " ")) {
 			switch {
 			case line == "":
 				line = word
