@@ -82,17 +82,18 @@ func (p *Pool) claim(ctx context.Context, free int) ([]store.Claimed, error) {
 // freeSlots tells how many attempts may be claimed now: those that have a slot, and a stock of short ones.
 func (p *Pool) freeSlots() int {
 	stock := p.pace.stock(p.opts.Workers)
-	if !p.mayClaim(stock) {
-		return 0
-	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.draining {
+	busy, draining := p.busy, p.draining
+	p.mu.Unlock()
+	room := p.opts.Workers + stock - busy
+	switch {
+	case draining:
 		return 0
-	}
-	room := p.opts.Workers + stock - p.busy
-	if p.busy >= p.opts.Workers && room < max(p.opts.Workers, stock/2) {
+	case busy >= p.opts.Workers && room < max(p.opts.Workers, stock/2):
 		return 0 // a claim for a few is hardly cheaper than one for many
+	// Looked at last: who gave a slot back for want of something has said so before.
+	case !p.mayClaim(stock):
+		return 0
 	}
 	return room
 }

@@ -28,8 +28,10 @@ func TestShortagePausesClaims(t *testing.T) {
 			}
 			return begin(ctx, spec)
 		}
+		pass(time.Second) // the first look at the queue found nothing
 		s.offer(1, 2, 3, 4)
-		pass(0)
+		s.retryAt(time.Now())
+		pass(time.Millisecond)
 		told := s.queue.told()
 		if len(told.outcomes) != 2 {
 			t.Fatalf("%d outcomes, want those of both workers", len(told.outcomes))
