@@ -3,8 +3,8 @@ package faults
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
 )
 
 // What does not concern a sensor restarts it never: comments, the order of keys, a touch, an edit
@@ -40,9 +40,9 @@ func TestF48EditedWhileStopping(t *testing.T) {
 		return fmt.Sprintf("trap '' TERM\necho v%d >> \"$ATTUNE_DATA_DIR/starts\"\nwhile :; do sleep 1; done\n", version)
 	}
 	y.write("demo/sensors/beat.sh", script(0))
-	// It takes as long as the grace to stop, and that is longer than the edits take.
-	n := y.node(`exec.stop_grace = "8s"`).start()
-	n.sensorPID("demo.beat")
+	// It does not end before it is killed.
+	n := y.node(`exec.stop_grace = "10m"`).start()
+	old := n.sensorPID("demo.beat")
 	starts := func() []string {
 		return strings.Fields(y.shell(`cat ../node1/state/data/*/starts 2>/dev/null || true`))
 	}
@@ -50,11 +50,24 @@ func TestF48EditedWhileStopping(t *testing.T) {
 	const edits = 20
 	for i := range edits {
 		y.replace("demo/sensors/beat.sh", script(i+1))
-		pause(50 * time.Millisecond)
+		n.reload() // each edit is in force
+		n.until("it is being stopped", func() bool { return n.now("demo.beat").State == "stopping" })
 	}
+	n.check(syscall.Kill(old, syscall.SIGKILL))
 	n.until("the newest runs", func() bool { s := starts(); return s[len(s)-1] == fmt.Sprintf("v%d", edits) })
 	n.reload()
 	if s := starts(); len(s) != 2 {
 		t.Errorf("it was started as %v, want v0 and v%d alone", s, edits)
 	}
+	// One that is ended at once says nothing.
+	if begun := n.told("sensor started", "demo.beat"); len(begun) != 2 {
+		t.Errorf("it was started %d times, want twice", len(begun))
+	}
+	// One that obeys takes its place, so that the node need not wait for it.
+	last := n.sensorPID("demo.beat")
+	y.replace("demo/sensors/beat.sh", "while :; do sleep 1; done\n")
+	n.reload()
+	n.until("it is being stopped", func() bool { return n.now("demo.beat").State == "stopping" })
+	n.check(syscall.Kill(last, syscall.SIGKILL))
+	n.until("the obedient one runs", func() bool { s := n.now("demo.beat"); return s.State == "running" && s.PID != nil && *s.PID != last })
 }
