@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -145,7 +146,7 @@ func TestFindings(t *testing.T) {
 		{"synchronous_commit", func(s *Snapshot) { s.Database.SynchronousCommit = "off" }, "server", Error, "loses events", "ALTER SYSTEM SET synchronous_commit = on"},
 		{"autovacuum", func(s *Snapshot) { s.Database.Autovacuum = false }, "server", Warning, "autovacuum is off", "ALTER SYSTEM SET autovacuum = on"},
 		{"encoding", func(s *Snapshot) { s.Database.Encoding = "SQL_ASCII" }, "server", Error, "encoding is SQL_ASCII", "createdb -E UTF8"},
-		{"connections", func(s *Snapshot) { s.Database.Connected = 100 }, "server", Warning, "87 of 97 connections are others': a daemon needs up to 13", "max_connections"},
+		{"connections", func(s *Snapshot) { s.Database.Connected = 100 }, "server", Warning, fmt.Sprintf("87 of 97 connections are others': a daemon needs up to %d", store.ConnectionsOfNode), "max_connections"},
 		{"slot", func(s *Snapshot) { s.Database.IdleSlots = []string{"old"} }, "server", Warning, "nobody reads the replication slot old", "pg_drop_replication_slot('old')"},
 		{"pooler", func(s *Snapshot) { s.Database.Between = true }, "server", Warning, "something stands between", `database.pooler = "transaction"`},
 		{"no pooler", func(s *Snapshot) { s.Config.Database.Pooler = "transaction" }, "server", Warning, "there seems to be none", `database.pooler = "none"`},
