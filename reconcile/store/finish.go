@@ -158,38 +158,21 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, call *finishing)
 		places[o.token.String()] = o.place
 	}
 	statement, args := finishStatement(part)
-	send := func(statement string) (ended int, err error) {
-		err = s.hot(ctx, "finish attempts", func(batch *pgx.Batch) {
-			s.queue(batch, statement, args).Query(func(rows pgx.Rows) error {
-				var token, action string
-				var key *string
-				var notified int64
-				_, err := pgx.ForEachRow(rows, []any{&token, &action, &key, &notified}, func() error {
-					ended++
-					call.accepted[places[token]] = true
-					freed.add(&action, key)
-					return nil
-				})
-				return err
+	err := s.hot(ctx, "finish attempts", func(batch *pgx.Batch) {
+		s.queue(batch, statement, args).Query(func(rows pgx.Rows) error {
+			var token, action string
+			var key *string
+			var notified int64
+			_, err := pgx.ForEachRow(rows, []any{&token, &action, &key, &notified}, func() error {
+				call.accepted[places[token]] = true
+				freed.add(&action, key)
+				return nil
 			})
+			return err
 		})
-		return ended, err
-	}
-	ended, unheard := 0, statement == "EndAttempts" && !s.heard()
-	if unheard {
-		var err error
-		if ended, err = send("EndUnheard"); err != nil {
-			return err
-		}
-	}
-	if ended == 0 { // A rule listens, or all come too late.
-		var err error
-		if ended, err = send(statement); err != nil {
-			return err
-		}
-		if unheard && ended > 0 {
-			s.heardAt.Store(new(s.now()))
-		}
+	})
+	if err != nil {
+		return err
 	}
 	s.finished.Add(int64(len(part)))
 	s.admit(ctx, freed)
@@ -204,13 +187,6 @@ func (s *Store) finish(ctx context.Context, part []sentOutcome, call *finishing)
 		return err
 	}
 	return s.keepEvidence(ctx, late, call.accepted)
-}
-
-// heard says whether a rule listened to ends a moment ago. The statement that assumes that none does finds out when
-// one does, and costs a tenth less; trying it for nothing costs as much again.
-func (s *Store) heard() bool {
-	at := s.heardAt.Load()
-	return at != nil && s.now().Sub(*at) < heardFor
 }
 
 // withoutLocked gives those that are late, and not only passed over because their row was locked.

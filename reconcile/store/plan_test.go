@@ -34,7 +34,6 @@ func TestHotPlans(t *testing.T) {
 	}
 	for name, args := range map[string]pgx.StrictNamedArgs{
 		"EndAttempts":      ends,
-		"EndUnheard":       ends,
 		"PromoteScheduled": {},
 		"PeekQueue":        {"most": 4, "after_pack": ""},
 		"ClaimExecutions":  {"ids": ids, "node": "n", "most": 4, "lease_seconds": 30.0, "ready_revisions": ids, "known_ids": ids, "known_generations": ids},

@@ -47,7 +47,6 @@ func loadQueries() (queries, error) {
 			}
 		}
 	}
-	note := strings.TrimSpace(all["NOTE_ENDED"])
 	for _, fragment := range []string{"KEEP_ENDED", "ASKED_COLUMNS", "UNBEGUN_COLUMNS", "EXECUTION_COLUMNS", "NOTE_ENDED", "TELL_ENDED"} {
 		text := strings.TrimSpace(all[fragment])
 		delete(all, fragment)
@@ -55,10 +54,6 @@ func loadQueries() (queries, error) {
 			all[name] = strings.ReplaceAll(all[name], fragment, text)
 		}
 	}
-	unheard := strings.Replace(all["EndAttempts"], note+",\n", "", 1)
-	all["EndUnheard"] = strings.Replace(unheard, "WHERE queue.token = outcome.token",
-		"WHERE queue.token = outcome.token\n"+
-			"        AND NOT EXISTS (SELECT FROM attune.rule WHERE rule.trigger_ref = 'core.execution_finished' AND rule.enabled)", 1)
 	// ClaimNext looks and claims in one statement, for where little waits.
 	all["ClaimNext"] = strings.Replace(all["ClaimExecutions"], "@ids::bigint[]", "ARRAY("+strings.TrimRight(all["PeekQueue"], "; \n")+")", 1)
 	// ClaimQueued claims what was queued just before in the same transaction. Others may have drawn numbers

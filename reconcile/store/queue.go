@@ -34,9 +34,6 @@ const (
 	finishRows  = 1000
 	finishBytes = 16 << 20
 
-	// heardFor is how long a rule that listens to ends is taken to be still there.
-	heardFor = time.Minute
-
 	// vacuumAfter is how many attempts end on this node before it vacuums the queue: that many dead entries
 	// take as long to pass over as a claim.
 	vacuumAfter = 5000

@@ -96,8 +96,6 @@ type Store struct {
 	queries queries
 	// finished counts outcomes since this store last vacuumed the queue.
 	finished atomic.Int64
-	// heardAt is when this store last found that a rule listens to ends.
-	heardAt atomic.Pointer[time.Time]
 	// expired is when this store last looked for what had expired.
 	expired atomic.Pointer[time.Time]
 	// statements are the queries with numbered arguments.

@@ -660,8 +660,7 @@ FROM held;
 
 -- name: EndAttempts
 -- FinishAttempts for outcomes of which none is to be tried again, which is nearly always. A statement
--- prepares also for what does not come, and that costs more than what does. EndUnheard is this without notices,
--- and ends nothing where a rule listens.
+-- prepares also for what does not come, and that costs more than what does.
 WITH
 ended AS MATERIALIZED (
     SELECT
