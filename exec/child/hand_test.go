@@ -1,9 +1,12 @@
 package child
 
 import (
+	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -129,5 +132,42 @@ func TestWarmPipesAreNoLinks(t *testing.T) {
 	}
 	if err := giveFifo(treasure, &User{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}); err == nil {
 		t.Error("a file was given away as a pipe")
+	}
+}
+
+// A shell that waits for its work and gets none ends: it must not begin the parent's own program anew, and answer
+// in its place.
+func TestWarmBashWithoutWork(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	program, work := filepath.Join(dir, "bash.sh"), filepath.Join(dir, "1.c")
+	if err := os.WriteFile(program, bashProgram, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(work, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said, theirs, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	parent := exec.Command("bash", "--noprofile", "--norc", program, dir)
+	parent.Stdin, parent.ExtraFiles = strings.NewReader("1\n"), []*os.File{theirs}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	empty, err := os.OpenFile(work, os.O_WRONLY, 0) // waits for the shell
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty.Close()
+	text, err := io.ReadAll(said) // until the last of them has gone
+	if err != nil || !regexp.MustCompile(`^up \d+\n(pids 1 \d+\nforked\n)$`).Match(text) {
+		t.Errorf("%q, %v", text, err)
+	}
+	if err := parent.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -101,14 +101,21 @@ func (b *bashBreed) makeFolder() (err error) {
 
 func (b *bashBreed) listen(up chan<- error) {
 	var forked []*place
+	begins := func(version int, err error) {
+		if up != nil { // whoever of its children says so later is not it
+			b.version = version
+			up <- err
+			up = nil
+		}
+	}
 	for in := bufio.NewScanner(b.hello); in.Scan(); {
 		f := strings.Fields(in.Text())
 		switch {
 		case len(f) == 2 && f[0] == "up":
-			b.version, _ = strconv.Atoi(f[1]) // 0 can do nothing
-			up <- nil
+			version, _ := strconv.Atoi(f[1]) // 0 can do nothing
+			begins(version, nil)
 		case len(f) == 1 && f[0] == "old":
-			up <- errors.New("it needs bash 5 or newer")
+			begins(0, errors.New("it needs bash 5 or newer"))
 		case len(f) == 1 && f[0] == "forked":
 			b.forked(forked)
 			forked = nil

@@ -10,7 +10,7 @@ if ((BASH_VERSINFO[0] < 5)); then # no BASH_ARGV0
     exit
 fi
 printf 'up %s\n' "$((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1]))" >&3
-__attune_folder=$1
+__attune_folder=$1 __attune_self=$0
 set --
 while IFS= read -r __attune_places; do
     (
@@ -19,7 +19,8 @@ while IFS= read -r __attune_places; do
             {
                 set +m
                 . "$__attune_folder/$__attune_place.c"
-                unset -v __attune_folder __attune_place __attune_places __attune_forked
+                [[ $0 != "$__attune_self" ]] || exit # no work came: this file is none
+                unset -v __attune_folder __attune_self __attune_place __attune_places __attune_forked
                 BASH_SUBSHELL=0 SECONDS=0
                 . "$0"
                 exit
