@@ -38,10 +38,9 @@
 //
 // # Versions
 //
-// A node of the former version may go on beside one that has brought the database up to date; one that starts
-// then refuses it. What it queues, claims, ends and cancels is kept like that of the others, by a trigger
-// (attune.write_once) that stands only where such a node may live. What waits for quiet and was stored through
-// it is not superseded, until it is gone.
+// A node of the version that was released before may go on beside one that has brought the database up to date;
+// one that starts then refuses it. So a migration that changes what nodes write puts right what such a node goes
+// on writing, and the next version drops that. No version was released that wrote differently from this one.
 //
 // # Concurrency
 //
