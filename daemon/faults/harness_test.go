@@ -199,6 +199,28 @@ func (y *yard) within(limit time.Duration, what string, condition func() bool) {
 	}
 }
 
+// goesOn is until for what takes as long as there is much of it: patience begins anew with each step, which is
+// told by another state.
+func (y *yard) goesOn(what string, look func() (state string, done bool)) {
+	y.Helper()
+	last, state, done := "", "", false
+	for !done {
+		if !y.comes(patience, func() bool { state, done = look(); return done || state != last }) {
+			y.Fatalf("waited in vain until %s, it stays at %s\n%s", what, last, y.logs())
+		}
+		last = state
+	}
+}
+
+// empties waits until nothing is left in the queue.
+func (y *yard) empties() {
+	y.Helper()
+	y.goesOn("the queue is empty", func() (string, bool) {
+		left := y.query("SELECT count(*) FROM attune.queue")[0]
+		return left, left == "0"
+	})
+}
+
 // comes waits for a condition and says whether it came.
 func (y *yard) comes(limit time.Duration, condition func() bool) bool {
 	y.Helper()

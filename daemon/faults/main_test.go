@@ -8,7 +8,7 @@
 //
 // A test makes a yard, which has a database and folders of its own, and starts nodes in it, one daemon
 // each. Nothing is ever waited for by time alone: until waits for a condition, with a patience that only
-// a failure uses up.
+// a failure uses up; and what there is much of is waited for as long as it goes on (goesOn).
 package faults
 
 import (
@@ -24,7 +24,7 @@ import (
 )
 
 // patience is how long a test waits for what must come, on a machine with much else to do.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // binaryName is the name under which the test binary is the daemon and its command line.
 const binaryName = "attune"

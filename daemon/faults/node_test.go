@@ -114,7 +114,7 @@ func (l *ledger) starts() []string {
 // left of a daemon that has ended.
 func (l *ledger) settle() {
 	l.Helper()
-	l.until("the queue is empty", func() bool { return l.query("SELECT count(*) FROM attune.queue")[0] == "0" })
+	l.empties()
 	recorded := map[string]bool{}
 	for _, line := range l.query("SELECT execution_id, number FROM attune.attempt") {
 		recorded[line] = true

@@ -193,7 +193,7 @@ func TestF82OlderCopy(t *testing.T) {
 	if least := slices.Min(fresh); least <= slices.Max(lost)+1 {
 		t.Errorf("number %d was given again", least)
 	}
-	y.until("all have ended", func() bool { return y.query("SELECT count(*) FROM attune.queue")[0] == "0" })
+	y.empties()
 	for _, id := range fresh {
 		if rows := y.query("SELECT status FROM attune.execution WHERE id = " + strconv.FormatInt(id, 10)); !slices.Equal(rows, []string{"succeeded"}) {
 			t.Errorf("execution %d: %q", id, rows)

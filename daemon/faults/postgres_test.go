@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bytes"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -83,10 +84,11 @@ func TestF72CutAtCommit(t *testing.T) {
 		}
 		return cutAfter
 	})
-	y.until("enough commits have been cut", func() bool {
+	y.goesOn("enough commits have been cut", func() (string, bool) {
 		l.enqueue("book", 5)
 		pause(50 * time.Millisecond)
-		return cuts.Load() >= most
+		n := cuts.Load()
+		return strconv.FormatInt(n, 10), n >= most
 	})
 	l.settle()
 }

@@ -53,6 +53,41 @@ func TestPace(t *testing.T) {
 	}
 }
 
+// However much waits, a node has claimed no more than runs and what keeps its slots busy for a moment: what another
+// pack queues waits for that and no more.
+func TestStockIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		took time.Duration
+		most int // beyond the two slots
+	}{
+		{time.Millisecond, 2 * stockMost},
+		{5 * time.Millisecond, 2 * 5},
+		{50 * time.Millisecond, 2 * stockLeast},
+		{2 * shortAttempt, 0},
+	} {
+		onStage(t, false, func(s *stage, _ func()) {
+			for range paceSamples {
+				s.pace.took(test.took)
+			}
+			var ids []int64
+			for id := range int64(1000) {
+				ids = append(ids, id+1)
+			}
+			pass(time.Second)
+			s.offer(ids...)
+			most := 0
+			for range 2 * 4 * pollPeriod / stockPatience {
+				pass(stockPatience / 4)
+				s.queue.set(func() { most = max(most, len(s.queue.held)) })
+			}
+			if most != 2+test.most {
+				t.Errorf("%d are claimed where attempts take %v, expected 2 and %d", most, test.took, test.most)
+			}
+		})
+	}
+}
+
 // An attempt that was claimed ahead, and for which no slot becomes free, goes back to the queue and uses
 // no attempt.
 func TestStockThatWaitsInVainGoesBack(t *testing.T) {

@@ -116,6 +116,30 @@ func TestClaimTakesTurns(t *testing.T) {
 	}
 }
 
+// What another pack queues waits for what a node has looked up already, which is bounded, and for no more of what
+// waits before it.
+func TestAnotherPackWaitsForOneLook(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	enqueue(t, s, times(3000, store.NewExecution{Action: "a.x"})...)
+	for limit, look := range map[int]int{2: 64, 34: 8 * 34} {
+		for range 3 { // from the second on it looks ahead
+			claim(t, s, "n", limit)
+		}
+		other := enqueue(t, s, store.NewExecution{Action: "b.x"})[0]
+		for passed := 0; ; {
+			claimed := claim(t, s, "n", limit)
+			if slices.Contains(ids(claimed), other) {
+				break
+			}
+			if passed += len(claimed); passed > look || len(claimed) == 0 {
+				t.Errorf("after %d of the other pack, %d at once, it still waits", passed, limit)
+				break
+			}
+		}
+	}
+}
+
 func TestClaimFindsAllOfManyPacks(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)

@@ -148,7 +148,7 @@ func Invariants() (names []string) {
 	return names
 }
 
-// Settle waits until nothing waits or runs any more, and then checks the invariants.
+// Settle waits until nothing waits or runs any more, for as long as that goes on, and then checks the invariants.
 func Settle(t testing.TB, url string) {
 	t.Helper()
 	conn := Connect(t, url)
@@ -156,13 +156,15 @@ func Settle(t testing.TB, url string) {
 	defer deadline.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for last := -1; last != 0; {
 		var left int
 		if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM attune.queue").Scan(&left); err != nil {
 			t.Fatal(err)
 		}
-		if left == 0 {
-			break
+		if left != last {
+			last = left
+			deadline.Reset(patience)
+			continue
 		}
 		select {
 		case <-deadline.C:
