@@ -51,8 +51,9 @@ func NewMask(values []string) *Mask {
 	for text, wraps := range seen {
 		m.byFirst[text[0]] = append(m.byFirst[text[0]], pattern{[]byte(text), wraps})
 	}
-	for _, list := range m.byFirst {
-		slices.SortFunc(list, func(a, b pattern) int {
+	// By its place: a copy of the table would be the largest frame of an attempt, and have its stack grown.
+	for i := range m.byFirst {
+		slices.SortFunc(m.byFirst[i], func(a, b pattern) int {
 			if d := len(b.text) - len(a.text); d != 0 {
 				return d
 			}
