@@ -117,6 +117,7 @@ type executionBody struct {
 	Priority       *int              `json:"priority,omitempty" minimum:"-1000" maximum:"1000" doc:"Higher goes first. Defaults to the action's."`
 	DueAt          *time.Time        `json:"due_at,omitempty" doc:"When to start it. Defaults to now."`
 	TimeoutSeconds float64           `json:"timeout_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Defaults to the action's."`
+	TotalSeconds   float64           `json:"timeout_total_seconds,omitempty" minimum:"0" maximum:"31536000" doc:"Bounds all attempts together, pauses included. Defaults to the action's."`
 	Retry          *RetryPolicy      `json:"retry,omitempty" doc:"Instead of the action's retry"`
 }
 
@@ -189,6 +190,7 @@ func (s *Server) newExecution(ctx context.Context, body *executionBody) (*store.
 	n := &store.NewExecution{
 		Action: r.Ref, Secrets: body.Secrets, Priority: spec.Priority, DueAt: body.DueAt, Retry: body.Retry.retry(),
 		Timeout: time.Duration(body.TimeoutSeconds * float64(time.Second)), RequestedBy: caller(ctx),
+		TimeoutTotal: time.Duration(body.TotalSeconds * float64(time.Second)),
 	}
 	if body.Priority != nil {
 		n.Priority = *body.Priority

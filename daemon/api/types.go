@@ -358,6 +358,8 @@ type NewExecution struct {
 	DueAt *time.Time `json:"due_at,omitempty"`
 	// TimeoutSeconds bounds the run. Defaults to the action's, or else the daemon's.
 	TimeoutSeconds float64 `json:"timeout_seconds,omitempty"`
+	// TimeoutTotalSeconds bounds all attempts together, pauses included. Defaults to the action's.
+	TimeoutTotalSeconds float64 `json:"timeout_total_seconds,omitempty"`
 	// Retry is instead of the action's. Defaults to the action's.
 	Retry *RetryPolicy `json:"retry,omitempty"`
 }

@@ -43,6 +43,10 @@ func (c *command) runCommand() *cobra.Command {
 			switch {
 			case changed("timeout") && r.ask.TimeoutSeconds <= 0:
 				return usagef("cannot stop the action after --timeout %s: expected more than 0s", cmd.Flag("timeout").Value)
+			case changed("timeout-total") && r.ask.TimeoutTotalSeconds <= 0:
+				return usagef("cannot stop all attempts after --timeout-total %s: expected more than 0s", cmd.Flag("timeout-total").Value)
+			case changed("timeout") && changed("timeout-total") && r.ask.TimeoutTotalSeconds < r.ask.TimeoutSeconds:
+				return usagef("cannot use --timeout-total %s: it is shorter than --timeout, which one attempt may take", cmd.Flag("timeout-total").Value)
 			case changed("count") && r.each != "":
 				return usagef("cannot use --count and --each together: a line of the file is one execution")
 			case changed("count") && r.count < 1:
@@ -84,6 +88,7 @@ func (c *command) runCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.BoolVarP(&r.detach, "detach", "d", false, "print the execution's id and do not wait")
 	flags.Var((*secondsFlag)(&r.ask.TimeoutSeconds), "timeout", "stop the action after this time (default: the action's own)")
+	flags.Var((*secondsFlag)(&r.ask.TimeoutTotalSeconds), "timeout-total", "stop trying after this time, all attempts together (default: the action's own)")
 	flags.IntVar(&retries, "retry", 0, "try again so often if it fails or times out (default: the action's own)")
 	flags.DurationVar(&retryDelay, "retry-delay", 0, "wait so long before each --retry")
 	flags.StringVar(&at, "at", "", "run it then: 10m from now, 18:30, \"2026-01-31 18:30\" or 2026-01-31T18:30:00Z")

@@ -55,7 +55,9 @@ type attempt struct {
 	// printing is closed when stdout and stderr are set for good; nil: it never got that far.
 	printing       chan struct{}
 	stdout, stderr *child.Capture
-	// allUntil is until when all attempts of its execution have to have ended; zero: there is no such time.
+	// total is how long all attempts of its execution may take together, allUntil until when they have to have
+	// ended; zero: any time.
+	total    time.Duration
 	allUntil time.Time
 	// outlived says that its tree could not be ended.
 	outlived bool
@@ -493,7 +495,7 @@ func (a *attempt) follow(o *store.Outcome, delay time.Duration) {
 
 // allText says what bounds all attempts.
 func (a *attempt) allText() string {
-	return fmt.Sprintf("all attempts together may take %v (timeout_total)", time.Duration(a.action().TimeoutTotal))
+	return fmt.Sprintf("all attempts together may take %v (timeout_total)", a.total)
 }
 
 // retries is the execution's own retry, else the action's; nil: there is none.

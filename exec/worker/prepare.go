@@ -135,8 +135,10 @@ func (a *attempt) timeout(action *manifest.Action, pack string) time.Duration {
 
 // limitAll finds out how long all attempts together may take yet.
 func (a *attempt) limitAll(action *manifest.Action) error {
-	total := time.Duration(action.TimeoutTotal)
-	if total <= 0 {
+	if a.total = a.claim.TimeoutTotal; a.total <= 0 {
+		a.total = time.Duration(action.TimeoutTotal)
+	}
+	if a.total <= 0 {
 		return nil
 	}
 	since := time.Duration(0)
@@ -146,8 +148,8 @@ func (a *attempt) limitAll(action *manifest.Action) error {
 			return fmt.Errorf("%w: %w", errAway, err)
 		}
 	}
-	a.allUntil = time.Now().Add(total - since)
-	if since >= total {
+	a.allUntil = time.Now().Add(a.total - since)
+	if since >= a.total {
 		return errAllOver
 	}
 	return nil

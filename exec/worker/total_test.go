@@ -24,6 +24,7 @@ func TestTimeoutTotal(t *testing.T) {
 		status  store.Status
 		text    string
 		again   bool
+		own     bool // the bound is the execution's
 	}{
 		"the first is stopped":          {attempt: 1, takes: time.Minute, status: store.StatusTimedOut, text: "timed out: " + all},
 		"a later one is stopped sooner": {since: 50 * time.Second, attempt: 3, takes: 10 * time.Second, status: store.StatusTimedOut, text: "timed out: " + all},
@@ -31,6 +32,7 @@ func TestTimeoutTotal(t *testing.T) {
 		"none begins after it":          {since: time.Minute, attempt: 2, status: store.StatusTimedOut, text: "timed out before it began again: " + all},
 		"one that fails is tried again": {since: 10 * time.Second, attempt: 2, ends: time.Second, delay: 48 * time.Second, takes: time.Second, status: store.StatusFailed, text: "exit 1", again: true},
 		"no time is left for another":   {since: 10 * time.Second, attempt: 2, ends: time.Second, delay: 49 * time.Second, takes: time.Second, status: store.StatusFailed, text: "exit 1; not tried again: " + all},
+		"its own comes first":           {own: true, since: 50 * time.Second, attempt: 3, takes: 10 * time.Second, status: store.StatusTimedOut, text: "timed out: " + all},
 		"what began is not asked anew":  {since: time.Hour, attempt: 1, takes: time.Minute, status: store.StatusTimedOut, text: "timed out: " + all},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -44,10 +46,14 @@ func TestTimeoutTotal(t *testing.T) {
 					action.Timeout = manifest.Duration(time.Hour)
 				}
 				action.RunnerType, action.EntryPoint = manifest.RuntimeNative, "a"
+				var own time.Duration
+				if test.own {
+					own, action.TimeoutTotal = time.Minute, manifest.Duration(time.Hour)
+				}
 				s.queue.set(func() {
 					s.queue.since = test.since
 					s.queue.waiting = append(s.queue.waiting, store.Claimed{
-						ExecutionID: 1, Token: token(1), Attempt: test.attempt, Tries: test.attempt, Action: "p.a", QueuedAt: time.Now(), Record: &store.Record{Spec: action},
+						ExecutionID: 1, Token: token(1), Attempt: test.attempt, Tries: test.attempt, Action: "p.a", QueuedAt: time.Now(), Record: &store.Record{Spec: action}, TimeoutTotal: own,
 					})
 				})
 				var began time.Time

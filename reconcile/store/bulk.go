@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 // Cancel ends a waiting execution, or marks a running one to be stopped by its node. It gives the
@@ -122,7 +120,7 @@ type rerunRow struct {
 	Secrets        map[string]string
 	Priority       int
 	TimeoutSeconds float64
-	Retry          *manifest.Retry
+	Retry          *ownRetry
 	Revision       string
 	RevisionID     int64
 }
@@ -135,12 +133,13 @@ func (s *Store) Reruns(ctx context.Context, ids []int64) ([]Rerun, error) {
 	}
 	reruns := make([]Rerun, len(rows))
 	for i, row := range rows {
+		own := deref(row.Retry)
 		reruns[i] = Rerun{
 			ID: row.ID, Status: row.Status, Revision: row.Revision, RevisionID: row.RevisionID,
 			Again: NewExecution{
 				Action: row.ActionRef, Rule: row.RuleRef, Trigger: row.TriggerRef, EventID: row.EventID,
-				Parameters: row.Parameters, Secrets: row.Secrets, Priority: row.Priority, Retry: row.Retry,
-				Timeout: time.Duration(row.TimeoutSeconds * float64(time.Second)),
+				Parameters: row.Parameters, Secrets: row.Secrets, Priority: row.Priority, Retry: own.Retry,
+				Timeout: time.Duration(row.TimeoutSeconds * float64(time.Second)), TimeoutTotal: time.Duration(own.TimeoutTotal),
 				rerunOf: row.ID, stored: true,
 			},
 		}

@@ -90,6 +90,37 @@ func TestOwnRetry(t *testing.T) {
 	}
 }
 
+// What bounds all attempts of one execution is kept beside its action's retry, which goes on to count, and goes
+// over to what repeats it.
+func TestOwnTimeoutTotal(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("core", action("core", "echo", func(a *manifest.Action) {
+		a.Retry = &manifest.Retry{MaxAttempts: 2, On: []string{"lost"}}
+	})))
+	own := &manifest.Retry{MaxAttempts: 1, On: []string{"lost"}}
+	enqueue(
+		t, s, store.NewExecution{Action: "core.echo", TimeoutTotal: 90 * time.Second},
+		store.NewExecution{Action: "core.echo", TimeoutTotal: time.Minute, Retry: own},
+	)
+	claimed := claim(t, s, "n", 2)
+	if c := claimed[0]; c.TimeoutTotal != 90*time.Second || c.Retry != nil {
+		t.Errorf("claimed with %v and %+v", c.TimeoutTotal, c.Retry)
+	}
+	if diff := cmp.Diff(own, claimed[1].Retry); claimed[1].TimeoutTotal != time.Minute || diff != "" {
+		t.Errorf("claimed with %v and %s", claimed[1].TimeoutTotal, diff)
+	}
+	start(t, s, claimed...)
+	requeued, lost, err := s.LoseNode(t.Context(), "n")
+	if err != nil || !slices.Equal(requeued, []int64{claimed[0].ExecutionID}) || len(lost) != 2 {
+		t.Errorf("requeued %v, lost %v: %v", requeued, lost, err)
+	}
+	reruns, err := s.Reruns(t.Context(), []int64{claimed[0].ExecutionID, claimed[1].ExecutionID})
+	if err != nil || len(reruns) != 2 || reruns[0].Again.TimeoutTotal != 90*time.Second || reruns[0].Again.Retry != nil || reruns[1].Again.TimeoutTotal != time.Minute {
+		t.Errorf("repeated as %+v: %v", reruns, err)
+	}
+}
+
 func TestCancelAll(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)

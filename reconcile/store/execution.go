@@ -28,6 +28,8 @@ type NewExecution struct {
 	RequestedBy string        // "rule", "alice", …
 	// Retry is instead of the action's; nil: the action's.
 	Retry *manifest.Retry
+	// TimeoutTotal bounds all attempts together; 0: the action's does.
+	TimeoutTotal time.Duration
 	// Former is the action as an older revision has it, to run that; nil: what is in force.
 	Former *Former
 
@@ -35,6 +37,12 @@ type NewExecution struct {
 	rerunOf int64   // 0: of none
 	depth   int     // how many executions led to it
 	stored  bool    // it comes from the database, secrets encrypted
+}
+
+// ownRetry is what an execution says of its attempts in place of its action.
+type ownRetry struct {
+	*manifest.Retry
+	TimeoutTotal manifest.Duration `json:"timeout_total,omitempty"`
 }
 
 // Former is an action as a former revision of its pack has it.
@@ -253,8 +261,8 @@ func (r *executionRows) add(e NewExecution, place int) error {
 		secrets = text
 	}
 	retry := ""
-	if e.Retry != nil {
-		text, err := encode(e.Retry)
+	if e.Retry != nil || e.TimeoutTotal > 0 {
+		text, err := encode(ownRetry{e.Retry, manifest.Duration(e.TimeoutTotal)})
 		if err != nil {
 			return fmt.Errorf("cannot encode the retry of an execution of action %s: %w", e.Action, err)
 		}

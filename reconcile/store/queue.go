@@ -64,7 +64,9 @@ type Claimed struct {
 	Priority   int
 	Timeout    time.Duration   // of the execution; 0: the action's
 	Retry      *manifest.Retry // of the execution; nil: the action's
-	QueuedAt   time.Time       // requested, or due
+	// TimeoutTotal is the execution's own bound on all its attempts; 0: the action's.
+	TimeoutTotal time.Duration
+	QueuedAt     time.Time // requested, or due
 	// Begun says that it is recorded as begun already: it is started at once, or released.
 	Begun bool
 	// Expired says that its action's expires is over, and nothing of it ever began: it is not to be.
@@ -260,7 +262,7 @@ type claimRow struct {
 	EventID          *int64
 	Parameters       json.RawMessage
 	Secrets          map[string]string
-	Retry            *manifest.Retry
+	Retry            *ownRetry
 	FormerManifest   []byte
 	Priority         int
 	TimeoutSeconds   *float64
@@ -289,26 +291,28 @@ func (s *Store) claimedOf(row *claimRow, seen actions) Claimed {
 		// It is claimed already, and its neighbours with it: its node ends it as one without an action.
 		s.log.Error("a claimed action cannot be read", "component", "store", "action", row.ActionRef, "execution_id", row.ExecutionID, "err", err)
 	}
+	own := deref(row.Retry)
 	return Claimed{
-		ExecutionID: row.ExecutionID,
-		CreatedAt:   row.CreatedAt,
-		Token:       row.Token,
-		Attempt:     row.Attempt,
-		Tries:       row.Attempt - row.Spared,
-		Begun:       row.Begun,
-		Expired:     row.Expired,
-		Action:      row.ActionRef,
-		Rule:        deref(row.RuleRef),
-		Trigger:     deref(row.TriggerRef),
-		EventID:     deref(row.EventID),
-		Parameters:  row.Parameters,
-		Secrets:     row.Secrets,
-		Priority:    row.Priority,
-		Timeout:     time.Duration(deref(row.TimeoutSeconds) * float64(time.Second)),
-		Retry:       row.Retry,
-		QueuedAt:    row.DueAt,
-		Key:         row.ConcurrencyKey,
-		Record:      record,
+		ExecutionID:  row.ExecutionID,
+		CreatedAt:    row.CreatedAt,
+		Token:        row.Token,
+		Attempt:      row.Attempt,
+		Tries:        row.Attempt - row.Spared,
+		Begun:        row.Begun,
+		Expired:      row.Expired,
+		Action:       row.ActionRef,
+		Rule:         deref(row.RuleRef),
+		Trigger:      deref(row.TriggerRef),
+		EventID:      deref(row.EventID),
+		Parameters:   row.Parameters,
+		Secrets:      row.Secrets,
+		Priority:     row.Priority,
+		Timeout:      time.Duration(deref(row.TimeoutSeconds) * float64(time.Second)),
+		Retry:        own.Retry,
+		TimeoutTotal: time.Duration(own.TimeoutTotal),
+		QueuedAt:     row.DueAt,
+		Key:          row.ConcurrencyKey,
+		Record:       record,
 	}
 }
 

@@ -823,7 +823,10 @@ judged AS MATERIALIZED (
     CROSS JOIN LATERAL (
         SELECT
             COALESCE(lapsed.former_manifest, action.manifest) AS manifest,
-            COALESCE(lapsed.retry, COALESCE(lapsed.former_manifest, action.manifest) -> 'retry') AS retry
+            CASE
+                WHEN lapsed.retry ? 'max_attempts' THEN lapsed.retry
+                ELSE COALESCE(lapsed.former_manifest, action.manifest) -> 'retry'
+            END AS retry
     ) AS spec
 ),
 requeued AS (
