@@ -1,0 +1,526 @@
+package store_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/attune-io/attune/reconcile/manifest"
+	"github.com/attune-io/attune/reconcile/store"
+	"github.com/attune-io/attune/reconcile/store/storetest"
+)
+
+// queued is what the queue says of an execution.
+type queued struct {
+	Status  string
+	Attempt int
+	Held    bool // something is left of who held it
+	Due     time.Time
+	OffFrom *time.Time
+}
+
+func queuedOf(t *testing.T, s *store.Store, id int64) queued {
+	t.Helper()
+	rows, err := s.Pool().Query(t.Context(), `
+		SELECT status, attempt, num_nonnulls(token, node, claimed_at, lease_until, started_at, revision_id, revision) > 0 AS held, due_at AS due, put_off_from AS off_from
+		FROM attune.queue WHERE execution_id = $1`, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[queued])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return row
+}
+
+// Whatever goes back to the queue is as if nobody had held it, is told to those who claim, and keeps its place where
+// it has not had a try.
+func TestWaysBackToTheQueue(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change(
+		"a", action("a", "x"), action("a", "at_once", onLostRetry),
+		action("a", "later", func(a *manifest.Action) {
+			a.Retry = &manifest.Retry{MaxAttempts: 5, Delay: manifest.Duration(time.Hour), On: []string{"lost"}}
+		}),
+	))
+	ready := one[int64](t, s, "SELECT max(id) FROM attune.revision")
+	l := listen(t, s)
+	wakes, leave := l.Subscribe(store.ChannelQueue)
+	defer leave()
+	waitListening(t, s, l)
+	release := func(c store.Claimed) error { return s.Release(t.Context(), []string{c.Token}) }
+	again := func(o store.Outcome, in time.Duration) func(store.Claimed) error {
+		return func(c store.Claimed) error {
+			o.Token, o.Status, o.RetryAt = c.Token, store.StatusFailed, new(time.Now().Add(in))
+			accepted, err := s.Finish(t.Context(), []store.Outcome{o})
+			if err == nil && !accepted[0] {
+				return fmt.Errorf("refused")
+			}
+			return err
+		}
+	}
+	lose := func(store.Claimed) error {
+		_, _, err := s.LoseNode(t.Context(), "n")
+		return err
+	}
+	for name, test := range map[string]struct {
+		action  string
+		begun   bool
+		back    func(store.Claimed) error
+		status  store.Status
+		attempt int
+		keeps   bool // its place among those that wait
+	}{
+		"released":                {"a.x", false, release, store.StatusRequested, 0, true},
+		"released, recorded":      {"a.x", true, release, store.StatusRequested, 0, true},
+		"spared":                  {"a.x", true, again(store.Outcome{Spare: true}, 0), store.StatusRequested, 1, true},
+		"spared for a while":      {"a.x", true, again(store.Outcome{Spare: true}, time.Hour), store.StatusScheduled, 1, true},
+		"tried again":             {"a.x", true, again(store.Outcome{}, 0), store.StatusRequested, 1, false},
+		"tried again later":       {"a.x", true, again(store.Outcome{}, time.Hour), store.StatusScheduled, 1, false},
+		"lost":                    {"a.at_once", true, lose, store.StatusRequested, 1, false},
+		"lost, later":             {"a.later", true, lose, store.StatusScheduled, 1, false},
+		"lost before it began":    {"a.later", false, lose, store.StatusRequested, 0, true},
+		"lost, of no other tries": {"a.x", false, lose, store.StatusRequested, 0, true},
+	} {
+		id := enqueue(t, s, store.NewExecution{Action: test.action})[0]
+		due, from := time.Now().Add(-time.Hour).Round(time.Second), time.Now().Add(-2*time.Hour).Round(time.Second)
+		sql(t, s, "UPDATE attune.queue SET due_at = $2, put_off_from = $3 WHERE execution_id = $1", id, due, from)
+		var files []int64
+		if test.begun {
+			files = []int64{ready}
+		}
+		claimed, err := s.Claim(t.Context(), "n", 1, files...)
+		if err != nil || len(claimed) != 1 || claimed[0].Begun != test.begun {
+			t.Fatalf("%s: claimed %+v: %v", name, claimed, err)
+		}
+		sql(t, s, "SELECT pg_notify('attune_queue', 'begin')")
+		next(t, wakes, func(payload string) bool { return payload == "begin" })
+		if err := test.back(claimed[0]); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		next(t, wakes, nothing)
+		got := queuedOf(t, s, id)
+		if got.Status != string(test.status) || got.Attempt != test.attempt || got.Held {
+			t.Errorf("%s: it is %+v", name, got)
+		}
+		if got.Due.Equal(due) != test.keeps || (got.OffFrom != nil && got.OffFrom.Equal(from)) != test.keeps {
+			t.Errorf("%s: due at %v, before %v; put off from %v, before %v", name, got.Due, due, got.OffFrom, from)
+		}
+		sql(t, s, "DELETE FROM attune.queue")
+	}
+}
+
+// However an execution ends, who waits for that is told, and a place that it had is free for the next.
+func TestWaysToEnd(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	apply(t, s, change("a", action("a", "x", limited(1, ""), func(a *manifest.Action) { a.Expires = manifest.Duration(time.Hour) })))
+	l := listen(t, s)
+	ends, leave := l.Subscribe(store.ChannelFinished)
+	defer leave()
+	waitListening(t, s, l)
+	finish := func(o store.Outcome) func(store.Claimed) error {
+		return func(c store.Claimed) error {
+			o.Token = c.Token
+			_, err := s.Finish(t.Context(), []store.Outcome{o})
+			return err
+		}
+	}
+	cancel := func(c store.Claimed) error {
+		_, err := s.Cancel(t.Context(), c.ExecutionID, "ada")
+		return err
+	}
+	then := func(all ...func(store.Claimed) error) func(store.Claimed) error {
+		return func(c store.Claimed) error {
+			for _, do := range all {
+				if err := do(c); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	begin := func(c store.Claimed) error {
+		_, err := s.Start(t.Context(), []string{c.Token})
+		return err
+	}
+	release := func(c store.Claimed) error { return s.Release(t.Context(), []string{c.Token}) }
+	for name, test := range map[string]struct {
+		do     func(store.Claimed) error
+		status store.Status
+		tries  int
+	}{
+		"ended":                     {then(begin, finish(store.Outcome{Status: store.StatusSucceeded})), store.StatusSucceeded, 1},
+		"cancelled, tried no more":  {then(begin, cancel, finish(store.Outcome{Status: store.StatusFailed, RetryAt: new(time.Now())})), store.StatusCancelled, 1},
+		"cancelled before it began": {cancel, store.StatusCancelled, 0},
+		"cancelled, and given back": {then(begin, cancel, release), store.StatusCancelled, 0},
+		"cancelled, and put off":    {then(begin, cancel, func(c store.Claimed) error { return s.PutOff(t.Context(), c.Token, "files", time.Hour) }), store.StatusCancelled, 0},
+		"lost":                      {then(begin, func(store.Claimed) error { _, _, err := s.LoseNode(t.Context(), "n"); return err }), store.StatusLost, 1},
+		"expired while it had its place": {then(release, func(c store.Claimed) error {
+			sql(t, s, "UPDATE attune.queue SET due_at = now() - INTERVAL '2 hours' WHERE execution_id = $1", c.ExecutionID)
+			_, _, err := storetest.Open(t, s.Pool().Config().ConnString()).Reap(t.Context())
+			return err
+		}), store.StatusCancelled, 0},
+	} {
+		both := enqueue(t, s, keyed("k"), keyed("k"))
+		due := one[time.Time](t, s, "SELECT due_at FROM attune.queue WHERE execution_id = $1", both[0])
+		c := wantClaimed(t, s, both[0])[0]
+		if err := test.do(c); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		next(t, ends, func(payload string) bool { return payload == fmt.Sprint(both[0]) })
+		e, attempts := execution(t, s, both[0])
+		if e.Status != test.status || len(attempts) != test.tries || e.Attempt != test.tries {
+			t.Errorf("%s: it is %s after attempt %d: %+v", name, e.Status, e.Attempt, attempts)
+		}
+		if name != "expired while it had its place" && (e.DueAt == nil || !e.DueAt.Equal(due)) {
+			t.Errorf("%s: it had been due at %v, and is told as due at %v", name, due, e.DueAt)
+		}
+		if got := ids(claim(t, s, "n", 9)); !slices.Equal(got, both[1:]) {
+			t.Errorf("%s: claimed %v next, expected %v", name, got, both[1:])
+		}
+		sql(t, s, "DELETE FROM attune.queue")
+	}
+}
+
+// A place that a lost attempt gives up until it is tried again is free meanwhile.
+func TestAPlaceIsFreeUntilTheNextTry(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	apply(t, s, change("a", action("a", "x", limited(1, ""), func(a *manifest.Action) {
+		a.Retry = &manifest.Retry{MaxAttempts: 5, Delay: manifest.Duration(time.Hour), On: []string{"lost"}}
+	})))
+	both := enqueue(t, s, keyed("k"), keyed("k"))
+	start(t, s, wantClaimed(t, s, both[0])...)
+	if _, _, err := s.LoseNode(t.Context(), "n"); err != nil {
+		t.Fatal(err)
+	}
+	wantClaimed(t, s, both[1])
+}
+
+// What is kept of an attempt's streams: nothing of one that was silent, the count of one whose text is gone, and
+// which was cut.
+func TestWhatIsKeptOfStreams(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	for name, test := range map[string]struct {
+		stdout, stderr store.Output
+		want           string
+	}{
+		"silent":             {want: ""},
+		"stdout":             {stdout: store.Output{Text: "x", Bytes: 1}, want: "stdout 1 0 x"},
+		"stderr":             {stderr: store.Output{Text: "x", Bytes: 1}, want: "stderr 1 0 x"},
+		"both without text":  {stdout: store.Output{Bytes: 3}, stderr: store.Output{Bytes: 4}, want: "stderr 4 0 , stdout 3 0 "},
+		"cut":                {stdout: store.Output{Text: "x", Bytes: 9, Omitted: 8}, want: "stdout 9 8 x"},
+		"cut stderr":         {stderr: store.Output{Text: "x", Bytes: 9, Omitted: 8}, want: "stderr 9 8 x"},
+		"masked to nothing?": {stdout: store.Output{Text: "x"}, stderr: store.Output{Text: "y"}, want: "stderr 0 0 y, stdout 0 0 x"},
+	} {
+		for _, again := range []bool{false, true} {
+			id := enqueue(t, s, store.NewExecution{Action: "a.x"})[0]
+			due := one[time.Time](t, s, "SELECT due_at FROM attune.queue WHERE execution_id = $1", id)
+			c := claim(t, s, "n", 1)[0]
+			start(t, s, c)
+			o := store.Outcome{Token: c.Token, Status: store.StatusSucceeded, Stdout: test.stdout, Stderr: test.stderr}
+			if again {
+				// Of one that may be tried again another statement tells.
+				if _, err := s.Cancel(t.Context(), id, "ada"); err != nil {
+					t.Fatal(err)
+				}
+				o.RetryAt = new(time.Now())
+			}
+			finish(t, s, o)
+			got := one[string](t, s, "SELECT COALESCE(string_agg(concat_ws(' ', stream, bytes, omitted, text), ', ' ORDER BY stream), '') FROM attune.output WHERE execution_id = $1", id)
+			if got != test.want {
+				t.Errorf("%s, again %v: kept are %q, expected %q", name, again, got, test.want)
+			}
+			e, _ := execution(t, s, id)
+			if e.StdoutTruncated != (test.stdout.Omitted > 0) || e.StderrTruncated != (test.stderr.Omitted > 0) {
+				t.Errorf("%s, again %v: cut are %v and %v", name, again, e.StdoutTruncated, e.StderrTruncated)
+			}
+			if at := one[time.Time](t, s, "SELECT queued_at FROM attune.attempt WHERE execution_id = $1", id); !at.Equal(due) {
+				t.Errorf("%s, again %v: it was due at %v and is told as queued at %v", name, again, due, at)
+			}
+		}
+	}
+}
+
+// The first start of an attempt and the first who wants it cancelled are those that are told.
+func TestTheFirstCounts(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	id := enqueue(t, s, store.NewExecution{Action: "a.x"})[0]
+	c := claim(t, s, "n", 1)[0]
+	row := func() string {
+		return one[string](t, s, "SELECT concat_ws(' ', started_at, cancel_at, cancel_by) FROM attune.queue WHERE execution_id = $1", id)
+	}
+	start(t, s, c)
+	begun := row()
+	start(t, s, c)
+	if got := row(); got != begun {
+		t.Errorf("started at %s, and said again at %s", begun, got)
+	}
+	for _, who := range []string{"ada", "bob"} {
+		before := row()
+		if _, err := s.Cancel(t.Context(), id, who); err != nil {
+			t.Fatal(err)
+		}
+		if got := row(); who == "bob" && got != before {
+			t.Errorf("cancelled at %s, and again at %s", before, got)
+		}
+	}
+	// Nobody waits for files that an execution needs no more, and the first time that one was due is kept.
+	other := enqueue(t, s, store.NewExecution{Action: "a.x"})[0]
+	due := queuedOf(t, s, other).Due
+	for range 2 {
+		sql(t, s, "UPDATE attune.queue SET status = 'requested' WHERE execution_id = $1", other)
+		c := claim(t, s, "n", 1)[0]
+		if err := s.PutOff(t.Context(), c.Token, "files", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if got := queuedOf(t, s, other); got.Status != "scheduled" || got.OffFrom == nil || !got.OffFrom.Equal(due) || got.Held {
+			t.Errorf("put off, it is %+v, first due at %v", got, due)
+		}
+	}
+}
+
+// What runs an older revision is judged by that one's manifest also when it is lost.
+func TestLostOfAnOlderRevision(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", action("a", "x")))
+	manifests := map[string]*manifest.Action{
+		"on_lost": action("a", "x", onLostRetry),
+		"retry": action("a", "x", func(a *manifest.Action) {
+			a.Retry = &manifest.Retry{MaxAttempts: 2, On: []string{"lost"}}
+		}),
+		"neither": action("a", "x"),
+	}
+	revision := one[int64](t, s, "SELECT max(id) FROM attune.revision")
+	for name, then := range manifests {
+		text, err := manifest.Encode(then)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := enqueue(t, s, store.NewExecution{Action: "a.x", Former: &store.Former{RevisionID: revision, Manifest: text}})[0]
+		start(t, s, claim(t, s, "n", 1)...)
+		requeued, lost, err := s.LoseNode(t.Context(), "n")
+		var want []int64
+		if name != "neither" {
+			want = []int64{id}
+		}
+		if diff := cmp.Diff(want, requeued); diff != "" || err != nil || len(lost) != 1 {
+			t.Errorf("%s: lost %v, %v: %s", name, lost, err, diff)
+		}
+		sql(t, s, "DELETE FROM attune.queue")
+	}
+}
+
+// changing changes a row of the queue in a transaction that stays open until the returned func is called.
+func changing(t *testing.T, url, change string, id int64) (commit func()) {
+	t.Helper()
+	tx, err := storetest.Connect(t, url).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "UPDATE attune.queue SET "+change+" WHERE execution_id = $1", id); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Whoever waits for a row acts on what it is by then, not on what it was.
+func TestRowsThatChangeMeanwhile(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		change string
+		do     func(*testing.T, *store.Store, store.Claimed) error
+		want   string
+	}{
+		"release, and it is another's by then": {
+			"token = gen_random_uuid(), node = 'm'",
+			func(t *testing.T, s *store.Store, c store.Claimed) error {
+				return s.Release(t.Context(), []string{c.Token})
+			},
+			"running m 1 ",
+		},
+		"put off, and it is another's by then": {
+			"token = gen_random_uuid(), node = 'm'",
+			func(t *testing.T, s *store.Store, c store.Claimed) error {
+				return s.PutOff(t.Context(), c.Token, "files", time.Hour)
+			},
+			"running m 1 ",
+		},
+		"cancel, and it has begun by then": {
+			"started_at = now()",
+			func(t *testing.T, s *store.Store, c store.Claimed) error {
+				_, err := s.Cancel(t.Context(), c.ExecutionID, "ada")
+				return err
+			},
+			"running n 1 ada",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := storetest.NewURL(t)
+			s := storetest.Open(t, url)
+			enqueue(t, s, store.NewExecution{Action: "a.x"})
+			c := claim(t, s, "n", 1)[0]
+			commit := changing(t, url, test.change, c.ExecutionID)
+			done := make(chan error, 1)
+			go func() { done <- test.do(t, s, c) }()
+			waitFor(t, func() bool {
+				return one[int](t, s, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") > 0
+			})
+			commit()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			got := one[string](t, s, "SELECT COALESCE(string_agg(concat_ws(' ', status, node, attempt, COALESCE(cancel_by, '')), ''), 'gone') FROM attune.queue")
+			if got != test.want {
+				t.Errorf("it is %q, expected %q", got, test.want)
+			}
+		})
+	}
+}
+
+// What another session has locked is left for later by those who act on many, and the others are done.
+func TestLockedIsPassedOver(t *testing.T) {
+	t.Parallel()
+	hour := func(a *manifest.Action) { a.Expires = manifest.Duration(time.Hour) }
+	for name, test := range map[string]struct {
+		setup func(*testing.T, *store.Store, []int64)
+		do    func(*testing.T, *store.Store, []int64) error
+		done  string // condition on a row of the queue
+	}{
+		"reap": {
+			func(t *testing.T, s *store.Store, _ []int64) {
+				start(t, s, claim(t, s, "n", 3)...)
+				lapse(t, s)
+			},
+			func(t *testing.T, s *store.Store, _ []int64) error {
+				_, _, err := s.Reap(t.Context())
+				return err
+			},
+			"FALSE",
+		},
+		"finish": {
+			func(t *testing.T, s *store.Store, _ []int64) { start(t, s, claim(t, s, "n", 3)...) },
+			func(t *testing.T, s *store.Store, _ []int64) error {
+				renewal, err := s.Renew(t.Context(), "n")
+				if err != nil {
+					return err
+				}
+				var outcomes []store.Outcome
+				for _, token := range renewal.Held {
+					outcomes = append(outcomes, store.Outcome{Token: token, Status: store.StatusFailed, RetryAt: new(time.Now().Add(time.Hour))})
+				}
+				if _, err := s.Finish(t.Context(), outcomes); err == nil {
+					t.Error("all are finished")
+				}
+				return nil
+			},
+			"status = 'scheduled'",
+		},
+		"expire": {
+			func(t *testing.T, s *store.Store, _ []int64) {
+				sql(t, s, "UPDATE attune.queue SET due_at = now() - INTERVAL '2 hours'")
+			},
+			func(t *testing.T, s *store.Store, _ []int64) error {
+				_, _, err := s.Reap(t.Context())
+				return err
+			},
+			"FALSE",
+		},
+		"claim": {
+			func(*testing.T, *store.Store, []int64) {},
+			func(t *testing.T, s *store.Store, _ []int64) error {
+				_, err := s.Claim(t.Context(), "n", 3)
+				return err
+			},
+			"token IS NOT NULL",
+		},
+		"promote": {
+			func(t *testing.T, s *store.Store, _ []int64) {
+				sql(t, s, "UPDATE attune.queue SET status = 'scheduled', due_at = now()")
+			},
+			func(t *testing.T, s *store.Store, _ []int64) error {
+				_, err := s.Claim(t.Context(), "n", 3)
+				return err
+			},
+			"token IS NOT NULL",
+		},
+		"admit": {
+			func(t *testing.T, s *store.Store, _ []int64) {
+				apply(t, s, change("a", action("a", "x", limited(9, ""))))
+				sql(t, s, "UPDATE attune.queue SET status = 'scheduled', in_line = TRUE, concurrency_key = 'k'")
+			},
+			func(t *testing.T, s *store.Store, _ []int64) error {
+				_, _, err := s.Reap(t.Context())
+				return err
+			},
+			"status = 'requested'",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := storetest.NewURL(t)
+			s := storetest.Open(t, url)
+			apply(t, s, change("a", action("a", "x", hour)))
+			all := enqueue(t, s, times(3, store.NewExecution{Action: "a.x"})...)
+			test.setup(t, s, all)
+			// For a node that knows of nothing yet: it looks at what has expired once in a while.
+			fresh := storetest.Open(t, url)
+			commit := changing(t, url, "priority = priority", all[1])
+			if err := test.do(t, fresh, all); err != nil {
+				t.Error(err)
+			}
+			left := one[[]int64](t, s, "SELECT COALESCE(array_agg(execution_id), '{}') FROM attune.queue WHERE ("+test.done+") IS NOT TRUE")
+			if !slices.Equal(left, all[1:2]) {
+				t.Errorf("left are %v, expected %v", left, all[1:2])
+			}
+			commit()
+		})
+	}
+
+	// A node whose row is locked renews what it holds.
+	t.Run("renew", func(t *testing.T) {
+		t.Parallel()
+		url := storetest.NewURL(t)
+		s := storetest.Open(t, url)
+		if err := s.PutNode(t.Context(), store.Node{ID: "n", Host: "h"}); err != nil {
+			t.Fatal(err)
+		}
+		seen := func() time.Time { return one[time.Time](t, s, "SELECT seen_at FROM attune.node") }
+		before := seen()
+		enqueue(t, s, store.NewExecution{Action: "a.x"})
+		c := claim(t, s, "n", 1)[0]
+		tx, err := storetest.Connect(t, url).Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(t.Context(), "SELECT FROM attune.node FOR UPDATE"); err != nil {
+			t.Fatal(err)
+		}
+		renewal, err := s.Renew(t.Context(), "n")
+		if err != nil || !slices.Equal(renewal.Held, []string{c.Token}) || len(renewal.Locked) != 0 {
+			t.Errorf("renewed %+v: %v", renewal, err)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Renew(t.Context(), "n"); err != nil || !seen().After(before) {
+			t.Errorf("seen at %v, before %v: %v", seen(), before, err)
+		}
+	})
+}
