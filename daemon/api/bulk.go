@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -297,6 +298,7 @@ type bulkRequest struct{ Body BulkChoice }
 
 func (s *Server) cancelExecutions(ctx context.Context, in *bulkRequest) (*Bulk, error) {
 	done := &Bulk{}
+	var refused error // of one of them; the others are not to wait for that
 	waiting := slices.DeleteFunc(slices.Clone(allStatuses), store.Status.Final)
 	err := s.choose(ctx, &in.Body, waiting, 0, func(ids []int64) error {
 		done.note(ids)
@@ -306,9 +308,12 @@ func (s *Server) cancelExecutions(ctx context.Context, in *bulkRequest) (*Bulk, 
 		}
 		found, err := s.opts.Store.CancelAll(ctx, ids, caller(ctx))
 		done.Count += len(found)
+		if err != nil && len(found) > 0 {
+			refused, err = cmp.Or(refused, err), nil
+		}
 		return err
 	})
-	if err != nil {
+	if err = cmp.Or(err, refused); err != nil {
 		return nil, err
 	}
 	if !in.Body.DryRun && done.Count > 0 {

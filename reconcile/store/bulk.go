@@ -1,9 +1,11 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,12 +33,26 @@ func (s *Store) Cancel(ctx context.Context, id int64, by string) (Status, error)
 }
 
 // CancelAll is Cancel for many, in one transaction. It gives the status found of those that had not
-// ended; the others are left as they are.
+// ended; the others are left as they are. Where the database refuses one, the others are cancelled all the
+// same, and the error is of the first that it refuses.
 func (s *Store) CancelAll(ctx context.Context, ids []int64, by string) (map[int64]Status, error) {
+	all := map[int64]Status{}
 	if len(ids) == 0 {
-		return nil, nil
+		return all, nil
 	}
-	return s.cancel(ctx, fmt.Sprintf("cancel %d executions", len(ids)), ids, by, true)
+	var first error
+	err := inHalves(
+		ids, func(some []int64) error {
+			found, err := s.cancel(ctx, fmt.Sprintf("cancel %d executions", len(some)), some, by, true)
+			maps.Copy(all, found)
+			return err
+		}, func(id int64, err error) error {
+			if first == nil {
+				first = fmt.Errorf("the database refuses the end of execution %d, the others are cancelled: %w", id, err)
+			}
+			return nil
+		})
+	return all, cmp.Or(err, first)
 }
 
 // cancel is audited where somebody wants it, and not where an action's concurrency does.

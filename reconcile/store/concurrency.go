@@ -63,13 +63,23 @@ func (s *Store) admit(ctx context.Context, freed keyedSet) {
 		all = append(all, k)
 	}
 	for part := range slices.Chunk(all, admitAtOnce) {
-		if err := s.admitSome(ctx, part); err != nil {
+		err := inHalves(
+			part, func(some []keyed) error { return s.admitSome(ctx, some, true) },
+			func(one keyed, err error) error {
+				// One that the database does not let end must not keep the others from their places.
+				if s.stuck.isNews(one) {
+					s.metrics.stuck.Inc()
+					s.log.Error("an execution that is to be skipped or replaced cannot be ended, the database refuses it, so it stays in line: see what refuses it (a constraint, a trigger, a partition that is gone) and mend that", "component", "store", "action", one.action, "key", one.key, "err", err)
+				}
+				return s.admitSome(ctx, []keyed{one}, false)
+			})
+		if err != nil {
 			s.log.Warn("executions in line are not admitted, the next sweep tries it again", "component", "store", "keys", len(part), "err", err)
 		}
 	}
 }
 
-func (s *Store) admitSome(ctx context.Context, part []keyed) error {
+func (s *Store) admitSome(ctx context.Context, part []keyed, ending bool) error {
 	var actions, keys []string
 	for _, k := range part {
 		actions, keys = append(actions, k.action), append(keys, k.key)
@@ -78,14 +88,15 @@ func (s *Store) admitSome(ctx context.Context, part []keyed) error {
 	unwanted := map[int64][]int64{}
 	fates := map[string]int{}
 	err := s.hot(ctx, "admit executions in line", func(batch *pgx.Batch) {
-		args := pgx.StrictNamedArgs{"actions": actions, "keys": keys}
-		s.queue(batch, "LockConcurrency", args)
-		s.queue(batch, "Admit", args).Query(func(rows pgx.Rows) error {
+		s.queue(batch, "LockConcurrency", pgx.StrictNamedArgs{"actions": actions, "keys": keys})
+		s.queue(batch, "Admit", pgx.StrictNamedArgs{"actions": actions, "keys": keys, "ending": ending}).Query(func(rows pgx.Rows) error {
 			var id, notified int64
 			var fate string
 			var by *int64
 			_, err := pgx.ForEachRow(rows, []any{&id, &fate, &by, &notified}, func() error {
-				fates[fate]++
+				if ending || fate == fateUnwanted {
+					fates[fate]++
+				}
 				if by != nil {
 					unwanted[*by] = append(unwanted[*by], id)
 				}

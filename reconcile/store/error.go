@@ -153,6 +153,22 @@ func isRefused(err error) bool {
 	return isData(err)
 }
 
+// inHalves has some done together or, where the database refuses that, in halves, until what it refuses is alone.
+func inHalves[T any](some []T, do func([]T) error, refused func(T, error) error) error {
+	err := do(some)
+	switch {
+	case err == nil || !isRefused(err):
+		return err
+	case len(some) == 1:
+		return refused(some[0], err)
+	}
+	half := len(some) / 2
+	if err := inHalves(some[:half], do, refused); err != nil {
+		return err
+	}
+	return inHalves(some[half:], do, refused)
+}
+
 // failed gives the error its object. A server that turned read-only is left at once, because every
 // pooled connection leads to it.
 func (s *Store) failed(doing string, err error) error {

@@ -21,17 +21,18 @@ func ExpiredText(expires time.Duration) string {
 	return fmt.Sprintf("expired: it did not start within %v of when it was due", expires)
 }
 
+type expiredRow struct {
+	ID      int64
+	Seconds float64
+}
+
 // endExpired ends what waits and did not begin in time.
 func (s *Store) endExpired(ctx context.Context) error {
 	now := time.Now()
 	if last := s.expired.Load(); last != nil && now.Sub(*last) < expirePeriod {
 		return nil
 	}
-	type row struct {
-		ID      int64
-		Seconds float64
-	}
-	rows, err := collect(ctx, s, s.pool, "FindExpired", pgx.StrictNamedArgs{"most": expireBatch}, pgx.RowToStructByPos[row])
+	rows, err := collect(ctx, s, s.pool, "FindExpired", pgx.StrictNamedArgs{"most": expireBatch}, pgx.RowToStructByPos[expiredRow])
 	if err != nil {
 		return s.failed("look for expired executions", err)
 	}
@@ -41,12 +42,21 @@ func (s *Store) endExpired(ctx context.Context) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	ids, reasons := make([]int64, len(rows)), make([]string, len(rows))
-	for i, r := range rows {
+	return inHalves(
+		rows, func(some []expiredRow) error { return s.endSomeExpired(ctx, some) },
+		func(one expiredRow, err error) error {
+			s.noteStuck(one.ID, err)
+			return nil
+		})
+}
+
+func (s *Store) endSomeExpired(ctx context.Context, some []expiredRow) error {
+	ids, reasons := make([]int64, len(some)), make([]string, len(some))
+	for i, r := range some {
 		ids[i], reasons[i] = r.ID, ExpiredText(time.Duration(r.Seconds*float64(time.Second)))
 	}
 	freed := keyedSet{}
-	err = s.hot(ctx, "end expired executions", func(batch *pgx.Batch) {
+	err := s.hot(ctx, "end expired executions", func(batch *pgx.Batch) {
 		batch.Queue(s.queries.get("EndExpired"), pgx.StrictNamedArgs{"ids": ids, "reasons": reasons}).Query(func(rows pgx.Rows) error {
 			var action string
 			var key *string

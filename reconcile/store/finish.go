@@ -109,18 +109,9 @@ func (s *Store) finishAll(ctx context.Context, part []sentOutcome, call *finishi
 	if len(part) == 0 {
 		return nil
 	}
-	err := s.finish(ctx, part, call)
-	switch {
-	case err == nil || !isRefused(err):
-		return err
-	case len(part) == 1:
-		return s.finishRefused(ctx, part[0], err, call)
-	}
-	half := len(part) / 2
-	if err := s.finishAll(ctx, part[:half], call); err != nil {
-		return err
-	}
-	return s.finishAll(ctx, part[half:], call)
+	return inHalves(part,
+		func(some []sentOutcome) error { return s.finish(ctx, some, call) },
+		func(one sentOutcome, err error) error { return s.finishRefused(ctx, one, err, call) })
 }
 
 // finishRefused records of an outcome what the database takes.

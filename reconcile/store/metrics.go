@@ -47,7 +47,7 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		}, []string{"as"}),
 		stuck: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "attune_attempts_stuck_total",
-			Help: "Attempts whose lease lapsed and that the database does not let end.",
+			Help: "Executions that the database does not let end: lost with their node, expired, skipped or replaced.",
 		}),
 	}
 	for _, as := range []string{asStripped, asFailed} {

@@ -43,7 +43,7 @@ func TestHotPlans(t *testing.T) {
 		"ReleaseAttempts":  {"ids": ids, "tokens": tokens},
 		"LineUpReleased":   {"id": ids[0], "key": "x"},
 		"LockConcurrency":  {"actions": []string{"a.x"}, "keys": []string{"x"}},
-		"Admit":            {"actions": []string{"a.x"}, "keys": []string{"x"}},
+		"Admit":            {"actions": []string{"a.x"}, "keys": []string{"x"}, "ending": true},
 		"StrayLines":       {"most": 10},
 		"StillHeld":        {"ids": ids, "tokens": tokens},
 		"RenewLeases":      {"node": "n", "lease_seconds": 30.0},

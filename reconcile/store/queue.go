@@ -730,10 +730,7 @@ func (s *Store) endEachLapsed(ctx context.Context, node string, living []string)
 		rows, err := s.endSomeLapsed(ctx, node, living, id)
 		switch {
 		case isRefused(err):
-			if s.stuck.isNews(id) {
-				s.metrics.stuck.Inc()
-				s.log.Error("an attempt whose lease lapsed cannot be ended, the database refuses it: see what refuses it (a constraint, a trigger, a partition that is gone) and mend that", "component", "store", "execution_id", id, "err", err)
-			}
+			s.noteStuck(id, err)
 		case err != nil:
 			return all, err
 		}
@@ -742,25 +739,33 @@ func (s *Store) endEachLapsed(ctx context.Context, node string, living []string)
 	return all, nil
 }
 
-// stuck are executions that were told of.
+// noteStuck tells once of an execution that the database does not let end; what goes with it goes on.
+func (s *Store) noteStuck(id int64, err error) {
+	if s.stuck.isNews(id) {
+		s.metrics.stuck.Inc()
+		s.log.Error("an execution cannot be ended, the database refuses it: see what refuses it (a constraint, a trigger, a partition that is gone) and mend that", "component", "store", "execution_id", id, "err", err)
+	}
+}
+
+// stuck are executions, and keys of lines, that were told of.
 type stuck struct {
-	mu  sync.Mutex
-	ids map[int64]bool
+	mu   sync.Mutex
+	told map[any]bool
 }
 
 // maxStuck bounds what is remembered; who has more of them has other troubles than a line too many.
 const maxStuck = 10_000
 
-func (s *stuck) isNews(id int64) bool {
+func (s *stuck) isNews(what any) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ids[id] {
+	if s.told[what] {
 		return false
 	}
-	if s.ids == nil || len(s.ids) >= maxStuck {
-		s.ids = map[int64]bool{}
+	if s.told == nil || len(s.told) >= maxStuck {
+		s.told = map[any]bool{}
 	}
-	s.ids[id] = true
+	s.told[what] = true
 	return true
 }
 

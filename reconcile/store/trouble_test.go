@@ -2,13 +2,18 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
@@ -265,4 +270,73 @@ func TestTheClockJumps(t *testing.T) {
 			}
 		})
 	}
+}
+
+// One execution that the database does not let end keeps no other from being cancelled, from expiring, or from its
+// place in line, whatever is done with many at once.
+func TestEndsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	poison := func(t *testing.T, url string, id int64) {
+		t.Helper()
+		storetest.Exec(t, url, "ALTER TABLE attune.execution ADD CONSTRAINT poison CHECK (id <> "+strconv.FormatInt(id, 10)+")")
+	}
+	left := func(t *testing.T, s *store.Store, want ...int64) {
+		t.Helper()
+		got := one[[]int64](t, s, "SELECT COALESCE(array_agg(execution_id ORDER BY execution_id), '{}') FROM attune.queue WHERE status <> 'requested'")
+		if !slices.Equal(got, want) {
+			t.Errorf("left are %v, expected %v", got, want)
+		}
+	}
+	t.Run("cancel", func(t *testing.T) {
+		t.Parallel()
+		url := storetest.NewURL(t)
+		s := storetest.Open(t, url)
+		all := enqueue(t, s, times(7, store.NewExecution{Action: "a.x", DueAt: new(time.Now().Add(time.Hour))})...)
+		poison(t, url, all[3])
+		found, err := s.CancelAll(t.Context(), all, "ada")
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("execution %d", all[3])) || len(found) != 6 {
+			t.Errorf("found %v: %v", found, err)
+		}
+		left(t, s, all[3])
+		if n := one[int](t, s, "SELECT count(*) FROM attune.audit WHERE action = 'cancel execution'"); n != 6 {
+			t.Errorf("%d are audited", n)
+		}
+	})
+	t.Run("expire", func(t *testing.T) {
+		t.Parallel()
+		url := storetest.NewURL(t)
+		s := storetest.Open(t, url)
+		apply(t, s, change("a", action("a", "x", func(a *manifest.Action) { a.Expires = manifest.Duration(time.Hour) })))
+		all := enqueue(t, s, times(7, store.NewExecution{Action: "a.x"})...)
+		sql(t, s, "UPDATE attune.queue SET status = 'scheduled', due_at = now() - INTERVAL '2 hours'")
+		poison(t, url, all[3])
+		reap(t, s)
+		left(t, s, all[3])
+	})
+	t.Run("admit", func(t *testing.T) {
+		t.Parallel()
+		url := storetest.NewURL(t)
+		registry := prometheus.NewRegistry()
+		s := counted(t, url, func(o *store.Options) { o.Registerer = registry })
+		apply(t, s, change("a", action("a", "x", limited(1, "skip"))))
+		first := enqueue(t, s, keyed("k"), keyed("l"))
+		claimed := wantClaimed(t, s, first...)
+		next := one[int64](t, s, "SELECT last_value FROM attune.execution_id") + 1
+		poison(t, url, next)
+		// The first cannot be skipped, those of other keys are.
+		enqueue(t, s, keyed("k"), keyed("l"))
+		left(t, s, first[0], first[1], next)
+		other := enqueue(t, s, keyed("m"))
+		// It does not keep the place of its key from being given, to itself.
+		start(t, s, claimed...)
+		finish(t, s, store.Outcome{Token: claimed[0].Token, Status: store.StatusSucceeded})
+		wantClaimed(t, s, next, other[0])
+		for range 2 {
+			reap(t, s)
+		}
+		want := "# HELP attune_attempts_stuck_total Executions that the database does not let end: lost with their node, expired, skipped or replaced.\n# TYPE attune_attempts_stuck_total counter\nattune_attempts_stuck_total 1\n"
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "attune_attempts_stuck_total"); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -18,7 +18,8 @@ SET counted_at = now();
 -- name: Admit
 -- Gives the free places of these keys to those in line, and decides about the others by the policy in
 -- force: queue lets them wait; skip ends those that have never begun; replace wants the newest of all,
--- so older ones end, and those of them that hold a place are answered, to be cancelled.
+-- so older ones end, and those of them that hold a place are answered, to be cancelled. Without @ending those
+-- who were to end stay in line.
 WITH
 counted AS MATERIALIZED (
     SELECT
@@ -133,6 +134,7 @@ gone AS (
     USING fated
     WHERE queue.execution_id = fated.execution_id
         AND fated.fate IN ('replaced', 'skipped')
+        AND @ending::boolean
     RETURNING queue.*, fated.fate, fated.most, fated.holder
 ),
 ended AS (
