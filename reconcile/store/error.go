@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
-	codeReadOnly = "25006"
+	codeReadOnly  = "25006"
+	codeCancelled = "57014"
 
 	codeInsufficientPrivilege = "42501"
 	codeUndefinedTable        = "42P01"
@@ -50,7 +53,7 @@ func failureReason(err error) string {
 		return failureReadOnly
 	case pg.Code[:2] == "53", pg.Code == "58030":
 		return failureResources
-	case pg.Code == "55P03", pg.Code == "57014", pg.Code == "25P03":
+	case pg.Code == "55P03", pg.Code == codeCancelled, pg.Code == "25P03":
 		return failureTimeout
 	default:
 		return failureConnection
@@ -91,13 +94,13 @@ func isTransientCode(code string) bool {
 		codeReadOnly, // read_only_sql_transaction: a failover is under way
 		codeSerialization,
 		codeDeadlock,
-		"55P03", // lock_not_available
-		"57014", // query_canceled: our own time-out
-		"57P01", // admin_shutdown
-		"57P02", // crash_shutdown: kill -9 of any one backend ends every session
-		"57P03", // cannot_connect_now
-		"57P05", // idle_session_timeout
-		"58030": // io_error
+		"55P03",       // lock_not_available
+		codeCancelled, // query_canceled: our own time-out
+		"57P01",       // admin_shutdown
+		"57P02",       // crash_shutdown: kill -9 of any one backend ends every session
+		"57P03",       // cannot_connect_now
+		"57P05",       // idle_session_timeout
+		"58030":       // io_error
 		return true
 	}
 	switch code[:min(2, len(code))] {
@@ -169,6 +172,27 @@ func inHalves[T any](some []T, do func([]T) error, refused func(T, error) error)
 	return inHalves(some[half:], do, refused)
 }
 
+// blamed adds to the error of a statement that waited too long who holds a lock on a whole table of ours: as long as
+// that goes on nothing else goes on, and nobody but an operator can end it. A server that did not even take back the
+// statement is not asked.
+func (s *Store) blamed(err error) error {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || pg.Code != codeCancelled {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), blameTimeout)
+	defer cancel()
+	rows, asked := s.pool.Query(ctx, s.queries.get("TableLocks"))
+	if asked != nil {
+		return err
+	}
+	holders, asked := pgx.CollectRows(rows, pgx.RowTo[string])
+	if asked != nil || len(holders) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w; %s: end that session", err, strings.Join(holders, ", and "))
+}
+
 // failed gives the error its object. A server that turned read-only is left at once, because every
 // pooled connection leads to it.
 func (s *Store) failed(doing string, err error) error {
@@ -186,5 +210,5 @@ func (s *Store) failed(doing string, err error) error {
 		}
 		s.metrics.reconnects.Inc()
 	}
-	return fmt.Errorf("cannot %s: %w", doing, err)
+	return fmt.Errorf("cannot %s: %w", doing, s.blamed(err))
 }

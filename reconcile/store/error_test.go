@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -128,6 +129,10 @@ func TestTimedOutStatementIsCancelled(t *testing.T) {
 	_, err := s.Enqueue(ctx, []store.NewExecution{{Action: "a.x"}})
 	if err == nil || !store.IsTransient(err) {
 		t.Errorf("got %v", err)
+	}
+	// Nobody but a person can end that, so it is told whose session it is.
+	if want := fmt.Sprintf("session %d of ", blocker.PgConn().PID()); !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "AccessExclusiveLock on attune.queue, in a transaction that has been open for 00:0") {
+		t.Errorf("it is not told who holds the table: %v", err)
 	}
 	if _, err := blocker.Exec(t.Context(), "ROLLBACK"); err != nil {
 		t.Fatal(err)

@@ -51,6 +51,8 @@ const (
 	// hotTimeout and cancelGrace make the 10 s after which a frozen server is given up.
 	hotTimeout  = 9 * time.Second
 	cancelGrace = time.Second
+	// blameTimeout bounds the question who holds a lock.
+	blameTimeout = time.Second
 	// maintenanceTimeout is for statements that may touch all packs or a day of history.
 	maintenanceTimeout = 60 * time.Second
 	// tcpUserTimeout ends connections whose peer is gone without a word; the kernel's own default

@@ -280,3 +280,31 @@ FROM (
         AND child.relname ~ '\d{8}$'
     GROUP BY parent.relname
 ) AS histories;
+
+-- name: TableLocks
+-- Who keeps everybody else from writing to a whole table of ours, in words.
+SELECT format(
+        'session %s%s%s holds %s on attune.%s%s',
+        pg_locks.pid,
+        ' of ' || pg_stat_activity.usename,
+        ' (' || NULLIF(pg_stat_activity.application_name, '') || ')',
+        string_agg(DISTINCT pg_locks.mode, ' and '),
+        pg_class.relname,
+        ', in a transaction that has been open for ' || date_trunc('second', clock_timestamp() - pg_stat_activity.xact_start)
+    )
+FROM pg_catalog.pg_locks
+JOIN pg_catalog.pg_class
+    ON pg_class.oid = pg_locks.relation
+JOIN pg_catalog.pg_database
+    ON pg_database.oid = pg_locks.database
+JOIN pg_catalog.pg_stat_activity
+    ON pg_stat_activity.pid = pg_locks.pid
+WHERE pg_locks.locktype = 'relation'
+    AND pg_locks.granted
+    AND pg_locks.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND pg_class.relnamespace = 'attune'::regnamespace
+    AND pg_class.relkind IN ('r', 'p')
+    AND pg_database.datname = current_database()
+GROUP BY pg_locks.pid, pg_class.relname, pg_stat_activity.usename, pg_stat_activity.application_name, pg_stat_activity.xact_start
+ORDER BY pg_stat_activity.xact_start
+LIMIT 3;
