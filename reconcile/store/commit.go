@@ -461,7 +461,7 @@ func (c *eventCommit) finish(ctx context.Context) error {
 			c.s.queue(&batch, "Audit", row.args(ctx))
 		}
 	}
-	if c.executions > 0 && !c.queueClaim(&batch) {
+	if c.executions > 0 && c.handing.isLeft() {
 		c.s.queue(&batch, "WakeQueue", nil)
 	}
 	c.queueLeases(&batch)
@@ -492,12 +492,8 @@ func (c *eventCommit) queueMatches(batch *pgx.Batch) error {
 	if rows.empty() {
 		return nil
 	}
-	c.executions, c.counted, c.handing.due = len(rows.actions), rows.counted(), rows.claimable(c.stored[c.fresh[0]].CreatedAt)
-	c.s.queue(batch, "QueueExecutions", rows.args()).Query(func(answer pgx.Rows) error {
-		ids, err := pgx.CollectRows(answer, pgx.RowTo[int64])
-		if err != nil {
-			return err
-		}
+	c.executions, c.counted = len(rows.actions), rows.counted()
+	c.queueRows(batch, &rows, func(ids []int64) {
 		for _, place := range c.fresh {
 			for _, m := range c.stored[place].Matches {
 				n := len(m.Executions)
@@ -505,7 +501,6 @@ func (c *eventCommit) queueMatches(batch *pgx.Batch) error {
 				ids = ids[n:]
 			}
 		}
-		return nil
 	})
 	return nil
 }

@@ -303,14 +303,14 @@ func (r *executionRows) counted() keyedSet {
 	return set
 }
 
-// claimable is how many of them may be claimed at that time, which is the transaction's.
-func (r *executionRows) claimable(now time.Time) (n int) {
+// claimable gives the places, from 1, of those that may be claimed at that time, which is the transaction's.
+func (r *executionRows) claimable(now time.Time) (places []int) {
 	for i, due := range r.due {
 		if r.keys[i] == nil && (due == nil || !due.After(now)) {
-			n++
+			places = append(places, i+1)
 		}
 	}
-	return n
+	return places
 }
 
 func (r *executionRows) args() pgx.StrictNamedArgs {

@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -43,3 +45,15 @@ func (s *Store) MigrateTo(ctx context.Context, version int64) error {
 
 // SplitQueries cuts a file of queries.
 var SplitQueries = splitQueries
+
+// QueueArgs are those of QueueExecutions.
+func QueueArgs(t testing.TB, executions ...NewExecution) pgx.StrictNamedArgs {
+	t.Helper()
+	var rows executionRows
+	for _, e := range executions {
+		if err := rows.add(e, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return rows.args()
+}

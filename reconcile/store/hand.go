@@ -74,26 +74,59 @@ type handing struct {
 // ClaimFor has what the group queues claimed with it, as far as the hand has room.
 func (g *EventGroup) ClaimFor(hand Hand) { g.c.handing.hand = hand }
 
-// queueClaim adds the claim of what was queued just before in the same transaction, and says whether nothing of
-// it is left for others.
-func (c *eventCommit) queueClaim(batch *pgx.Batch) (all bool) {
-	h := &c.handing
-	if h.hand == nil || h.due == 0 || c.executions > handMost {
-		return false
-	}
-	claiming, ok := h.hand.Reserve(h.due)
-	if !ok {
-		return false
-	}
-	h.reserved, h.known = &claiming, c.s.actions.recent()
-	args := claiming.args(h.known)
-	args["queued"] = c.executions
-	c.s.queue(batch, "ClaimQueued", args).Query(func(answer pgx.Rows) (err error) {
-		h.rows, err = pgx.CollectRows(answer, pgx.RowToStructByPos[claimRow])
-		return err
-	})
-	return claiming.Most >= h.due
+// queuedRow is what QueueClaimed answers.
+type queuedRow struct {
+	IsClaimed bool
+	claimRow
 }
+
+// queueRows has the executions queued, and claimed as far as the hand has room, and gives queued their numbers.
+func (c *eventCommit) queueRows(batch *pgx.Batch, rows *executionRows, queued func(ids []int64)) {
+	due := rows.claimable(c.stored[c.fresh[0]].CreatedAt)
+	claiming, ok := c.reserve(len(due))
+	if !ok {
+		c.s.queue(batch, "QueueExecutions", rows.args()).Query(func(answer pgx.Rows) error {
+			ids, err := pgx.CollectRows(answer, pgx.RowTo[int64])
+			if err == nil {
+				queued(ids)
+			}
+			return err
+		})
+		return
+	}
+	h := &c.handing
+	h.reserved, h.known, h.due = &claiming, c.s.actions.recent(), len(due)
+	args := claiming.args(h.known)
+	delete(args, "most")
+	args["last_claimed"] = due[min(claiming.Most, len(due))-1]
+	maps.Copy(args, rows.args())
+	c.s.queue(batch, "QueueClaimed", args).Query(func(answer pgx.Rows) error {
+		all, err := pgx.CollectRows(answer, pgx.RowToStructByPos[queuedRow])
+		if err != nil {
+			return err
+		}
+		ids := make([]int64, len(all))
+		for i := range all {
+			ids[i] = all[i].ExecutionID
+			if all[i].IsClaimed {
+				h.rows = append(h.rows, all[i].claimRow)
+			}
+		}
+		queued(ids)
+		return nil
+	})
+}
+
+// reserve asks the hand for room.
+func (c *eventCommit) reserve(due int) (Claiming, bool) {
+	if c.handing.hand == nil || due == 0 || c.executions > handMost {
+		return Claiming{}, false
+	}
+	return c.handing.hand.Reserve(due)
+}
+
+// isLeft says that the hand leaves something for others.
+func (h *handing) isLeft() bool { return h.reserved == nil || h.reserved.Most < h.due }
 
 // handOver gives the hand what it has claimed, or its room back.
 func (c *eventCommit) handOver(ctx context.Context, committed bool) {

@@ -47,7 +47,7 @@ func loadQueries() (queries, error) {
 			}
 		}
 	}
-	for _, fragment := range []string{"KEEP_ENDED", "ASKED_COLUMNS", "UNBEGUN_COLUMNS", "EXECUTION_COLUMNS", "NOTE_ENDED", "TELL_ENDED"} {
+	for _, fragment := range []string{"KEEP_ENDED", "ASKED_COLUMNS", "NEW_EXECUTIONS", "UNBEGUN_COLUMNS", "EXECUTION_COLUMNS", "NOTE_ENDED", "TELL_ENDED"} {
 		text := strings.TrimSpace(all[fragment])
 		delete(all, fragment)
 		for name := range all {
@@ -56,10 +56,6 @@ func loadQueries() (queries, error) {
 	}
 	// ClaimNext looks and claims in one statement, for where little waits.
 	all["ClaimNext"] = strings.Replace(all["ClaimExecutions"], "@ids::bigint[]", "ARRAY("+strings.TrimRight(all["PeekQueue"], "; \n")+")", 1)
-	// ClaimQueued claims what was queued just before in the same transaction. Others may have drawn numbers
-	// between those; of what they queued nothing is seen, or it is due like all that a claim finds.
-	all["ClaimQueued"] = strings.Replace(all["ClaimExecutions"], "@ids::bigint[]",
-		"ARRAY(SELECT generate_series(currval('attune.execution_id') - @queued::bigint + 1, currval('attune.execution_id')))", 1)
 	return all, nil
 }
 

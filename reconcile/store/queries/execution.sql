@@ -19,16 +19,15 @@ SELECT
     set_config('plan_cache_mode', 'force_generic_plan', TRUE),
     set_config('jit', 'off', TRUE);
 
--- name: QueueExecutions
--- Enforcements and the executions that they cause, or executions alone. Each execution names the
--- place of its enforcement, 0 for none, and each enforcement the places of its first and last execution.
+-- name: NEW_EXECUTIONS
+-- Enforcements and the executions that they cause, or executions alone, but for the queue. Each execution names
+-- the place of its enforcement, 0 for none, and each enforcement the places of its first and last execution.
 -- Numbers are drawn in the given order, before anything is inserted, because one statement cannot see what
 -- another part of it inserts.
 --
 -- An enforcement has one execution for each action and item, and no index has to hold that: an event has
 -- one enforcement for each rule, by the primary key of enforcement, that one's number is drawn here, and who
 -- is told of it afterwards queues nothing for it.
-WITH
 enforced AS MATERIALIZED (
     SELECT
         nextval('attune.enforcement_id') AS id,
@@ -99,7 +98,11 @@ judged AS (
         id, event_id, rule_ref, status, error, NULLIF(warnings, '')::jsonb,
         COALESCE((SELECT ids FROM execution_ids)[first:last], '{}')
     FROM enforced
-),
+)
+
+-- name: QueueExecutions
+WITH
+NEW_EXECUTIONS,
 queued AS (
     INSERT INTO attune.queue (
         execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
@@ -114,6 +117,116 @@ queued AS (
 )
 SELECT id
 FROM asked
+ORDER BY place;
+
+-- name: QueueClaimed
+-- QueueExecutions, and of those that are due and stand no further back than @last_claimed what ClaimExecutions
+-- would make of them: nobody has seen them yet, so they are written as claimed. The answer has all of them, with
+-- what ClaimExecutions answers of those.
+WITH
+NEW_EXECUTIONS,
+placed AS MATERIALIZED (
+    SELECT
+        asked.*,
+        CASE WHEN asked.is_claimed THEN
+            encode(int8send(asked.id) || substring(uuid_send(gen_random_uuid()) FROM 9), 'hex')::uuid
+        END AS token,
+        CASE WHEN asked.is_claimed
+            AND asked.former_revision_id IS NULL
+            AND action.enabled
+            AND action.revision_id = ANY (@ready_revisions::bigint[])
+            AND COALESCE(now() <= asked.due_at + make_interval(secs => action.expires), TRUE)
+        THEN now() END AS started_at,
+        COALESCE(
+            now() > asked.due_at + make_interval(secs => CASE
+                WHEN asked.former_manifest IS NULL THEN action.expires
+                ELSE (asked.former_manifest ->> 'expires')::double precision
+            END),
+            FALSE
+        ) AS expired,
+        CASE WHEN asked.is_claimed THEN revision.id END AS revision_id,
+        CASE WHEN asked.is_claimed THEN revision.digest END AS revision,
+        action.id AS action_id,
+        action.generation AS action_generation,
+        action.enabled AS action_enabled,
+        action.disabled_by AS action_disabled_by,
+        action.file,
+        CASE WHEN NOT EXISTS (
+            SELECT
+            FROM unnest(@known_ids::bigint[], @known_generations::bigint[]) AS known (id, generation)
+            WHERE known.id = action.id
+                AND known.generation = action.generation
+        ) THEN action.manifest END AS manifest,
+        action.digest,
+        action.files_digest,
+        action.created_at AS action_created_at,
+        action.updated_at AS action_updated_at
+    FROM (
+        SELECT
+            asked.*,
+            asked.status = 'requested'
+                AND asked.place <= @last_claimed::bigint
+                AND NOT EXISTS (SELECT FROM attune.pause WHERE one) AS is_claimed
+        FROM asked
+        OFFSET 0 -- once for each, not for each use
+    ) AS asked
+    LEFT JOIN attune.action
+        ON action.ref = asked.action_ref
+    LEFT JOIN attune.revision
+        ON revision.id = COALESCE(asked.former_revision_id, action.revision_id)
+),
+queued AS (
+    INSERT INTO attune.queue (
+        execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
+        ordinal, item, priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
+        concurrency_key, in_line, requested_by, depth, rerun_of,
+        attempt, token, node, claimed_at, lease_until, started_at, revision_id, revision
+    )
+    SELECT
+        id, now(), CASE WHEN is_claimed THEN 'running' ELSE status END, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
+        ordinal, item, priority, due_at, timeout, parameters, secrets, retry, former_revision_id, former_manifest,
+        concurrency_key, in_line, requested_by, depth, rerun_of,
+        is_claimed::integer, token, CASE WHEN is_claimed THEN @node::text END, CASE WHEN is_claimed THEN now() END,
+        CASE WHEN is_claimed THEN now() + make_interval(secs => @lease_seconds::double precision) END,
+        started_at, revision_id, revision
+    FROM placed
+)
+SELECT
+    is_claimed,
+    id,
+    now() AS created_at,
+    COALESCE(token::text, '') AS token,
+    is_claimed::integer AS attempt,
+    0 AS spared,
+    pack_ref,
+    action_ref,
+    rule_ref,
+    trigger_ref,
+    event_id,
+    parameters,
+    secrets,
+    retry,
+    former_manifest,
+    priority,
+    EXTRACT(EPOCH FROM timeout)::double precision AS timeout_seconds,
+    due_at,
+    started_at IS NOT NULL AS begun,
+    expired,
+    revision_id,
+    revision,
+    action_id,
+    action_generation,
+    action_enabled,
+    action_disabled_by,
+    file,
+    manifest,
+    digest,
+    files_digest,
+    action_created_at,
+    action_updated_at,
+    concurrency_key,
+    place
+FROM placed
 ORDER BY place;
 
 -- name: WakeQueue
