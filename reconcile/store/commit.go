@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -268,6 +269,7 @@ func (c *eventCommit) commit(ctx context.Context, match Matcher) (stored []Store
 		c.s.log.Warn("a commit lost its answer and was found done", "component", "store", "err", err)
 	}
 	committed = true
+	c.s.heard.note(c.heard, time.Now())
 	c.s.admit(ctx, c.counted)
 	return c.stored, nil
 }
@@ -308,6 +310,30 @@ type eventCommit struct {
 	limiter    *limiter // nil: no match has limits
 	counted    keyedSet // the keys of what is queued
 	handing    handing
+	heard      []string // triggers of which it is recorded that they had an event
+}
+
+// heard remembers when it was last recorded of each trigger that it had an event, which is done once a second.
+type heard struct {
+	mu sync.Mutex
+	at map[string]time.Time
+}
+
+func (h *heard) isOld(trigger string, now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return now.Sub(h.at[trigger]) > time.Second
+}
+
+func (h *heard) note(triggers []string, now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.at == nil {
+		h.at = map[string]time.Time{}
+	}
+	for _, trigger := range triggers {
+		h.at[trigger] = now
+	}
 }
 
 func (c *eventCommit) send(ctx context.Context, batch *pgx.Batch) error {
@@ -524,10 +550,11 @@ func (c *eventCommit) queueDue(batch *pgx.Batch) {
 		switch {
 		case e.Instance != "":
 			ids, dues = append(ids, e.Instance), append(dues, e.Due)
-		case !slices.Contains(triggers, e.Trigger):
+		case !slices.Contains(triggers, e.Trigger) && c.s.heard.isOld(e.Trigger, time.Now()):
 			triggers = append(triggers, e.Trigger)
 		}
 	}
+	c.heard = triggers
 	if len(ids) > 0 {
 		c.s.queue(batch, "PutLastDue", pgx.StrictNamedArgs{"ids": ids, "dues": dues})
 	}

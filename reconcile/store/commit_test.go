@@ -518,3 +518,36 @@ func TestGroupsOfEventsOverlap(t *testing.T) {
 		t.Errorf("%d events", n)
 	}
 }
+
+// A trigger had no event where its transaction was rolled back, and is not taken for one that had a moment ago.
+func TestLastEventAfterARollback(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", action("a", "x"), trigger("a", "t")))
+	event := store.NewEvent{Trigger: "a.t", Source: "a.s"}
+	refused := errors.New("refused")
+	sql(t, s, "ALTER TABLE attune.enforcement ADD CONSTRAINT refused CHECK (rule_ref = '') NOT VALID")
+	if _, err := s.CommitEvents(t.Context(), []store.NewEvent{event}, func(context.Context, int64, []store.Event) ([][]store.Match, error) {
+		return nil, refused
+	}); !errors.Is(err, refused) {
+		t.Fatalf("%v, want %v", err, refused)
+	}
+	if _, err := s.CommitEvents(t.Context(), []store.NewEvent{event}, matchAll("a.x", 1)); err == nil {
+		t.Fatal("an enforcement that the database refuses is stored")
+	}
+	var at *time.Time
+	last := func() *time.Time {
+		if err := s.Pool().QueryRow(t.Context(), "SELECT last_event_at FROM attune.trigger WHERE ref = 'a.t'").Scan(&at); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	if last() != nil {
+		t.Errorf("it had an event at %v", at)
+	}
+	sql(t, s, "ALTER TABLE attune.enforcement DROP CONSTRAINT refused")
+	stored := commit(t, s, nil, event)
+	if last() == nil || !at.Equal(stored[0].CreatedAt) {
+		t.Errorf("its last event was at %v, want %v", at, stored[0].CreatedAt)
+	}
+}

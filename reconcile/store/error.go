@@ -20,7 +20,7 @@ const (
 	codeUndefinedTable        = "42P01"
 	codeSerialization         = "40001"
 	codeDeadlock              = "40P01"
-	codeNotHeld               = "AT001" // of attune.must_hold
+	codeNotHeld               = "AT001" // of attune.not_held
 )
 
 // The reasons of attune_db_failures_total.

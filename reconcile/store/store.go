@@ -105,6 +105,7 @@ type Store struct {
 	packer     *zstd.Encoder
 	opener     *zstd.Decoder
 	turn       turn
+	heard      heard
 	// nodeVigil and leaseVigil tell who lives, whatever the database's clock does; now is their clock.
 	nodeVigil, leaseVigil vigil
 	now                   func() time.Time

@@ -187,7 +187,17 @@ WHERE name = @name::text
 FOR SHARE;
 
 -- name: MustHold
-SELECT attune.must_hold(@names::text[], @tokens::uuid[]);
+-- Fails unless each lease has the token that goes with it, and keeps it so until the transaction ends.
+WITH held AS MATERIALIZED (
+    SELECT
+    FROM unnest(@names::text[], @tokens::uuid[]) AS input (name, token)
+    JOIN attune.lease
+        ON lease.name = input.name
+        AND lease.token = input.token
+    ORDER BY lease.name
+    FOR SHARE OF lease
+)
+SELECT CASE WHEN (SELECT count(*) FROM held) < cardinality(@names) THEN attune.not_held() END;
 
 -- name: HeldLeases
 SELECT input.token::text
