@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/attune-io/attune/exec/rule"
+	"github.com/attune-io/attune/reconcile"
 	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/seal"
 )
@@ -51,6 +52,13 @@ type PacksConfig struct {
 	Directories []string `toml:"directory"`
 	// AutoLoad are patterns (path.Match) of the packs to load. Defaults to all.
 	AutoLoad []string `toml:"auto_load"`
+	// WorldWritable is what becomes of packs that everybody on the machine may write: refuse or warn. Defaults to
+	// refuse.
+	WorldWritable string `toml:"world_writable"`
+	// Signatures is what is asked of packs' signatures: off, warn or enforce. Defaults to off.
+	Signatures string `toml:"signatures"`
+	// Keys are public keys whose signatures count, each perhaps with a name behind it. Defaults to none.
+	Keys []string `toml:"keys"`
 	// Config is the configuration of packs, by ref. Defaults to what core wants.
 	Config map[string]map[string]any `toml:"config"`
 }
@@ -183,8 +191,9 @@ func DefaultConfig() *Config {
 	const day = 24 * time.Hour
 	return &Config{
 		Packs: PacksConfig{
-			Directories: []string{"./packs"},
-			AutoLoad:    []string{"*"},
+			Directories:   []string{"./packs"},
+			AutoLoad:      []string{"*"},
+			WorldWritable: "refuse", Signatures: reconcile.SignaturesOff, Keys: []string{},
 			Config: map[string]map[string]any{
 				"core": {"max_action_timeout": int64(300), "enable_debug_logging": false},
 			},
@@ -486,6 +495,17 @@ func (c *Config) resolve() {
 	absolute("http.tls_key", &c.HTTP.TLSKey)
 }
 
+// Trust is what [packs] says of who may write packs. The configuration has to be valid.
+func (c *Config) Trust() reconcile.Trust {
+	trust := reconcile.Trust{WorldWritable: c.Packs.WorldWritable == "warn", Signatures: c.Packs.Signatures}
+	for _, text := range c.Packs.Keys {
+		if key, err := reconcile.ParsePublicKey(text); err == nil {
+			trust.Keys = append(trust.Keys, key)
+		}
+	}
+	return trust
+}
+
 // validate tells what no value alone shows.
 func (c *Config) validate() []ConfigProblem {
 	var problems []ConfigProblem
@@ -512,6 +532,16 @@ func (c *Config) validate() []ConfigProblem {
 		if _, err := path.Match(pattern, "core"); err != nil || pattern == "" {
 			refuse("packs.auto_load", "found %q, expected a pattern like \"*\" or \"net_*\"", pattern)
 		}
+	}
+	choice("packs.world_writable", c.Packs.WorldWritable, "refuse", "warn")
+	choice("packs.signatures", c.Packs.Signatures, reconcile.SignaturesOff, reconcile.SignaturesWarn, reconcile.SignaturesEnforce)
+	for _, key := range c.Packs.Keys {
+		if _, err := reconcile.ParsePublicKey(key); err != nil {
+			refuse("packs.keys", "found %s, %v", describe(key), err)
+		}
+	}
+	if c.Packs.Signatures == reconcile.SignaturesEnforce && len(c.Packs.Keys) == 0 {
+		refuse("packs.signatures", "found %q without packs.keys, expected one key or more: no pack would be loaded", c.Packs.Signatures)
 	}
 	if problem := databaseProblem(c.Database.URL); problem != "" {
 		refuse("database.url", "%s", problem)

@@ -213,7 +213,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	if d.reconciler, err = reconcile.New(reconcile.Options{
 		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config, ConfigPlace: d.configPlace,
-		Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Version: d.opts.Version,
+		Trust: c.Trust(), Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Version: d.opts.Version,
 		Environment: environmentOf(d.opts.Binary, d.interpreters), Memory: filepath.Join(d.state, memoryFile),
 		Logger: d.opts.Logger, Registerer: d.registry,
 		Quiet: c.Reconcile.Debounce, MaxWait: c.Reconcile.MaxWait, Resync: c.Reconcile.Resync,
@@ -283,7 +283,7 @@ func (d *Daemon) serverOptions(socket string) api.Options {
 		},
 		Store: d.store, Access: d.store, Catalogs: d.catalogs, Events: d.intake, Rules: d.intake, PackConfig: d.rulesConfig, Sensors: d.sensors, Workers: d.workers,
 		Environments: d.environments, Webhooks: d.webhooks, Keys: d.keys,
-		Reconciler: d.reconciler, Notices: d.listener, OperatorConfig: func(pack string) map[string]any { return d.live().Packs.Config[pack] }, ConfigPlace: d.configPlace, Unready: d.unready, Degraded: d.degraded,
+		Reconciler: d.reconciler, Trust: d.config.Trust(), Notices: d.listener, OperatorConfig: func(pack string) map[string]any { return d.live().Packs.Config[pack] }, ConfigPlace: d.configPlace, Unready: d.unready, Degraded: d.degraded,
 		Gatherer: d.registry, Registerer: d.registry, Logger: d.opts.Logger.With("component", "api"),
 	}
 	if d.cluster != nil {

@@ -108,6 +108,9 @@ func (c *Config) keys() []key {
 	return []key{
 		{"packs.directory", (*listValue)(&c.Packs.Directories)},
 		{"packs.auto_load", (*listValue)(&c.Packs.AutoLoad)},
+		{"packs.world_writable", (*textValue)(&c.Packs.WorldWritable)},
+		{"packs.signatures", (*textValue)(&c.Packs.Signatures)},
+		{"packs.keys", (*listValue)(&c.Packs.Keys)},
 		{"database.url", (*urlValue)(&c.Database.URL)},
 		{"database.pooler", (*textValue)(&c.Database.Pooler)},
 		{"state.directory", (*textValue)(&c.State.Directory)},

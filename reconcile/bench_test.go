@@ -50,14 +50,14 @@ func BenchmarkScanUnchanged(b *testing.B) {
 	f := benchTree(b)
 	s := newScanner(uncovered{}, 0)
 	now := later()
-	l := list([]string{f.dir}, []string{"*"}, uncovered{}, nil)
+	l := list([]string{f.dir}, []string{"*"}, uncovered{}, nil, false)
 	for _, ref := range sortedKeys(l.places) {
 		s.scan(l.places[ref], now, false)
 	}
 	var scanning, walking time.Duration
 	for b.Loop() {
 		began := time.Now()
-		l := list([]string{f.dir}, []string{"*"}, uncovered{}, nil)
+		l := list([]string{f.dir}, []string{"*"}, uncovered{}, nil, false)
 		for _, ref := range sortedKeys(l.places) {
 			if v := s.scan(l.places[ref], now, false); v.outcome != same {
 				b.Fatalf("%s: outcome %v", ref, v.outcome)
@@ -78,7 +78,7 @@ func BenchmarkScanFirst(b *testing.B) {
 	now := later()
 	for b.Loop() {
 		s := newScanner(uncovered{}, 0)
-		l := list([]string{f.dir}, []string{"*"}, uncovered{}, nil)
+		l := list([]string{f.dir}, []string{"*"}, uncovered{}, nil, false)
 		for _, ref := range sortedKeys(l.places) {
 			v := s.scan(l.places[ref], now, false)
 			if _, err := stateOf(v.folder, v.content, nil); err != nil {

@@ -19,7 +19,7 @@ type PackConfigs struct {
 // daemon and no database. place gives where a key stands; a key without a place is a default. A packs
 // folder that is not there has no packs.
 func LintConfig(directories, patterns []string, config map[string]map[string]any, place func(pack, key string) manifest.Place) *PackConfigs {
-	l := list(directories, patterns, uncovered{}, nil)
+	l := list(directories, patterns, uncovered{}, nil, true)
 	found := &PackConfigs{Findings: manifest.Errors{}, Packs: map[string]*manifest.Pack{}}
 	now := time.Now()
 	for _, ref := range sortedKeys(l.places) {

@@ -155,7 +155,7 @@ func (r *Reconciler) difference(ctx context.Context, pack, from, to string) (*Di
 // judge gives a state as an apply would take it: what it refuses is no part of it. The state itself stays, as what
 // is secret in a manifest is told by what the manifest says.
 func (r *Reconciler) judge(s *PackState, catalog *store.Catalog, now time.Time) (*PackState, error) {
-	judged, err := stateOf(s.folder, nil, nil)
+	judged, err := r.stateOf(s.folder, nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +249,7 @@ func (r *Reconciler) folderState(pack string, now time.Time) (*PackState, error)
 			if v.folder == nil || v.outcome == gone {
 				continue
 			}
-			return stateOf(v.folder, v.content, nil)
+			return r.stateOf(v.folder, v.content, nil)
 		}
 	}
 	return nil, fmt.Errorf("there is no folder of it in %s", strings.Join(r.opts.Directories, ", "))

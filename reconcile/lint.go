@@ -19,6 +19,8 @@ type LintOptions struct {
 	// ConfigPlace gives where a key of PackConfig stands; nil: nobody knows.
 	ConfigPlace func(pack, key string) manifest.Place
 	Version     string
+	// Trust is as Options has it.
+	Trust Trust
 	// Context are further packs folders or packs (core, say) whose components may be referred to but
 	// which are not linted.
 	Context []string
@@ -67,7 +69,7 @@ func Lint(paths []string, opts LintOptions) (*LintReport, error) {
 			return nil, fmt.Errorf("cannot lint %s: it is no pack (it has no pack.yaml), and there is no pack in it", path)
 		}
 	}
-	folders, bundles, notices := bundlesAt(places, now)
+	folders, bundles, notices := bundlesTrusting(opts.Trust, places, now)
 	known, err := lintContext(opts.Context, bundles, now)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lint %s: %w", strings.Join(paths, ", "), err)
@@ -145,10 +147,15 @@ func isComponentFolder(name string) bool {
 	return slices.ContainsFunc(manifest.ComponentKinds(), func(kind manifest.Kind) bool { return kind.Folder() == name })
 }
 
-// bundlesAt parses packs. notices are of folders that are none.
+// bundlesAt parses packs, whoever could have written them. notices are of folders that are none.
 func bundlesAt(places []place, now time.Time) (folders []*folder, bundles []*manifest.Bundle, notices manifest.Errors) {
+	return bundlesTrusting(Trust{WorldWritable: true}, places, now)
+}
+
+// bundlesTrusting parses packs, and says of each whether the daemon would trust it.
+func bundlesTrusting(trust Trust, places []place, now time.Time) (folders []*folder, bundles []*manifest.Bundle, notices manifest.Errors) {
 	for _, p := range places {
-		v := scanAt(p, now)
+		v := scanTrusting(trust, p, now)
 		if v.outcome == gone {
 			if v.folder != nil {
 				notices = append(notices, noPack(v.folder)...)
@@ -156,6 +163,9 @@ func bundlesAt(places []place, now time.Time) (folders []*folder, bundles []*man
 			continue
 		}
 		b, err := v.folder.bundle(v.content)
+		if err == nil {
+			err = trust.lintSignature(v.folder, b)
+		}
 		if err != nil {
 			notices = append(notices, &manifest.Error{
 				Place: manifest.Place{File: p.ref}, Severity: manifest.SeverityError, Kind: manifest.KindPack, Ref: p.ref,
@@ -169,8 +179,11 @@ func bundlesAt(places []place, now time.Time) (folders []*folder, bundles []*man
 }
 
 // scanAt looks at one pack once. Nobody repeats it: what is being written is told as it is.
-func scanAt(p place, now time.Time) visit {
+func scanAt(p place, now time.Time) visit { return scanTrusting(Trust{}, p, now) }
+
+func scanTrusting(trust Trust, p place, now time.Time) visit {
 	s := newScanner(uncovered{}, 0)
+	s.lenient = trust.WorldWritable
 	v := s.scan(p, now, false)
 	for v.outcome == unsure {
 		v = s.scan(p, now.Add(lockPatience), false)

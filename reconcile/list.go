@@ -30,8 +30,8 @@ type source struct {
 	id        identity
 	// problem says why nothing can be said of its packs; empty: all is well.
 	problem string
-	// warning is about a folder that is used nevertheless.
-	warning string
+	// warnings are about a folder that is used nevertheless.
+	warnings []string
 	// remote names the file system where changes made elsewhere are not told to this machine.
 	remote string
 	// ctime is when an entry last came or went, as nanoseconds since 1970.
@@ -55,12 +55,13 @@ func (l *listing) problem() string {
 
 // list reads the packs folders. known are the identities that they had before: an empty folder that
 // is mounted over another holds no news of the packs.
-func list(directories, patterns []string, cover coverage, known map[string]identity) *listing {
+// lenient has a folder used that everybody may write.
+func list(directories, patterns []string, cover coverage, known map[string]identity, lenient bool) *listing {
 	l := &listing{places: map[string]place{}, twice: map[string]string{}}
 	cover.begin(everything)
 	defer cover.end(everything)
 	for _, directory := range directories {
-		s, refs := listSource(directory, patterns, cover)
+		s, refs := listSource(directory, patterns, cover, lenient)
 		if before, ok := known[directory]; ok && s.problem == "" && len(refs) == 0 && s.id.dev != before.dev {
 			s.problem = fmt.Sprintf("cannot use packs folder %s: an empty file system is mounted there", directory)
 		}
@@ -89,7 +90,7 @@ func hasPackFile(p place) bool {
 	return err == nil
 }
 
-func listSource(directory string, patterns []string, cover coverage) (s source, refs []string) {
+func listSource(directory string, patterns []string, cover coverage, lenient bool) (s source, refs []string) {
 	s.directory = directory
 	fail := func(format string, args ...any) (source, []string) {
 		s.problem = fmt.Sprintf("cannot use packs folder %s: ", directory) + fmt.Sprintf(format, args...)
@@ -118,11 +119,20 @@ func listSource(directory string, patterns []string, cover coverage) (s source, 
 	}
 	m := markOf(info)
 	s.id, s.ctime, s.remote = m.identity(), m.ctime, unwatchableKind(real)
-	if m.worldWritable() {
-		return fail("everybody may write it (mode %04o), and so choose what runs here; chmod o-w %s", m.mode&0o7777, directory)
+	warn := func(format string, args ...any) { s.warnings = append(s.warnings, fmt.Sprintf(format, args...)) }
+	if m.worldWritable() && !readOnly(real) {
+		const text = "everybody may write it (mode %04o, expected %04o), and so choose what runs here; chmod o-w %s"
+		args := []any{m.mode & 0o7777, m.mode & 0o7775, quoted(directory)}
+		if !lenient {
+			return fail(text, args...)
+		}
+		warn("packs folder %s: "+text, append([]any{directory}, args...)...)
 	}
 	if owner := ownerOf(info); owner != 0 && owner != os.Geteuid() {
-		s.warning = fmt.Sprintf("packs folder %s belongs to uid %d, who can change what runs as uid %d", directory, owner, os.Geteuid())
+		warn("packs folder %s belongs to uid %d, who can change what runs as uid %d", directory, owner, os.Geteuid())
+	}
+	if message, hint := openAbove(append(links, real)); message != "" {
+		warn("packs folder %s: %s; %s", directory, message, hint)
 	}
 	cover.packs(directory, real, s.id)
 	entries, err := f.ReadDir(-1)

@@ -16,7 +16,7 @@ import (
 
 // memoryVersion begins the file, so that one of another form is not read. It changes with the form, with
 // what a mark holds, and with what is hashed into a tree's digest.
-const memoryVersion = "attune memory 2\n"
+const memoryVersion = "attune memory 3\n"
 
 var errMemory = errors.New("it is not whole")
 
@@ -54,7 +54,10 @@ func (o *Options) environmentOf() string {
 		return "" // nothing equals it: see recall
 	}
 	h := sha256.New()
-	field(h, o.Version, o.Environment, string(config))
+	field(h, o.Version, o.Environment, string(config), o.Trust.Signatures)
+	for _, key := range o.Trust.Keys {
+		field(h, key.Encoded())
+	}
 	return hex.EncodeToString(h.Sum(nil))
 }
 

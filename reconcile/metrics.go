@@ -35,6 +35,7 @@ type metrics struct {
 	held        prometheus.Counter
 	resyncFound prometheus.Counter
 	pinned      *prometheus.GaugeVec
+	signatures  *prometheus.GaugeVec
 	drift       *prometheus.GaugeVec
 	mismatch    *prometheus.GaugeVec
 }
@@ -81,6 +82,9 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	m.pinned = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "attune_pack_pinned", Help: "1 for a pack that an operator pinned to a revision, whatever its folder says.",
 	}, []string{"pack"})
+	m.signatures = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "attune_pack_signatures", Help: "Packs' folders, by whether they have a good signature: signed or unsigned. Only where packs.signatures is not off.",
+	}, []string{"state"})
 	m.drift = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "attune_pack_drift_steps", Help: "Steps between a pack's folder and what is in force, where they are not applied: it is pinned, a stale checkout, or the daemon only plans.",
 	}, []string{"pack"})
@@ -96,7 +100,7 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 	m.watchMode(watchInotify)
 	if registerer != nil {
 		registerer.MustRegister(m.packs, m.packErrors, m.duration, m.total, m.lag, m.lastSuccess, m.watch,
-			m.overflows, m.unavailable, m.held, m.resyncFound, m.pinned, m.drift, m.mismatch)
+			m.overflows, m.unavailable, m.held, m.resyncFound, m.pinned, m.signatures, m.drift, m.mismatch)
 	}
 	return m
 }

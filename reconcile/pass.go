@@ -246,7 +246,7 @@ func (r *Reconciler) parse(refs map[string]bool, now time.Time) map[string]*Pack
 	for i, ref := range ruling {
 		group.Go(func() (err error) {
 			p := r.packs[ref]
-			parsed[i], err = stateOf(p.folder, p.content, r.records[ref])
+			parsed[i], err = r.stateOf(p.folder, p.content, r.records[ref])
 			return err
 		})
 	}
@@ -264,7 +264,7 @@ func (r *Reconciler) parse(refs map[string]bool, now time.Time) map[string]*Pack
 // parseOne is parse for one pack; nil: it changes meanwhile.
 func (r *Reconciler) parseOne(ref string, now time.Time) *PackState {
 	p := r.packs[ref]
-	state, err := stateOf(p.folder, p.content, r.records[ref])
+	state, err := r.stateOf(p.folder, p.content, r.records[ref])
 	if err != nil {
 		state = nil
 	}
@@ -284,6 +284,18 @@ func (r *Reconciler) parsed(ref string, state *PackState, now time.Time) *PackSt
 		state.Bundle.Errors = append(state.Bundle.Errors, twiceWarning(p.folder.place, other))
 	}
 	return state
+}
+
+// stateOf parses one pack, and judges its signature.
+func (r *Reconciler) stateOf(f *folder, content map[string][]byte, records []*store.Record) (*PackState, error) {
+	state, err := stateOf(f, content, records)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.opts.Trust.judge(f, content, state.Bundle); err != nil {
+		return nil, err
+	}
+	return state, nil
 }
 
 // stateOf parses one pack. records are what the database has of it.
@@ -492,12 +504,16 @@ func (r *Reconciler) tell(ref string, before, now manifest.Errors) {
 // count tells Prometheus of the packs.
 func (r *Reconciler) count() {
 	states := map[string]int{packLoaded: 0, packBroken: 0, packDisabled: 0}
+	asked, signed := r.opts.Trust.asks(), 0
 	for ref, p := range r.packs {
 		errs := 0
 		for _, e := range p.errors {
 			if e.Severity == manifest.SeverityError {
 				errs++
 			}
+		}
+		if asked && isSigned(ref, p.errors) {
+			signed++
 		}
 		if p.told != errs+1 { // to look up ten thousand gauges takes longer than an edit
 			p.told = errs + 1
@@ -514,6 +530,10 @@ func (r *Reconciler) count() {
 	}
 	for state, n := range states {
 		r.metrics.packs.WithLabelValues(state).Set(float64(n))
+	}
+	if asked {
+		r.metrics.signatures.WithLabelValues("signed").Set(float64(signed))
+		r.metrics.signatures.WithLabelValues("unsigned").Set(float64(len(r.packs) - signed))
 	}
 }
 

@@ -218,7 +218,7 @@ func (r *Reconciler) stateOfRevision(ctx context.Context, row *store.PackRow, re
 	if v.folder == nil || v.folder.digest != revision.Digest {
 		return nil, fmt.Errorf("revision %d cannot be read back: %d files were recorded, and what is in %s is not those", revision.Number, len(tree), dir)
 	}
-	return stateOf(v.folder, v.content, records)
+	return r.stateOf(v.folder, v.content, records)
 }
 
 // commitAlone applies a plan of one pack and tells everybody.

@@ -60,6 +60,8 @@ type Options struct {
 	// Environment names what else decides about packs and is in none of their files: the program, the
 	// interpreters. When it changes, what an earlier process found of them no longer counts.
 	Environment string
+	// Trust says which packs may come into force.
+	Trust Trust
 	// Memory is the file in which a start finds what the last process knew of the packs. Empty: each
 	// start reads all of them.
 	Memory     string
@@ -274,6 +276,7 @@ func New(opts Options) (*Reconciler, error) {
 	r.status.WatchMode = watchInotify
 	r.watcher = newWatcher(newWindows(opts.Quiet, opts.MaxWait), r.logger, r.metrics, r.signal)
 	r.scanner = newScanner(r.watcher, opts.Quiet)
+	r.scanner.lenient = opts.Trust.WorldWritable
 	return r, nil
 }
 

@@ -96,6 +96,7 @@ func (p place) resolve() (real string, links []string, err error) {
 type scanner struct {
 	cover   coverage
 	quiet   time.Duration
+	lenient bool               // see Trust.WorldWritable
 	folders map[string]*folder // by key
 	// waits is since when a pack is being written, or git is at work in it.
 	waits map[string]time.Time

@@ -165,12 +165,12 @@ func TestOutcomesAreDocumented(t *testing.T) {
 func TestListMountedOver(t *testing.T) {
 	t.Parallel()
 	f := newTree(t)
-	l := list([]string{f.dir}, []string{"*"}, uncovered{}, map[string]identity{f.dir: {dev: 1 << 60}})
+	l := list([]string{f.dir}, []string{"*"}, uncovered{}, map[string]identity{f.dir: {dev: 1 << 60}}, false)
 	if !strings.Contains(l.problem(), "an empty file system is mounted there") {
 		t.Errorf("problem %q", l.problem())
 	}
 	f.pack("p")
-	l = list([]string{f.dir}, []string{"*"}, uncovered{}, map[string]identity{f.dir: {dev: 1 << 60}})
+	l = list([]string{f.dir}, []string{"*"}, uncovered{}, map[string]identity{f.dir: {dev: 1 << 60}}, false)
 	if l.problem() != "" || len(l.places) != 1 {
 		t.Errorf("problem %q with packs in it", l.problem())
 	}

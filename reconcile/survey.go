@@ -74,7 +74,7 @@ func (r *Reconciler) visitChanged(j *job, now time.Time) (relist bool) {
 
 // relist reads the packs folders again, and says what is wrong with them once.
 func (r *Reconciler) relist() {
-	r.listing = list(r.opts.Directories, r.opts.AutoLoad, r.watcher, r.known)
+	r.listing = list(r.opts.Directories, r.opts.AutoLoad, r.watcher, r.known, r.opts.Trust.WorldWritable)
 	listed := map[string]bool{}
 	for _, p := range r.listing.places {
 		listed[p.key] = true
@@ -100,9 +100,11 @@ func (r *Reconciler) relist() {
 		} else {
 			r.known[s.directory] = s.id
 		}
-		if s.warning != "" && !r.warned[s.warning] {
-			r.warned[s.warning] = true
-			r.logger.Warn("packs folder belongs to somebody else", "err", s.warning)
+		for _, warning := range s.warnings {
+			if !r.warned[warning] {
+				r.warned[warning] = true
+				r.logger.Warn("packs folder can be changed by others", "err", warning)
+			}
 		}
 	}
 	r.metrics.unavailable.Set(float64(problems))

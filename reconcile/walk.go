@@ -59,11 +59,16 @@ type walk struct {
 	newest   int64
 	bytes    int64
 	full     bool // over a limit
+	// lenient has what everybody may write loaded, with a warning.
+	lenient bool
+	open    []openPath    // what everybody may write
+	foreign []foreignPath // what belongs to neither root, nor this process's user, nor the packs folder's owner
+	owner   int           // of the packs folder
 }
 
 // walk reads the folder. The error is of the folder itself; everything else is in the findings.
 func (s *scanner) walk(p place, old *folder, now time.Time) (*walk, error) {
-	w := &walk{cover: s.cover, place: p, now: now, content: map[string][]byte{}, problems: map[string]string{}}
+	w := &walk{cover: s.cover, place: p, now: now, content: map[string][]byte{}, problems: map[string]string{}, lenient: s.lenient}
 	if old != nil {
 		w.old = old.files
 		w.files = make([]file, 0, len(old.files))
@@ -75,6 +80,9 @@ func (s *scanner) walk(p place, old *folder, now time.Time) (*walk, error) {
 	w.linked = len(links) > 0
 	if err != nil {
 		return w, err
+	}
+	if w.linked {
+		w.tellOpenAbove(append(links, real))
 	}
 	w.base = real
 	root, err := os.OpenRoot(real)
@@ -97,6 +105,7 @@ func (s *scanner) walk(p place, old *folder, now time.Time) (*walk, error) {
 		w.noPack = false
 	}
 	w.dir(root, "", "", 0)
+	w.tellWriters()
 	return w, nil
 }
 
@@ -107,6 +116,7 @@ func (w *walk) elsewhere() string {
 	if err != nil {
 		return ""
 	}
+	w.owner = ownerOf(packs)
 	pack, err := w.root.Stat(".")
 	if err != nil || markOf(pack).dev == markOf(packs).dev {
 		return ""
@@ -132,9 +142,7 @@ func (w *walk) dir(d *os.Root, at, real string, depth int) {
 	w.cover.folder(w.place.key, where, m.identity())
 	w.dirs = append(w.dirs, dir{where, m})
 	w.newest = max(w.newest, m.ctime)
-	if m.worldWritable() {
-		w.refuse(at, fmt.Sprintf("cannot load the pack: everybody may write this folder (mode %04o)", m.mode&0o7777))
-	}
+	w.writers(at, info, m)
 	if depth > maxPackDepth {
 		w.limit(fmt.Sprintf("cannot load the pack: its folders are nested deeper than %d", maxPackDepth))
 		return
@@ -204,6 +212,7 @@ func special(mode fs.FileMode) string {
 // regular takes a file into the tree, reading it where its mark is not the one that it had.
 func (w *walk) regular(d *os.Root, name, here, there string, info fs.FileInfo) {
 	m := markOf(info)
+	w.writers(here, info, m)
 	isManifest := manifest.IsManifest(here)
 	w.newest = max(w.newest, m.ctime)
 	old := find(w.old, here)
@@ -275,8 +284,10 @@ func (w *walk) symlink(d *os.Root, name, here, there string, m mark, depth int) 
 	case err != nil:
 		w.outside(here, target, err)
 	case to.hidden && to.info.Mode().IsRegular():
+		w.hiddenWriters(to.path)
 		w.regular(w.root, to.path, here, to.path, to.info)
 	case to.hidden && to.info.IsDir():
+		w.hiddenWriters(to.path)
 		sub, err := w.root.OpenRoot(to.path)
 		if err != nil {
 			w.lost(here, err, to.info)

@@ -103,6 +103,9 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 		}
 	}
 	detail.Config = s.configOf(row)
+	if detail.Signature, err = s.signatureOf(ctx, row); err != nil {
+		return nil, err
+	}
 	if row.Manifest != nil {
 		if detail.Manifest, err = normalForm(catalog, row.Manifest); err != nil {
 			return nil, err
@@ -123,6 +126,27 @@ func (s *Server) showPack(ctx context.Context, in *byRef) (*PackDetail, error) {
 	detail.Sensors = states(manifest.KindSensor)
 	detail.Rules = states(manifest.KindRule)
 	return detail, nil
+}
+
+// signatureOf checks the signature of what is in force: of the files as the database has them, by the keys that count
+// now.
+func (s *Server) signatureOf(ctx context.Context, row *store.PackRow) (string, error) {
+	trust := s.opts.Trust
+	if row.RevisionID == 0 || trust.Signatures == "" || trust.Signatures == reconcile.SignaturesOff {
+		return "", nil
+	}
+	_, tree, err := s.opts.Store.RevisionTree(ctx, row.RevisionID)
+	if err != nil {
+		return "", err
+	}
+	by, err := trust.VerifyTree(row.Ref, tree, func(digest string) ([]byte, error) { return s.opts.Store.FileContent(ctx, digest) })
+	switch {
+	case store.IsTransient(err):
+		return "", err
+	case err != nil:
+		return err.Error(), nil
+	}
+	return "good, by " + by.String(), nil
 }
 
 // configOf tells a pack's configuration, where each key comes from, and hides what is secret.

@@ -102,6 +102,8 @@ type Options struct {
 	Keys       Keys
 	Reconciler Reconciler
 	Notices    Notices
+	// Trust says whose signatures of packs count.
+	Trust reconcile.Trust
 	// OperatorConfig is [packs.config] of a pack, and ConfigPlace where a key of it stands; nil: there is none.
 	OperatorConfig func(pack string) map[string]any
 	ConfigPlace    func(pack, key string) manifest.Place

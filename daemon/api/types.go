@@ -139,6 +139,9 @@ type PackDetail struct {
 	// Drift tells that its folder is not what is in force, and why that stays so; null: it is, or soon.
 	Drift    *reconcile.Drift `json:"drift"`
 	Manifest json.RawMessage  `json:"manifest"`
+	// Signature says whether what is in force is signed with a key that counts now, and by whom; empty: nothing is
+	// asked of signatures.
+	Signature string `json:"signature"`
 	// Environments are what its requirements.txt and package.json ask for, on this node.
 	Environments []Environment `json:"environments"`
 }

@@ -23,7 +23,7 @@ func (c *command) packCommand() *cobra.Command {
 		Aliases: []string{"packs"},
 		Short:   "Look at packs, check them, apply them",
 	}
-	cmd.AddCommand(c.packList(), c.packShow(), c.packNew(), c.packLint(), c.packSchema(), c.packPlan(), c.packReload(), c.packHistory(), c.packDiff(), c.packRollback())
+	cmd.AddCommand(c.packList(), c.packShow(), c.packNew(), c.packLint(), c.packSchema(), c.packSign(), c.packVerify(), c.packPlan(), c.packReload(), c.packHistory(), c.packDiff(), c.packRollback())
 	cmd.AddCommand(c.switchCommands(manifest.KindPack, "Its sensors stop, its rules match no more, and its actions are not started: those of its executions\n"+
 		"that wait fail when their turn comes, those that run are left to end.")...)
 	return cmd
@@ -119,6 +119,7 @@ func (c *command) packScreen(w io.Writer, p *api.PackDetail) {
 		{"revision", fmt.Sprintf("%d, %s", p.Revision, short(p.Digest))},
 		{"pinned", pinnedText(&p.Pack)},
 		{"drift", driftText(p.Drift)},
+		{"signature", p.Signature},
 		{"directory", p.Directory},
 		{"changed", age(time.Now(), p.UpdatedAt) + " ago"},
 		{"errors", errorsText},

@@ -44,6 +44,7 @@ func (c *command) packLint() *cobra.Command {
 				PackConfig:  cfg.Packs.Config,
 				ConfigPlace: cfg.PackConfigPlace,
 				Version:     c.sys.Version.Version,
+				Trust:       cfg.Trust(),
 				Context:     existing(cfg.Packs.Directories),
 			}
 			if !noRuntimes {

@@ -369,6 +369,51 @@ action: {ref: data.keep, parameters: {text: "{{ event.payload.text }}", wrapped:
 	}
 }
 
+// F107: what everybody may write, or what is not signed where that is enforced, is refused; what is in force stays.
+func TestF107PacksOthersCouldHaveWritten(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, `
+-- own/pack.yaml --
+ref: own
+version: 1.0.0
+-- own/actions/say.yaml --
+name: say
+entry_point: say.sh
+-- own/actions/say.sh --
+echo one
+`)
+	key := filepath.Join(y.dir, "key")
+	public := strings.TrimSpace(y.node().must("pack", "sign", "--new-key", key, y.path("own")))
+	n := y.node(`packs.signatures = "enforce"`, fmt.Sprintf("packs.keys = [%q]", public+" ada")).start()
+	said := func() string { return n.must("run", "own.say") }
+	shown := func() string {
+		p, err := n.client.Pack(t.Context(), "own")
+		y.check(err)
+		return fmt.Sprint(p.Signature, "\n", p.Errors)
+	}
+	refused := func(want string) {
+		t.Helper()
+		n.until(want, func() bool { return strings.Contains(shown(), want) })
+		if said() != "one\n" {
+			t.Errorf("%s: the last good version did not stay", want)
+		}
+	}
+	if out := n.must("pack", "show", "own"); !strings.Contains(out, "good, by ada") {
+		t.Errorf("the signature is not told:\n%s", out)
+	}
+	y.check(os.Chmod(y.path("own/actions/say.sh"), 0o666))
+	refused("everybody may write this file (mode 0666, expected 0664), and so choose what runs here; chmod o-w " + y.path("own/actions/say.sh") + "; what is in force stays")
+	y.check(os.Chmod(y.path("own/actions/say.sh"), 0o644))
+	n.until("it is mended", func() bool { return !strings.Contains(shown(), "everybody may write") })
+	y.replace("own/actions/say.sh", "echo two\n")
+	refused("cannot trust the pack: it was changed since it was signed: actions/say.sh differs; what is in force stays")
+	if out, _, code := n.run("pack", "verify", y.path("own")); code != 1 || out != "own: it was changed since it was signed: actions/say.sh differs\n" {
+		t.Errorf("pack verify: exit %d, %s", code, out)
+	}
+	n.must("pack", "sign", "--key", key, y.path("own"))
+	n.until("what is signed anew", func() bool { return said() == "two\n" })
+}
+
 // A child that runs as another user has all that it needs, and cannot write what it runs from.
 func TestRunAsAnotherUser(t *testing.T) {
 	t.Parallel()
