@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	// garbageRoom is how much garbage may gather before it is collected, in bytes, where much is in use:
-	// enough that it comes seldom, and not as much again as everything that is in use.
+	// garbageRoom is how much garbage may gather before it is collected, in bytes: enough that it comes seldom, and,
+	// where much is in use, not as much again. An idle daemon makes less between two collections that Go does by the
+	// clock.
 	garbageRoom = 40 << 20
 	// startPercent is GOGC until the packs are loaded: what a start reads of unchanged packs is nearly all kept, and
 	// to look through it again and again while it grows takes a quarter of the whole start.
@@ -16,8 +17,11 @@ const (
 	// loadingPercent is GOGC from when very many packs are parsed until they are loaded: most of what is made then
 	// is garbage at once, and three times as much would be taken as is needed.
 	loadingPercent = 50
-	// leastPercent bounds what the collector is made to work.
+	// leastPercent bounds what the collector is made to work. mostPercent is for a few packs: a burst of events makes
+	// eighty megabytes of garbage a second, and to collect it whenever there is as much as is in use took a fifth
+	// of the processor.
 	leastPercent = 25
+	mostPercent  = 300
 )
 
 // setPercent sets GOGC. Where the environment does, that is obeyed.
@@ -48,8 +52,7 @@ func boundGarbage(getenv func(string) string) {
 	debug.SetGCPercent(garbagePercent(stats.HeapAlloc))
 }
 
-// garbagePercent is what GOGC has to be with so much in use; 100 is Go's own.
+// garbagePercent is what GOGC has to be with so much in use; Go's own is 100.
 func garbagePercent(inUse uint64) int {
-	const own = 100
-	return int(min(max(garbageRoom*own/max(inUse, 1), leastPercent), own))
+	return int(min(max(garbageRoom*100/max(inUse, 1), leastPercent), mostPercent))
 }
