@@ -170,6 +170,11 @@ func TestHistoryOfBeforeIsWrittenOnce(t *testing.T) {
 		INSERT INTO attune.queue (execution_id, created_at, status, pack_ref, action_ref, due_at, parameters)
 		SELECT id, created_at, status, pack_ref, action_ref, due_at, parameters FROM made`, long)
 
+	// Broken off, it may be done again.
+	if err := s.MigrateTo(t.Context(), 30); err != nil {
+		t.Fatal(err)
+	}
+	sql(t, s, "DELETE FROM attune.schema_version WHERE version_id = 30")
 	if _, to, err := s.Migrate(t.Context()); err != nil || to < 30 {
 		t.Fatalf("migrated to %d: %v", to, err)
 	}
@@ -222,12 +227,6 @@ func TestHistoryOfBeforeIsWrittenOnce(t *testing.T) {
 
 	if n := one[int](t, s, "SELECT count(*) FROM pg_trigger WHERE tgrelid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'attune.execution'::regclass) OR tgrelid = 'attune.execution'::regclass"); n != 0 {
 		t.Errorf("each end pays for %d triggers, although a node of the version before was about", n)
-	}
-
-	// Broken off, it may be done again.
-	sql(t, s, "DELETE FROM attune.schema_version WHERE version_id >= 30")
-	if _, _, err := storetest.Open(t, url).Migrate(t.Context()); err != nil {
-		t.Error(err)
 	}
 }
 
