@@ -131,7 +131,7 @@ func (f *follower) follow(ctx context.Context, detail *ExecutionDetail, wait boo
 		if err := f.earlier(ctx, detail, detail.Attempt); err != nil {
 			return err
 		}
-		if err := f.stored(detail); err != nil {
+		if err := f.stored(ctx, detail); err != nil {
 			return err
 		}
 	}
@@ -179,14 +179,8 @@ func (f *follower) attempt(ctx context.Context, detail *ExecutionDetail) error {
 // further one begins.
 func (f *follower) earlier(ctx context.Context, detail *ExecutionDetail, attempt int) error {
 	if attempt > f.told+1 {
-		printed, err := f.outputs(ctx, detail.ID, detail.CreatedAt, f.told, attempt)
-		if err != nil {
+		if err := f.printed(ctx, detail, f.told, attempt); err != nil {
 			return err
-		}
-		for _, p := range printed {
-			if err := f.write(OutputLine{Stream: p.Stream, Text: p.Text, Attempt: p.Attempt}, false); err != nil {
-				return err
-			}
 		}
 		f.told = attempt - 1
 	}
@@ -198,14 +192,30 @@ func (f *follower) earlier(ctx context.Context, detail *ExecutionDetail, attempt
 }
 
 // stored writes the output that the database has.
-func (f *follower) stored(detail *ExecutionDetail) error {
-	if detail.Stdout != "" {
-		if err := f.write(OutputLine{Stream: "stdout", Text: detail.Stdout, Attempt: detail.Attempt}, false); err != nil {
+func (f *follower) stored(ctx context.Context, detail *ExecutionDetail) error {
+	if detail.Stdout == "" && detail.Stderr == "" {
+		return nil
+	}
+	if detail.Stdout == "" || detail.Stderr == "" {
+		stream := "stdout"
+		if detail.Stdout == "" {
+			stream = "stderr"
+		}
+		return f.write(OutputLine{Stream: stream, Text: detail.Stdout + detail.Stderr, Attempt: detail.Attempt}, false)
+	}
+	return f.printed(ctx, detail, detail.Attempt-1, detail.Attempt+1)
+}
+
+// printed writes what attempts between two numbers printed.
+func (f *follower) printed(ctx context.Context, detail *ExecutionDetail, after, before int) error {
+	printed, err := f.outputs(ctx, detail.ID, detail.CreatedAt, after, before)
+	if err != nil {
+		return err
+	}
+	for _, p := range printed {
+		if err := f.write(OutputLine{Stream: p.Stream, Text: p.Text, Attempt: p.Attempt}, false); err != nil {
 			return err
 		}
-	}
-	if detail.Stderr != "" {
-		return f.write(OutputLine{Stream: "stderr", Text: detail.Stderr, Attempt: detail.Attempt}, false)
 	}
 	return nil
 }

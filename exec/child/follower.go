@@ -2,6 +2,7 @@ package child
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"sync"
@@ -18,40 +19,94 @@ const (
 	followPiece = 64 << 10
 )
 
-// Follow gives what was kept so far and then what comes, until the stream is closed or the returned
-// func is called. A follower that is slow never blocks the child: what it has not taken waits for it, in
-// memory and then in a file, up to a gibibyte; a line in a later chunk says how many bytes were more than
-// that. Chunks are masked but not sanitized: a character may be split between two.
-func (c *Capture) Follow() (<-chan []byte, func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f := &follower{c: make(chan []byte, 1), wake: make(chan struct{}, 1), stopped: make(chan struct{}), disk: followDisk}
-	if head, tail, omitted := c.kept(); len(head)+len(tail) > 0 {
-		// What is kept is in memory already, however much it is.
-		f.pending = bytes.Clone(head)
-		if omitted > 0 {
-			f.pending = append(f.pending, omission(head, omitted)...)
+// Piece is output as it comes.
+type Piece struct {
+	Of   int // which of the captures that are followed
+	Text []byte
+}
+
+// Follow is [Follow] of one capture.
+func (c *Capture) Follow() (<-chan Piece, func()) { return Follow(c) }
+
+// Follow gives what was kept so far of captures and then what comes, in the order in which it came where the two are
+// of one [Arrivals], until all are closed or the returned func is called. A follower that is slow never blocks the
+// child: what it has not taken waits for it, in memory and then in a file, up to a gibibyte; a line in a later piece
+// says how many bytes were more than that. Pieces are masked but not sanitized: a character may be split between two.
+func Follow(captures ...*Capture) (<-chan Piece, func()) {
+	f := newFollower()
+	for _, c := range captures {
+		c.mu.Lock() // always in this order; who writes has only one of them
+		defer c.mu.Unlock()
+	}
+	f.recall(captures)
+	for i, c := range captures {
+		if !c.closed {
+			c.followers[f] = i
+			f.open++
 		}
-		f.pending = append(f.pending, tail...)
 	}
-	if c.closed {
-		f.end()
-	} else {
-		c.followers[f] = struct{}{}
-	}
+	f.ended = f.open == 0
 	go f.run()
 	return f.c, sync.OnceFunc(func() {
-		c.mu.Lock()
-		delete(c.followers, f)
-		c.mu.Unlock()
+		for _, c := range captures {
+			c.mu.Lock()
+			delete(c.followers, f)
+			c.mu.Unlock()
+		}
 		close(f.stopped)
 	})
 }
 
-// follower hands a stream to a reader that may be slow. Order: pending, file, lost; while there is
+// recall has the follower begin with what was kept. What is kept is in memory already, however much it is.
+func (f *follower) recall(captures []*Capture) {
+	come := make([]int64, len(captures))
+	take := func(i int, until int64) {
+		f.pending = frame(f.pending, i, captures[i].between(come[i], until))
+		come[i] = until
+	}
+	if a := captures[0].arrivals; a != nil && len(captures) == len(a.of) && captures[1].arrivals == a {
+		a.mu.Lock()
+		for i, n := range a.pieces {
+			take(i%2, come[i%2]+n)
+		}
+		a.mu.Unlock()
+	}
+	for i, c := range captures {
+		take(i, c.total)
+	}
+}
+
+// between gives what was kept of a part of the stream, and in its place what says that something was left out.
+func (c *Capture) between(from, until int64) []byte {
+	if from >= until {
+		return nil
+	}
+	head, tail, omitted := c.kept()
+	cut, rest := int64(len(head)), c.total-int64(len(tail))
+	part := bytes.Clone(head[min(from, cut):min(until, cut)])
+	if omitted > 0 && from <= cut && until > cut {
+		part = append(part, omission(head, omitted)...)
+	}
+	return append(part, tail[max(from-rest, 0):max(until-rest, 0)]...)
+}
+
+// frameHead is what stands before each piece while it waits: of which capture it is, and how long.
+const frameHead = 5
+
+// frame adds a piece to those that wait.
+func frame(to []byte, of int, text []byte) []byte {
+	if len(text) == 0 {
+		return to
+	}
+	to = append(to, byte(of))
+	to = binary.BigEndian.AppendUint32(to, uint32(len(text)))
+	return append(to, text...)
+}
+
+// follower hands streams to a reader that may be slow. Order: pending, file, lost; while there is
 // something of a later one, nothing is added to an earlier one.
 type follower struct {
-	c       chan []byte
+	c       chan Piece
 	wake    chan struct{} // something came
 	stopped chan struct{} // nobody reads any more
 
@@ -62,25 +117,31 @@ type follower struct {
 	disk        int64    // how long the file may become
 	lost        int64
 	ended       bool
+	open        int // captures that are not closed
+	of, left    int // the piece of which something was handed on, and how much of it was not
+}
+
+func newFollower() *follower {
+	return &follower{c: make(chan Piece, 1), wake: make(chan struct{}, 1), stopped: make(chan struct{}), disk: followDisk}
 }
 
 // send takes over what comes; it never waits for the reader.
-func (f *follower) send(p []byte) {
+func (f *follower) send(of int, p []byte) {
 	f.mu.Lock()
 	switch {
 	case f.lost > 0:
 		f.lost += int64(len(p))
-	case f.file == nil && len(f.pending)+len(p) <= followMemory:
-		f.pending = append(f.pending, p...)
+	case f.file == nil && len(f.pending)+frameHead+len(p) <= followMemory:
+		f.pending = frame(f.pending, of, p)
 	default:
-		f.spill(p)
+		f.spill(of, p)
 	}
 	f.mu.Unlock()
 	f.poke()
 }
 
 // spill puts what comes into the file. A disk that is full loses it to this follower alone.
-func (f *follower) spill(p []byte) {
+func (f *follower) spill(of int, p []byte) {
 	if f.file == nil {
 		file, err := os.CreateTemp("", "attune-follow-*")
 		if err != nil {
@@ -91,18 +152,21 @@ func (f *follower) spill(p []byte) {
 		_ = os.Remove(file.Name())
 		f.file, f.wrote, f.read = file, 0, 0
 	}
-	n := 0
-	if f.wrote+int64(len(p)) <= f.disk {
-		n, _ = f.file.WriteAt(p, f.wrote)
+	text := frame(nil, of, p)
+	if f.wrote+int64(len(text)) <= f.disk {
+		if _, err := f.file.WriteAt(text, f.wrote); err == nil {
+			f.wrote += int64(len(text))
+			return
+		}
 	}
-	f.wrote += int64(n)
-	f.lost += int64(len(p) - n)
+	f.lost += int64(len(p))
 }
 
-// end says that no more comes.
+// end says that no more comes of one of the captures.
 func (f *follower) end() {
 	f.mu.Lock()
-	f.ended = true
+	f.open--
+	f.ended = f.open <= 0
 	f.mu.Unlock()
 	f.poke()
 }
@@ -120,7 +184,7 @@ func (f *follower) run() {
 	defer f.discard()
 	for {
 		piece, ended := f.next()
-		if len(piece) == 0 {
+		if len(piece.Text) == 0 {
 			if ended {
 				return
 			}
@@ -140,23 +204,25 @@ func (f *follower) run() {
 }
 
 // next gives the next piece, if there is one, and else whether there will be none.
-func (f *follower) next() (piece []byte, ended bool) {
+func (f *follower) next() (piece Piece, ended bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.pending) > 0 {
-		piece, f.pending = f.pending, nil
+		piece, used := f.unframe(f.pending)
+		if f.pending = f.pending[used:]; len(f.pending) == 0 {
+			f.pending = nil
+		}
 		return piece, false
 	}
 	if f.file != nil && f.read < f.wrote {
-		piece = make([]byte, min(f.wrote-f.read, followPiece))
-		n, err := f.file.ReadAt(piece, f.read)
-		f.read += int64(n)
-		if n < len(piece) && err != nil {
+		block := make([]byte, min(f.wrote-f.read, frameHead+followPiece))
+		if n, err := f.file.ReadAt(block, f.read); n < len(block) && err != nil {
 			f.lost += f.wrote - f.read // the disk gives back less than it took
-			f.read = f.wrote
-		}
-		if n > 0 {
-			return piece[:n], false
+			f.read, f.left = f.wrote, 0
+		} else {
+			piece, used := f.unframe(block)
+			f.read += int64(used)
+			return piece, false
 		}
 	}
 	if f.file != nil {
@@ -164,11 +230,30 @@ func (f *follower) next() (piece []byte, ended bool) {
 		f.file = nil
 	}
 	if f.lost > 0 {
-		piece = fmt.Append(nil, omission([]byte{'x'}, f.lost))
+		piece = Piece{Of: f.of, Text: fmt.Append(nil, omission([]byte{'x'}, f.lost))}
 		f.lost = 0
 		return piece, false
 	}
-	return nil, f.ended
+	return Piece{}, f.ended
+}
+
+// unframe takes what stands together of one capture, and tells how much that was of what waits.
+func (f *follower) unframe(waiting []byte) (piece Piece, used int) {
+	for used < len(waiting) && len(piece.Text) < followPiece {
+		if f.left == 0 {
+			head := waiting[used:]
+			if len(head) < frameHead || len(piece.Text) > 0 && int(head[0]) != piece.Of {
+				break
+			}
+			f.of, f.left = int(head[0]), int(binary.BigEndian.Uint32(head[1:]))
+			used += frameHead
+			continue
+		}
+		n := min(f.left, len(waiting)-used)
+		piece.Of, piece.Text = f.of, append(piece.Text, waiting[used:used+n]...)
+		used, f.left = used+n, f.left-n
+	}
+	return piece, used
 }
 
 func (f *follower) discard() {

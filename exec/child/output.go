@@ -144,14 +144,16 @@ type Capture struct {
 	next      int    // where the ring goes on
 	total     int64
 	closed    bool
-	followers map[*follower]struct{}
+	followers map[*follower]int // the place that it has there
+	arrivals  *Arrivals         // nil: it stands alone
+	turn      int               // which of the two it is there
 }
 
 // NewCapture keeps at most limit bytes, half of it head and half tail. mask may be nil. Counted and kept
 // is what is left after masking.
 func NewCapture(limit int64, mask *Mask) *Capture {
 	limit = max(limit, 0)
-	c := &Capture{headLimit: int(limit - limit/2), tailLimit: int(limit / 2), followers: map[*follower]struct{}{}}
+	c := &Capture{headLimit: int(limit - limit/2), tailLimit: int(limit / 2), followers: map[*follower]int{}}
 	if mask != nil {
 		c.masker = mask.masker()
 	}
@@ -194,8 +196,11 @@ func (c *Capture) keep(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	for f := range c.followers {
-		f.send(p)
+	for f, of := range c.followers {
+		f.send(of, p)
+	}
+	if c.arrivals != nil {
+		c.arrivals.note(c.turn, len(p))
 	}
 	c.total += int64(len(p))
 	n := min(len(p), c.headLimit-len(c.head))

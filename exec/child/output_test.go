@@ -245,7 +245,7 @@ func TestFollow(t *testing.T) {
 	}
 	// Who comes after the end gets what was kept.
 	late, _ := c.Follow()
-	if got := string(<-late); !strings.HasSuffix(got, "next") {
+	if got := string((<-late).Text); !strings.HasSuffix(got, "next") {
 		t.Errorf("got %q", got)
 	}
 	if _, open := <-late; open {
@@ -254,10 +254,10 @@ func TestFollow(t *testing.T) {
 }
 
 // drained is all that a follower is given.
-func drained(ch <-chan []byte) string {
+func drained(ch <-chan Piece) string {
 	var all strings.Builder
 	for chunk := range ch {
-		all.Write(chunk)
+		all.Write(chunk.Text)
 	}
 	return all.String()
 }
@@ -280,7 +280,7 @@ func TestSlowFollower(t *testing.T) {
 	write(3 * followMemory / 8)
 	var got strings.Builder
 	for got.Len() < 2*followMemory { // back from the file into memory, and out again
-		got.Write(<-slow)
+		got.Write((<-slow).Text)
 	}
 	write(3 * followMemory / 8)
 	c.Close()
@@ -293,17 +293,18 @@ func TestSlowFollower(t *testing.T) {
 // TestFollowerLosesWhatNoFileHolds holds that what is beyond the file is told, in its place.
 func TestFollowerLosesWhatNoFileHolds(t *testing.T) {
 	t.Parallel()
-	f := &follower{c: make(chan []byte, 1), wake: make(chan struct{}, 1), stopped: make(chan struct{}), disk: 10}
-	memory := strings.Repeat("m", followMemory)
+	f := newFollower()
+	f.disk = 20
+	memory := strings.Repeat("m", followMemory-frameHead)
 	for _, text := range []string{memory, "12345", "67890", "lost", "1"} {
-		f.send([]byte(text))
+		f.send(0, []byte(text))
 	}
 	go f.run()
 	var got strings.Builder
 	for !strings.HasSuffix(got.String(), "…]\n") {
-		got.Write(<-f.c)
+		got.Write((<-f.c).Text)
 	}
-	f.send([]byte("again"))
+	f.send(0, []byte("again"))
 	f.end()
 	got.WriteString(drained(f.c))
 	if d := cmp.Diff(memory+"1234567890\n[… 5 bytes left out …]\nagain", got.String()); d != "" {
@@ -338,7 +339,7 @@ func FuzzCapture(f *testing.F) {
 		go func() {
 			var all []byte
 			for chunk := range ch {
-				all = append(all, chunk...)
+				all = append(all, chunk.Text...)
 			}
 			followed <- all
 		}()

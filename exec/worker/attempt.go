@@ -55,6 +55,7 @@ type attempt struct {
 	// printing is closed when stdout and stderr are set for good; nil: it never got that far.
 	printing       chan struct{}
 	stdout, stderr *child.Capture
+	arrivals       *child.Arrivals
 	// total is how long all attempts of its execution may take together, allUntil until when they have to have
 	// ended; zero: any time.
 	total    time.Duration
@@ -328,6 +329,7 @@ func (a *attempt) failed(err error) *store.Outcome {
 func (a *attempt) start(plan *plan) (process, error) {
 	a.stdout = child.NewCapture(a.pool.opts.OutputLimit, plan.mask)
 	a.stderr = child.NewCapture(a.pool.opts.OutputLimit, plan.mask)
+	a.arrivals = child.NewArrivals(a.stdout, a.stderr)
 	close(a.printing)
 	plan.spec.Stdout, plan.spec.Stderr = a.stdout, a.stderr
 	proc, err := a.pool.start(a.ctx, plan.spec)
@@ -405,7 +407,7 @@ func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkil
 	if exit.Code >= 0 {
 		o.ExitCode = &exit.Code
 	}
-	o.Stdout, o.Stderr = output(a.stdout), output(a.stderr)
+	o.Stdout, o.Stderr, o.Arrival = output(a.stdout), output(a.stderr), a.arrivals.InText()
 	switch reason {
 	case stopNot:
 		a.judge(plan, exit, o)

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"sync"
 	"unicode/utf8"
 
 	"github.com/attune-io/attune/exec/child"
@@ -31,27 +30,24 @@ func (p *Pool) Follow(ctx context.Context, executionID int64) (chunks <-chan Chu
 			return
 		case <-a.printing:
 		}
-		var streams sync.WaitGroup
-		for name, capture := range map[string]*child.Capture{"stdout": a.stdout, "stderr": a.stderr} {
-			if capture != nil {
-				streams.Go(func() { follow(ctx, name, capture, out) })
-			}
+		if a.arrivals != nil {
+			follow(ctx, a.stdout, a.stderr, out)
 		}
-		streams.Wait()
 	}()
 	return out, a.claim.Attempt
 }
 
-func follow(ctx context.Context, name string, capture *child.Capture, out chan<- Chunk) {
-	pieces, stop := capture.Follow()
+// follow hands on the output of two streams, in the order in which it came and in whole characters.
+func follow(ctx context.Context, stdout, stderr *child.Capture, out chan<- Chunk) {
+	pieces, stop := child.Follow(stdout, stderr)
 	defer stop()
-	var rest []byte // the beginning of a character
-	send := func(text []byte) bool {
+	var rests [2][]byte // the beginning of a character
+	send := func(of int, text []byte) bool {
 		if len(text) == 0 {
 			return true
 		}
 		select {
-		case out <- Chunk{Stream: name, Text: child.Sanitize(text)}:
+		case out <- Chunk{Stream: [...]string{"stdout", "stderr"}[of], Text: child.Sanitize(text)}:
 			return true
 		case <-ctx.Done():
 			return false
@@ -63,15 +59,15 @@ func follow(ctx context.Context, name string, capture *child.Capture, out chan<-
 			return
 		case piece, more := <-pieces:
 			if !more {
-				send(rest)
+				_ = send(0, rests[0]) && send(1, rests[1])
 				return
 			}
-			text := append(rest, piece...)
+			text := append(rests[piece.Of], piece.Text...)
 			cut := wholeRunes(text)
-			if !send(text[:cut]) {
+			if !send(piece.Of, text[:cut]) {
 				return
 			}
-			rest = append([]byte(nil), text[cut:]...)
+			rests[piece.Of] = append([]byte(nil), text[cut:]...)
 		}
 	}
 }

@@ -657,6 +657,55 @@ func TestReap(t *testing.T) {
 	})
 }
 
+// What an action prints by turns on its two streams is followed, and kept, in the order in which it came.
+func TestStreamsByTurns(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.action("turns", `for i in 1 2 3; do
+	echo "out $i"; until [ -e `+m.file("out")+`$i ]; do sleep 0.01; done
+	echo "err $i" >&2; until [ -e `+m.file("err")+`$i ]; do sleep 0.01; done
+done`)
+	p := m.run()
+	id := m.enqueue(store.NewExecution{Action: "p.turns"})[0]
+	var chunks <-chan Chunk
+	eventually(t, "it can be followed", func() bool {
+		var attempt int
+		chunks, attempt = p.Follow(t.Context(), id)
+		return attempt == 1
+	})
+	const want = "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n"
+	got := ""
+	for chunk := range chunks {
+		if got += chunk.Text; !strings.HasSuffix(got, "\n") {
+			continue
+		}
+		// It goes on when its last line was seen.
+		last := strings.Split(got, "\n")
+		name := strings.ReplaceAll(last[len(last)-2], " ", "")
+		if err := os.WriteFile(m.file(name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got != want {
+		t.Errorf("followed as %q", got)
+	}
+	e := m.await(id)
+	printed, err := m.store.Outputs(t.Context(), id, e.CreatedAt, 0, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := ""
+	for _, piece := range printed {
+		if !strings.HasPrefix(piece.Text, strings.TrimPrefix(piece.Stream, "std")) {
+			t.Errorf("%q is of %s", piece.Text, piece.Stream)
+		}
+		kept += piece.Text
+	}
+	if kept != want || e.Stdout != "out 1\nout 2\nout 3\n" || e.Stderr != "err 1\nerr 2\nerr 3\n" {
+		t.Errorf("kept as %q, and apart as %q and %q", kept, e.Stdout, e.Stderr)
+	}
+}
+
 func TestFollow(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)

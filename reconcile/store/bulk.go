@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -170,12 +171,51 @@ type Printed struct {
 	Text    string
 }
 
-// Outputs gives what the attempts of an execution between two numbers printed, in order.
+type printedRow struct {
+	Printed
+	Arrival []int // of stderr
+}
+
+// Outputs gives what the attempts of an execution between two numbers printed, in the order in which it came.
 func (s *Store) Outputs(ctx context.Context, id int64, createdAt time.Time, after, before int) ([]Printed, error) {
-	printed, err := list(ctx, s, "Outputs", pgx.StrictNamedArgs{
+	rows, err := list(ctx, s, "Outputs", pgx.StrictNamedArgs{
 		"id": id, "created_at": createdAt, "after": after, "before": before,
-	}, pgx.RowToStructByPos[Printed])
-	return printed, s.failed(fmt.Sprintf("read the outputs of execution %d", id), err)
+	}, pgx.RowToStructByPos[printedRow])
+	if err != nil {
+		return nil, s.failed(fmt.Sprintf("read the outputs of execution %d", id), err)
+	}
+	var printed []Printed
+	for i := 0; i < len(rows); i++ {
+		if i+1 < len(rows) && rows[i+1].Attempt == rows[i].Attempt {
+			printed = append(printed, byTurns(rows[i].Printed, rows[i+1].Printed, rows[i+1].Arrival)...)
+			i++
+			continue
+		}
+		printed = append(printed, rows[i].Printed)
+	}
+	return printed, nil
+}
+
+// byTurns cuts two texts into what came by turns. What is between two characters stays there, whatever the order says.
+func byTurns(stdout, stderr Printed, arrival []int) (pieces []Printed) {
+	left := [2]Printed{stdout, stderr}
+	for i, n := range arrival {
+		of := &left[i%2]
+		n = max(min(n, len(of.Text)), 0)
+		for n < len(of.Text) && !utf8.RuneStart(of.Text[n]) {
+			n++
+		}
+		if n > 0 {
+			pieces = append(pieces, Printed{Attempt: of.Attempt, Stream: of.Stream, Text: of.Text[:n]})
+			of.Text = of.Text[n:]
+		}
+	}
+	for _, rest := range left {
+		if rest.Text != "" {
+			pieces = append(pieces, rest)
+		}
+	}
+	return pieces
 }
 
 // End is how an execution ended.

@@ -524,3 +524,38 @@ func TestLockedIsPassedOver(t *testing.T) {
 		}
 	})
 }
+
+// What two streams printed by turns is read in that order, as far as it is known, of each attempt.
+func TestOutputsByTurns(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	id := enqueue(t, s, store.NewExecution{Action: "a.x"})[0]
+	var createdAt time.Time
+	for i, o := range []store.Outcome{
+		{Stdout: store.Output{Text: "ab", Bytes: 2}, Stderr: store.Output{Text: "xyz", Bytes: 3}, Arrival: []int{0, 1, 1, 2}},
+		{Stdout: store.Output{Text: "ab", Bytes: 2}, Stderr: store.Output{Text: "xyz", Bytes: 3}},
+		{Stdout: store.Output{Text: "äb", Bytes: 3}, Stderr: store.Output{Text: "x", Bytes: 1}, Arrival: []int{1, 9, 1}},
+		{Stderr: store.Output{Text: "x", Bytes: 1}},
+	} {
+		c := claim(t, s, "n", 1)[0]
+		start(t, s, c)
+		createdAt = c.CreatedAt
+		o.Token, o.Status = c.Token, store.StatusFailed
+		if i < 3 {
+			o.RetryAt = new(time.Now())
+		}
+		finish(t, s, o)
+	}
+	printed, err := s.Outputs(t.Context(), id, createdAt, 0, 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	for _, p := range printed {
+		got += fmt.Sprintf("%d%s:%s ", p.Attempt, p.Stream, p.Text)
+	}
+	const want = "1stderr:x 1stdout:a 1stderr:yz 1stdout:b 2stdout:ab 2stderr:xyz 3stdout:ä 3stderr:x 3stdout:b 4stderr:x "
+	if got != want {
+		t.Errorf("read as %s, expected %s", got, want)
+	}
+}

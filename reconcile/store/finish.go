@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -23,6 +24,9 @@ type Outcome struct {
 	Result   json.RawMessage // nil: none
 	Stdout   Output
 	Stderr   Output
+	// Arrival is the order in which the two came: lengths in bytes of their texts, by turns of stdout and of
+	// stderr; what it does not tell of comes last. Nil: stdout, then stderr.
+	Arrival []int
 	// RetryAt queues another attempt for then instead of ending the execution.
 	RetryAt *time.Time
 	// Spare says that the attempt does not count, as its node was stopping: with RetryAt.
@@ -118,7 +122,7 @@ func (s *Store) finishAll(ctx context.Context, part []sentOutcome, call *finishi
 func (s *Store) finishRefused(ctx context.Context, refused sentOutcome, why error, call *finishing) error {
 	stripped := refused
 	stripped.Error = addProblem(refused.Error, "the database refused its output or result: "+cleanText(why.Error()))
-	stripped.Result, stripped.Stdout.Text, stripped.Stderr.Text = nil, "", ""
+	stripped.Result, stripped.Stdout.Text, stripped.Stderr.Text, stripped.Arrival = nil, "", "", nil
 	err := s.finish(ctx, []sentOutcome{stripped}, call)
 	if !isRefused(err) {
 		if err == nil && call.left[refused.place] == nil {
@@ -200,7 +204,8 @@ func (s *Store) withoutLocked(ctx context.Context, some []sentOutcome, call *fin
 	return late, err
 }
 
-// finishStatement gives the statement for these outcomes: FinishAttempts where one is to be tried again.
+// finishStatement gives the statement for these outcomes: FinishAttempts where one is to be tried again, or has an
+// order of its streams to be kept.
 func finishStatement(part []sentOutcome) (name string, args pgx.StrictNamedArgs) {
 	n := len(part)
 	ids, tokens, statuses := make([]int64, n), make([]uuid.UUID, n), make([]string, n)
@@ -209,13 +214,15 @@ func finishStatement(part []sentOutcome) (name string, args pgx.StrictNamedArgs)
 	stdout, stderr := make([]string, n), make([]string, n)
 	stdoutBytes, stdoutOmitted := make([]int64, n), make([]int64, n)
 	stderrBytes, stderrOmitted := make([]int64, n), make([]int64, n)
+	arrivals := make([][]int, n)
 	again := false
 	for i, o := range part {
 		ids[i], tokens[i], statuses[i], codes[i] = executionOf(o.token), o.token, string(o.Status), o.ExitCode
 		signals[i], errs[i], results[i] = o.Signal, o.Error, string(o.Result)
 		stdout[i], stdoutBytes[i], stdoutOmitted[i] = o.Stdout.Text, o.Stdout.Bytes, o.Stdout.Omitted
 		stderr[i], stderrBytes[i], stderrOmitted[i] = o.Stderr.Text, o.Stderr.Bytes, o.Stderr.Omitted
-		spares[i] = o.Spare
+		spares[i], arrivals[i] = o.Spare, o.Arrival
+		again = again || len(o.Arrival) > 0
 		if o.RetryAt != nil {
 			seconds := max(time.Until(*o.RetryAt).Seconds(), 0)
 			retries[i], again = &seconds, true
@@ -239,8 +246,19 @@ func finishStatement(part []sentOutcome) (name string, args pgx.StrictNamedArgs)
 	if !again {
 		return "EndAttempts", args
 	}
-	args["retry_seconds"], args["spares"] = retries, spares
+	args["retry_seconds"], args["spares"], args["arrivals"] = retries, spares, arrivalTexts(arrivals)
 	return "FinishAttempts", args
+}
+
+// arrivalTexts gives each as PostgreSQL reads an array; empty: there is none.
+func arrivalTexts(all [][]int) []string {
+	texts := make([]string, len(all))
+	for i, lengths := range all {
+		if len(lengths) > 0 {
+			texts[i] = "{" + strings.Trim(strings.Join(strings.Fields(fmt.Sprint(lengths)), ","), "[]") + "}"
+		}
+	}
+	return texts
 }
 
 // evidence is an outcome as it is kept beside an attempt that it came too late for.

@@ -56,7 +56,7 @@ func TestHotPlans(t *testing.T) {
 			"ids": ids, "tokens": tokens, "statuses": []string{"failed"}, "exit_codes": []*int{nil}, "signals": []string{""}, "errors": []string{""},
 			"results": []string{""}, "retry_seconds": []*float64{nil}, "spares": []bool{false},
 			"stdout_texts": []string{""}, "stdout_bytes": []int64{0}, "stdout_omitted": []int64{0},
-			"stderr_texts": []string{""}, "stderr_bytes": []int64{0}, "stderr_omitted": []int64{0},
+			"stderr_texts": []string{""}, "stderr_bytes": []int64{0}, "stderr_omitted": []int64{0}, "arrivals": []string{"{1,2}"},
 		},
 	} {
 		plan := explain(t, s, name, args)

@@ -671,12 +671,14 @@ outcome AS MATERIALIZED (
         @results::text[], @retry_seconds::double precision[],
         @spares::boolean[],
         @stdout_texts::text[], @stdout_bytes::bigint[], @stdout_omitted::bigint[],
-        @stderr_texts::text[], @stderr_bytes::bigint[], @stderr_omitted::bigint[]
+        @stderr_texts::text[], @stderr_bytes::bigint[], @stderr_omitted::bigint[],
+        @arrivals::text[]
     ) AS input (
         id, token, status, exit_code, signal, error,
         result, retry_seconds, spare,
         stdout_text, stdout_bytes, stdout_omitted,
-        stderr_text, stderr_bytes, stderr_omitted
+        stderr_text, stderr_bytes, stderr_omitted,
+        arrival
     )
 ),
 held AS MATERIALIZED (
@@ -685,7 +687,7 @@ held AS MATERIALIZED (
         outcome.status AS outcome, outcome.exit_code, outcome.signal, outcome.error, outcome.result,
         outcome.retry_seconds, outcome.spare,
         outcome.stdout_text, outcome.stdout_bytes, outcome.stdout_omitted,
-        outcome.stderr_text, outcome.stderr_bytes, outcome.stderr_omitted,
+        outcome.stderr_text, outcome.stderr_bytes, outcome.stderr_omitted, outcome.arrival,
         (outcome.retry_seconds IS NOT NULL AND queue.cancel_at IS NULL) AS again
     FROM outcome
     JOIN attune.queue
@@ -744,14 +746,16 @@ recorded AS (
     FROM held
 ),
 printed AS (
-    INSERT INTO attune.output (execution_id, created_at, attempt, stream, text, bytes, omitted)
-    SELECT held.execution_id, held.created_at, held.attempt, stream.name, stream.text, stream.bytes, stream.omitted
+    INSERT INTO attune.output (execution_id, created_at, attempt, stream, text, bytes, omitted, arrival)
+    SELECT
+        held.execution_id, held.created_at, held.attempt, stream.name, stream.text, stream.bytes, stream.omitted,
+        stream.arrival
     FROM held
     CROSS JOIN LATERAL (
         VALUES
-            ('stdout', held.stdout_text, held.stdout_bytes, held.stdout_omitted),
-            ('stderr', held.stderr_text, held.stderr_bytes, held.stderr_omitted)
-    ) AS stream (name, text, bytes, omitted)
+            ('stdout', held.stdout_text, held.stdout_bytes, held.stdout_omitted, NULL),
+            ('stderr', held.stderr_text, held.stderr_bytes, held.stderr_omitted, NULLIF(held.arrival, '')::integer[])
+    ) AS stream (name, text, bytes, omitted, arrival)
     WHERE stream.bytes > 0
         OR stream.text <> ''
 ),
@@ -772,7 +776,7 @@ SELECT
 FROM held;
 
 -- name: EndAttempts
--- FinishAttempts for outcomes of which none is to be tried again, which is nearly always. A statement
+-- FinishAttempts for outcomes of which none is to be tried again or has printed by turns, which is nearly always. A statement
 -- prepares also for what does not come, and that costs more than what does.
 WITH
 ended AS MATERIALIZED (
@@ -1352,7 +1356,7 @@ WHERE execution_id = @id::bigint
     AND created_at = @created_at::timestamptz;
 
 -- name: Outputs
-SELECT attempt, stream, text
+SELECT attempt, stream, text, arrival
 FROM attune.output
 WHERE execution_id = @id::bigint
     AND created_at = @created_at::timestamptz
