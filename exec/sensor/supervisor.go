@@ -24,7 +24,9 @@ const (
 	maxStarts = 4
 
 	// lookRetry is the wait after the database could not be asked.
-	lookRetry = time.Second
+	// rotationPeriod is how often it is looked whether a secret of a sensor has changed.
+	rotationPeriod = 10 * time.Second
+	lookRetry      = time.Second
 
 	// reasonElsewhere is what people read of a sensor that is another node's.
 	reasonElsewhere = "another node runs it"
@@ -139,6 +141,7 @@ type Supervisor struct {
 
 	mu      sync.Mutex
 	sensors map[string]*sensor
+	secrets map[string]string // digest of the secrets that a sensor is given, by its ref
 }
 
 // New makes a Supervisor.
@@ -158,6 +161,7 @@ func New(opts Options) (*Supervisor, error) {
 		slots:   make(chan struct{}, maxStarts),
 		changed: make(chan struct{}, 1),
 		sensors: map[string]*sensor{},
+		secrets: map[string]string{},
 	}
 	s.metrics = newMetrics(opts.Registerer, s.List)
 	return s, nil
@@ -173,10 +177,15 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	again := time.NewTimer(0)
 	again.Stop()
 	defer again.Stop()
+	rotation := time.NewTicker(rotationPeriod)
+	defer rotation.Stop()
 	failing := false
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
+			continue
+		case <-rotation.C:
+			s.lookAtSecrets()
 			continue
 		case <-s.changed:
 		case <-again.C:
@@ -237,10 +246,45 @@ func (s *Supervisor) look(ctx context.Context, begin func(*sensor)) error {
 		if s.opts.Holds != nil {
 			t.hold(s.opts.Holds(record.Ref))
 		}
+		t.key += s.secretsOf(t)
 		s.aim(t, begin)
 	}
 	s.vanish(catalog)
 	return nil
+}
+
+// secretsOf gives a part of the restart key: a sensor whose secret was rotated is to have the new one. One that
+// cannot be read has not changed.
+func (s *Supervisor) secretsOf(t *target) string {
+	if t.want == hUnwanted {
+		return ""
+	}
+	found, err := t.secrets(s.opts.Secret)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		s.secrets[t.record.Ref] = found
+	}
+	return s.secrets[t.record.Ref]
+}
+
+// lookAtSecrets has sensors looked at anew where one of their secrets is another one by now.
+func (s *Supervisor) lookAtSecrets() {
+	for _, sn := range s.all() {
+		sn.mu.Lock()
+		t := sn.target
+		sn.mu.Unlock()
+		if t == nil || t.want == hUnwanted {
+			continue
+		}
+		s.mu.Lock()
+		known := s.secrets[sn.ref]
+		s.mu.Unlock()
+		if s.secretsOf(t) != known {
+			s.logger.Info("a secret of the sensor has changed, it is restarted", "sensor", sn.ref)
+			s.Changed()
+		}
+	}
 }
 
 // aim hands a sensor its target. One that is not there and never ran is not made for it.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -118,6 +119,67 @@ sleep 999`, func(m *manifest.Sensor, _ map[string]string) {
 	left, err := os.ReadDir(y.opts.TempDir)
 	if err != nil || len(left) > 0 {
 		t.Errorf("temporary files are left: %v %v", left, err)
+	}
+}
+
+// A sensor whose secret was rotated is restarted with the new one, others are not, and none is for a secret that
+// cannot be read.
+func TestARotatedSecretReachesItsSensor(t *testing.T) {
+	t.Parallel()
+	secret := struct {
+		sync.Mutex
+		value string
+	}{value: "one"}
+	set := func(value string) { secret.Lock(); defer secret.Unlock(); secret.value = value }
+	y := newYard(t, func(y *yard) {
+		y.opts.Secret = func(string) (string, error) {
+			secret.Lock()
+			defer secret.Unlock()
+			if secret.value == "" {
+				return "", errors.New("there is no such file")
+			}
+			return secret.value, nil
+		}
+	})
+	script := `read -r line; printf '{"payload":%s}\n' "$line"; exec sleep 999`
+	y.put("s", "1", script, func(m *manifest.Sensor, _ map[string]string) { m.Config = map[string]any{"token": "{{ secret.key }}"} })
+	y.put("other", "1", "exec sleep 999")
+	if diff := cmp.Diff([]string{`{"config":{"token":"one"}}`}, y.sink.payloads(t, 1)); diff != "" {
+		t.Error(diff)
+	}
+	y.running("s")
+	y.running("other")
+	first, other := y.info("s").PID, y.info("other").PID
+	look := func() (key string) {
+		t.Helper()
+		y.lookAtSecrets()
+		if err := y.look(t.Context(), func(*sensor) {}); err != nil {
+			t.Fatal(err)
+		}
+		s := y.find("p.s")
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.target.key
+	}
+	key := look()
+	set("")
+	if got := look(); got != key {
+		t.Error("it is to be restarted for a secret that cannot be read")
+	}
+	set("one")
+	if got := look(); got != key {
+		t.Error("it is to be restarted for the same secret")
+	}
+	if pid := y.info("s").PID; pid != first {
+		t.Errorf("it is process %d, before %d, although its secret is the same", pid, first)
+	}
+	set("two")
+	y.lookAtSecrets()
+	if diff := cmp.Diff([]string{`{"config":{"token":"one"}}`, `{"config":{"token":"two"}}`}, y.sink.payloads(t, 2)); diff != "" {
+		t.Error(diff)
+	}
+	if pid := y.info("other").PID; pid != other {
+		t.Errorf("the other one is process %d, before %d", pid, other)
 	}
 }
 

@@ -116,6 +116,28 @@ func (t *target) digests() (key, list string) {
 	return key, digest(all)
 }
 
+// secrets gives a digest of the secrets that the sensor is given; empty: none.
+func (t *target) secrets(secret func(name string) (string, error)) (string, error) {
+	if t.spec == nil {
+		return "", nil
+	}
+	given := map[string]string{}
+	note := func(name string) (value string, err error) {
+		value, err = secret(name)
+		given[name] = value
+		return value, err
+	}
+	resolved := *t
+	var err error
+	if resolved.packConfig, err = manifest.ResolvedConfig(t.packConfig, note); err != nil {
+		return "", err
+	}
+	if _, err = readConfig(&resolved, note); err != nil || len(given) == 0 {
+		return "", err
+	}
+	return digest(given), nil
+}
+
 // digest is of the JSON of a value that always has one: strings, and what was JSON or TOML before.
 func digest(value any) string {
 	data, err := json.Marshal(value)
