@@ -235,8 +235,10 @@ func (d *Daemon) build(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
+	blocked := newBlockedCounter(d.registry)
 	if d.workers, err = worker.New(worker.Options{
-		Node: d.node, Store: d.store, Listener: d.listener, Runner: d.runner, Interpreters: d.interpreters,
+		Recorded: blocked.recorded,
+		Node:     d.node, Store: d.store, Listener: d.listener, Runner: d.runner, Interpreters: d.interpreters,
 		Revisions: d.revisions, PackConfig: d.packConfig, Secret: d.secrets.secret, Unseal: d.keys.Open, ConfSchema: d.confSchema, Workers: c.Exec.Workers,
 		Timeout: c.Exec.Timeout, OutputLimit: c.Exec.OutputLimit, StopGrace: c.Exec.StopGrace, Drain: c.Exec.Drain,
 		MaxTimeout: d.maxTimeout, RunAs: c.Exec.RunAs, Starter: d.warm, Warm: c.Exec.Warm, Environments: d.environments,
@@ -249,7 +251,8 @@ func (d *Daemon) build(ctx context.Context) error {
 		Traced: tracer.event, Store: d.store, Catalogs: d.catalogs, PackConfig: d.rulesConfig, Hand: d.workers, Chain: c.Exec.ChainLimit, Logger: d.opts.Logger, Registerer: d.registry,
 	})
 	if d.sensors, err = sensor.New(sensor.Options{
-		Runner: d.runner, Interpreters: d.interpreters, Environments: d.environments, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
+		Blocked: blocked.total.Inc,
+		Runner:  d.runner, Interpreters: d.interpreters, Environments: d.environments, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
 		Sink: d.intake, Holds: d.elector.Holds, LeaseLost: func(string) { d.elector.poke() }, StateChanged: d.news.sensorChanged, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,

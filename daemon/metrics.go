@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"runtime"
 	"time"
@@ -32,6 +34,31 @@ func newRegistry(version string) *prometheus.Registry {
 	info.Set(1)
 	registry.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return registry
+}
+
+// blockedCounter counts the addresses that core was asked for and that its configuration forbids: what sensors say by a
+// line of their own, actions say in their result.
+type blockedCounter struct{ total prometheus.Counter }
+
+func newBlockedCounter(registerer prometheus.Registerer) *blockedCounter {
+	b := &blockedCounter{prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "attune_http_blocked_total", Help: "Requests of core.http_request and core.http_poll to addresses that http_deny names, or that are link-local.",
+	})}
+	registerer.MustRegister(b.total)
+	return b
+}
+
+// recorded looks at the result of an attempt. Other actions may mean by "blocked" what they like.
+func (b *blockedCounter) recorded(action string, result []byte) {
+	if action != "core.http_request" || !bytes.Contains(result, []byte(`"blocked"`)) {
+		return
+	}
+	var r struct {
+		Blocked bool `json:"blocked"`
+	}
+	if json.Unmarshal(result, &r) == nil && r.Blocked {
+		b.total.Inc()
+	}
 }
 
 // queueMetrics are what the database says of the queue.

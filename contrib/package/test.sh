@@ -147,6 +147,25 @@ want "SIGSTOP" inside sh -c "kill -STOP $before"
 changed() { [[ $(inside systemctl show -P MainPID attune) != "$before" ]] && inside attune status; }
 until_ "the watchdog's restart" changed
 
+say "attune.socket: systemd holds the sockets, so that nobody is refused while the daemon starts anew"
+want "the socket unit" inside systemd-analyze verify --man=no attune.socket
+[[ ! -s $work/out ]] || fail "systemd-analyze verify said: $(cat "$work/out")"
+want "the sockets" inside sh -c 'systemctl stop attune && systemctl start attune.socket'
+never "a daemon that nobody asked for" inside systemctl is-active -q attune
+want "who asks first starts it" inside attune run core.echo message=socket
+[[ $(inside stat -c '%U:%G %a' /run/attune/attune.sock) == attune:attune\ 660 ]] || fail "the socket is $(inside stat -c '%U:%G %a' /run/attune/attune.sock)"
+want "health by systemd's TCP socket" inside python3 -c 'import urllib.request as u; u.urlopen("http://127.0.0.1:9753/-/ready")'
+inside systemctl restart attune &
+restarting=$!
+for ((i = 0; i < 20; i++)); do want "a command while it starts anew" inside attune status -o json; done
+wait "$restarting" || fail "the restart"
+before=$(inside systemctl show -P MainPID attune)
+want "kill -9" inside sh -c "kill -9 $before"
+want "a command right after it was killed" inside attune status -o json
+never "the daemon took the sockets with it" inside sh -c '! systemctl is-active -q attune.socket'
+want "without the socket unit again" inside sh -c 'systemctl stop attune.socket attune && systemctl start attune'
+want "its own socket" inside attune run core.echo message=there
+
 say "credentials: a key, and the machine's own PostgreSQL by peer authentication"
 want "a role and a database" inside setpriv --reuid=postgres --regid=postgres --clear-groups sh -c 'cd / && createuser attune && createdb -O attune attune'
 want "the credentials" inside sh -c 'mkdir -p /etc/credstore && chmod 700 /etc/credstore && umask 077 &&

@@ -45,6 +45,8 @@ type ingest struct {
 	mask    *child.Mask // for what the log shows of a line
 	// lost hears that the lease is another node's; nil: there is none.
 	lost func(lease string)
+	// blocked hears of each address that was forbidden; nil: nobody counts.
+	blocked func()
 
 	open     outstanding
 	badRate  *rate.Limiter
@@ -109,6 +111,12 @@ func (in *ingest) take(ctx context.Context, line child.Line) (taken bool) {
 	switch m.control {
 	case typeHeartbeat:
 		in.count(lineHeartbeat)
+		return true
+	case typeBlocked:
+		in.count(lineBlocked)
+		if in.blocked != nil {
+			in.blocked()
+		}
 		return true
 	case typeCursor:
 		in.count(lineCursor)

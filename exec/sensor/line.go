@@ -27,6 +27,8 @@ const (
 const (
 	typeHeartbeat = "heartbeat"
 	typeCursor    = "cursor"
+	// typeBlocked says that an address was asked for that the configuration forbids: operators count those.
+	typeBlocked = "blocked"
 )
 
 // source is what a line is read against: whose it is, and what it may fire.
@@ -38,7 +40,7 @@ type source struct {
 
 // message is what one line says: events, or control.
 type message struct {
-	control string // typeHeartbeat, typeCursor, or empty
+	control string // typeHeartbeat, typeCursor, typeBlocked, or empty
 	events  []store.NewEvent
 	cursor  json.RawMessage // of a control line
 	ack     string          // what to acknowledge once all events are stored; empty: nothing
@@ -110,8 +112,10 @@ func (w *wireLine) controlLine() (*message, error) {
 		return &message{control: typeHeartbeat}, nil
 	case typeCursor:
 		return w.cursorLine()
+	case typeBlocked:
+		return &message{control: typeBlocked}, nil
 	default:
-		return nil, fmt.Errorf(`type: found %s, expected "heartbeat" or "cursor"; what an event carries goes under "payload"`, excerpt([]byte(*w.Type)))
+		return nil, fmt.Errorf(`type: found %s, expected "heartbeat", "cursor" or "blocked"; what an event carries goes under "payload"`, excerpt([]byte(*w.Type)))
 	}
 }
 

@@ -58,6 +58,7 @@ func TestLines(t *testing.T) {
 		{name: "no events", line: `{"events":[]}`, src: one(), want: &message{events: []store.NewEvent{}}},
 		{name: "no events, but a cursor", line: `{"events":[],"cursor":3}`, src: one(), want: &message{control: typeCursor, cursor: json.RawMessage("3")}},
 		{name: "heartbeat", line: `{"type":"heartbeat"}`, src: two(), want: &message{control: typeHeartbeat}},
+		{name: "forbidden address", line: `{"type":"blocked"}`, src: two(), want: &message{control: typeBlocked}},
 		{name: "cursor line", line: `{"type":"cursor","cursor":"abc"}`, src: two(), want: &message{control: typeCursor, cursor: json.RawMessage(`"abc"`)}},
 		{name: "cursor alone", line: `{"cursor":"abc"}`, src: two(), want: &message{control: typeCursor, cursor: json.RawMessage(`"abc"`)}},
 
@@ -69,7 +70,7 @@ func TestLines(t *testing.T) {
 		{name: "deep", line: `{"payload":` + strings.Repeat("[", 20_000), src: one(), err: `not JSON: invalid character '[' exceeded max depth`},
 		{name: "a payload alone", line: `{"temperature":21}`, src: one(), err: `no key of an event; write {"payload": {…}} around it`},
 		{name: "nothing, of several triggers", line: `{}`, src: two(), err: `no key of an event; write {"trigger": "…", "payload": {…}}`},
-		{name: "unknown type", line: `{"type":"alarm","payload":{}}`, src: one(), err: `type: found "alarm", expected "heartbeat" or "cursor"`},
+		{name: "unknown type", line: `{"type":"alarm","payload":{}}`, src: one(), err: `type: found "alarm", expected "heartbeat", "cursor" or "blocked"`},
 		{name: "cursor line without one", line: `{"type":"cursor"}`, src: one(), err: `a line of type "cursor" without a cursor`},
 		{name: "payload of another type", line: `{"payload":[1]}`, src: one(), err: `payload: found "[1]", expected an object`},
 		{name: "an event of another type", line: `{"events":[{},7]}`, src: one(), err: `events/1: found "7", expected an object`},

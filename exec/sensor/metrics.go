@@ -11,6 +11,7 @@ const (
 	lineEvent     = "event"
 	lineHeartbeat = "heartbeat"
 	lineCursor    = "cursor"
+	lineBlocked   = "blocked"
 	lineBad       = "bad"      // no event, and no control
 	lineTooLong   = "too_long" // beyond child.MaxLine
 	lineRefused   = "refused"  // an event that the Sink did not want

@@ -300,6 +300,7 @@ func (l *launcher) start(ctx, sink context.Context, sn *sensor) (*process, error
 	in := &ingest{
 		src:     source{ref: l.ref, pack: l.pack, triggers: spec.TriggerTypes, lease: l.target.lease},
 		lost:    sn.lose,
+		blocked: l.opts.Blocked,
 		sink:    l.opts.Sink,
 		cursors: l.opts.Instances,
 		stats:   &sn.stats,

@@ -80,6 +80,8 @@ type Options struct {
 	Holds func(ref string) (lease string, holds bool)
 	// LeaseLost hears that a lease which Holds gave turned out to be another node's. nil: nobody hears.
 	LeaseLost func(ref string)
+	// Blocked hears of each address that a sensor was not allowed to ask; nil: nobody counts.
+	Blocked func()
 	// StateChanged hears of each sensor whose state has changed for longer than a start or a stop takes. It
 	// must not wait. nil: nobody hears.
 	StateChanged func(Change)

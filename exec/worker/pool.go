@@ -117,9 +117,12 @@ type Options struct {
 	// SpoolDir keeps results while the database is away.
 	DataDir, TempDir, SpoolDir string
 	// Binary is this program's own file, given to children as ATTUNE_BINARY.
-	Binary     string
-	LogLevel   string // given to children as ATTUNE_LOG_LEVEL
-	Tracer     Tracer // nil: nobody traces
+	Binary   string
+	LogLevel string // given to children as ATTUNE_LOG_LEVEL
+	Tracer   Tracer // nil: nobody traces
+	// Recorded hears of each outcome that was recorded, with the action's result; nil: nobody does. It waits for
+	// nobody.
+	Recorded   func(action string, result []byte)
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -469,6 +472,9 @@ func (p *Pool) settle(e *ended, accepted bool) {
 	}
 	p.poke() // claims wait while too many outcomes are unwritten
 	o := &e.Outcome
+	if accepted && p.opts.Recorded != nil {
+		p.opts.Recorded(e.Action, o.Result)
+	}
 	about := []any{"action", e.Action, "execution_id", e.ExecutionID, "attempt", e.Attempt}
 	switch {
 	case !accepted:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from network import BadInput, Blocked, guard, networks
+from network import BadInput, blocked, body_of, bounded_session, guard, networks
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -59,19 +59,9 @@ def request_arguments(params):
     return arguments
 
 
-def read_body(response):
-    """Reads the body up to the limit, which also bounds what a compressed one may grow to."""
-    body = bytearray()
-    for chunk in response.iter_content(16 * 1024):
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            return bytes(body[:BODY_LIMIT]), True
-    return bytes(body), False
-
-
 def answer(response, started):
     """Makes the result of an answer."""
-    body, truncated = read_body(response)
+    body, truncated = body_of(response, BODY_LIMIT)
     text = body.decode(response.encoding or "utf-8", "replace")
     parsed = None
     if not truncated:
@@ -127,31 +117,30 @@ def debug(text):
         print(text, file=sys.stderr)
 
 
-def main():
+def ask(params):
+    """Makes the request and gives its result."""
+    if not isinstance(params, dict):
+        raise BadInput("the parameters must be one JSON object on stdin")
+    arguments = request_arguments(params)
     try:
-        params = json.load(sys.stdin)
-        if not isinstance(params, dict):
-            raise BadInput("the parameters must be one JSON object on stdin")
-        arguments = request_arguments(params)
         timeout = float(params.get("timeout") or 30)
-        allow, deny = networks("HTTP_ALLOW"), networks("HTTP_DENY")
+        redirects = int(params.get("max_redirects", 10))
     except (ValueError, TypeError) as err:
-        raise BadInput(f"the parameters must be one JSON object on stdin: {err}")
+        raise BadInput(f"timeout and max_redirects must be numbers: {err}")
+    guard(networks("HTTP_ALLOW"), networks("HTTP_DENY"))
 
     try:
         import requests
     except ImportError:
         raise BadInput("the Python package requests is missing; install python3-requests")
 
-    guard(allow, deny)
     if not arguments["verify"]:
         import urllib3
 
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
 
-    session = requests.Session()
-    session.trust_env = False  # no proxy, no .netrc: only what the parameters say
-    session.max_redirects = int(params.get("max_redirects", 10))
+    session = bounded_session(follow=arguments["allow_redirects"])
+    session.max_redirects = redirects
     started = time.monotonic()
 
     # requests' own timeout is for each read; a server that drips bytes would hold it for ever.
@@ -172,9 +161,19 @@ def main():
         result = no_answer(arguments["url"], f"no answer within {timeout:g} seconds", started)
     except (requests.exceptions.RequestException, OSError, ValueError) as err:
         result = no_answer(arguments["url"], reason(err), started)
+        if blocked(err):
+            result["blocked"] = True
     timer.cancel()
     debug(f'{result["status_code"]} after {result["elapsed_ms"]} ms')
-    finish(result)
+    return result
+
+
+def main():
+    try:
+        params = json.load(sys.stdin)
+    except ValueError as err:
+        raise BadInput(f"the parameters must be one JSON object on stdin: {err}")
+    finish(ask(params))
 
 
 def reason(err):

@@ -54,6 +54,11 @@ def emit(payload, trigger=None, instance=None, event_id=None, cursor=_NOTHING):
     _say(line)
 
 
+def blocked():
+    """Says that an address was asked for that the pack's configuration forbids, for attune_http_blocked_total."""
+    _say({"type": "blocked"})
+
+
 def heartbeat():
     """Says that the sensor is alive, for its watchdog."""
     _say({"type": "heartbeat"})

@@ -3,9 +3,8 @@
 import hashlib
 import json
 
-import requests
-
-from network import BadInput, guard, networks
+import attune
+from network import BadInput, blocked, body_of, bounded_session, guard, networks
 from watching import Watches
 
 # How much of an answer is compared, and how much of it an event carries, in bytes.
@@ -15,11 +14,9 @@ CARRIED = 64 << 10
 
 def read(response):
     """The body, up to the limit."""
-    body = b""
-    for chunk in response.iter_content(65536):
-        body += chunk
-        if len(body) > READ_LIMIT:
-            raise OSError(f"the answer has more than {READ_LIMIT} bytes")
+    body, more = body_of(response, READ_LIMIT)
+    if more:
+        raise OSError(f"the answer has more than {READ_LIMIT} bytes")
     return body
 
 
@@ -66,13 +63,14 @@ def poll(watch, session, known):
 
 def watch_address(watch):
     known = watch.state
-    session = requests.Session()
-    session.trust_env = False
+    session = bounded_session()
     while not watch.stopped.is_set():
         try:
             known = poll(watch, session, known)
             watch.complain(None)
         except (OSError, ValueError) as err:
+            if blocked(err):
+                attune.blocked()
             watch.complain(f"cannot ask {watch.parameters['url']}: {err}")
         watch.stopped.wait(max(1.0, float(watch.parameters.get("interval") or 60)))
 
