@@ -559,3 +559,195 @@ func TestOutputsByTurns(t *testing.T) {
 		t.Errorf("read as %s, expected %s", got, want)
 	}
 }
+
+// What a claim says of an attempt: whether it begins with it, and whether it came too late to begin at all.
+func TestWhatAClaimSays(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	hour := func(a *manifest.Action) { a.Expires = manifest.Duration(time.Hour) }
+	apply(t, s, change("a", action("a", "x", hour), action("a", "y"), action("a", "gone")))
+	revision := one[int64](t, s, "SELECT max(id) FROM attune.revision")
+	sql(t, s, "UPDATE attune.action SET present = FALSE WHERE ref = 'a.gone'")
+	then := func(a *manifest.Action) *store.Former {
+		text, err := manifest.Encode(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &store.Former{RevisionID: revision, Manifest: text}
+	}
+	late, now := new(time.Now().Add(-2*time.Hour)), time.Now()
+	for name, test := range map[string]struct {
+		e              store.NewExecution
+		tried          int
+		putOff         bool // it was due two hours ago, and put off until now
+		unready        bool
+		begun, expired bool
+	}{
+		"ready":                             {e: store.NewExecution{Action: "a.x"}, begun: true},
+		"not ready":                         {e: store.NewExecution{Action: "a.x"}, unready: true},
+		"disabled":                          {e: store.NewExecution{Action: "a.gone"}},
+		"an older revision":                 {e: store.NewExecution{Action: "a.x", Former: then(action("a", "x"))}},
+		"too late":                          {e: store.NewExecution{Action: "a.x", DueAt: late}, expired: true},
+		"late, and patient":                 {e: store.NewExecution{Action: "a.y", DueAt: late}, begun: true},
+		"late, and tried before":            {e: store.NewExecution{Action: "a.x", DueAt: late}, tried: 1, begun: true},
+		"put off for too long":              {e: store.NewExecution{Action: "a.x", DueAt: &now}, putOff: true, expired: true},
+		"late, and was patient":             {e: store.NewExecution{Action: "a.x", DueAt: late, Former: then(action("a", "x"))}},
+		"late, and is patient, but was not": {e: store.NewExecution{Action: "a.y", DueAt: late, Former: then(action("a", "y", hour))}, expired: true},
+	} {
+		id := enqueue(t, s, test.e)[0]
+		sql(t, s, "UPDATE attune.queue SET attempt = $2, put_off_from = CASE WHEN $3 THEN $4::timestamptz END WHERE execution_id = $1", id, test.tried, test.putOff, late)
+		var ready []int64
+		if !test.unready {
+			ready = []int64{revision}
+		}
+		claimed, err := s.Claim(t.Context(), "n", 1, ready...)
+		if err != nil || len(claimed) != 1 {
+			t.Fatalf("%s: claimed %v: %v", name, claimed, err)
+		}
+		if c := claimed[0]; c.Begun != test.begun || c.Expired != test.expired || (c.Record == nil) != (test.e.Action == "a.gone") {
+			t.Errorf("%s: begun %v, expired %v, action %v", name, c.Begun, c.Expired, c.Record)
+		}
+		sql(t, s, "DELETE FROM attune.queue")
+	}
+
+	// Two actions of one generation are told apart by whoever knows one of them.
+	enqueue(t, s, store.NewExecution{Action: "a.x"}, store.NewExecution{Action: "a.y"})
+	fresh := storetest.Open(t, s.Pool().Config().ConnString())
+	for _, ref := range []string{"a.x", "a.y"} {
+		if c := claim(t, fresh, "n", 1)[0]; c.Record == nil || c.Record.Ref != ref {
+			t.Errorf("claimed %s with the action %v", ref, c.Record)
+		}
+	}
+}
+
+// A look ahead is of a moment ago: what is not to be claimed any more by then is not.
+func TestClaimOfWhatWasLookedUp(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	all := enqueue(t, s, times(60, store.NewExecution{Action: "a.x"})...)
+	for range 2 {
+		claim(t, s, "n", 2)
+	}
+	sql(t, s, "UPDATE attune.queue SET status = 'scheduled', due_at = now() + INTERVAL '1 hour' WHERE execution_id = ANY ($1)", all[4:30])
+	for range 10 {
+		for _, c := range claim(t, s, "n", 2) {
+			if slices.Contains(all[4:30], c.ExecutionID) {
+				t.Fatalf("execution %d is claimed, which is for later", c.ExecutionID)
+			}
+		}
+	}
+}
+
+// The first of a pack is the most urgent, and then who has been due for longest, however few are claimed.
+func TestTheFirstOfMany(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	all := enqueue(t, s, times(9, store.NewExecution{Action: "a.x"})...)
+	sql(t, s, "UPDATE attune.queue SET due_at = now() - INTERVAL '1 hour' WHERE execution_id = $1", all[4])
+	sql(t, s, "UPDATE attune.queue SET priority = 9 WHERE execution_id = $1", all[7])
+	for _, want := range []int64{all[7], all[4], all[0]} {
+		// A store that has looked at nothing yet.
+		if got := claim(t, storetest.Open(t, s.Pool().Config().ConnString()), "n", 1)[0].ExecutionID; got != want {
+			t.Errorf("claimed %d, expected %d", got, want)
+		}
+	}
+}
+
+// What was put off and has come is hurried, of that pack, unless it runs by now.
+func TestHurryLeavesTheOthers(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	enqueue(t, s, store.NewExecution{Action: "a.runs"}, store.NewExecution{Action: "a.waits"}, store.NewExecution{Action: "b.waits"}, store.NewExecution{Action: "a.runs"})
+	for _, c := range claim(t, s, "n", 4) {
+		if err := s.PutOff(t.Context(), c.Token, "files", time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sql(t, s, "UPDATE attune.queue SET due_at = now(), waits_until = now() WHERE action_ref = 'a.runs'")
+	if n := len(claim(t, s, "n", 2)); n != 2 {
+		t.Fatalf("claimed %d", n)
+	}
+	hurried, err := s.Hurry(t.Context(), "a")
+	if err != nil || hurried != 1 {
+		t.Errorf("hurried %d: %v", hurried, err)
+	}
+	const want = "a.runs running held, a.runs running held, a.waits requested, b.waits scheduled"
+	if got := one[string](t, s, "SELECT string_agg(concat_ws(' ', action_ref, status, CASE WHEN token IS NOT NULL THEN 'held' END), ', ' ORDER BY action_ref) FROM attune.queue"); got != want {
+		t.Errorf("they are %s, expected %s", got, want)
+	}
+}
+
+// What waits and would be too late is judged by what it runs, from when it was first due, and only while its action
+// is there.
+func TestWhatExpires(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	hour := func(a *manifest.Action) { a.Expires = manifest.Duration(time.Hour) }
+	apply(t, s, change("a", action("a", "x", hour), action("a", "gone", hour)))
+	text, err := manifest.Encode(action("a", "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sql(t, s, "UPDATE attune.action SET present = FALSE WHERE ref = 'a.gone'")
+	late := new(time.Now().Add(-2 * time.Hour))
+	all := enqueue(
+		t, s, store.NewExecution{Action: "a.x", DueAt: late}, store.NewExecution{Action: "a.gone", DueAt: late},
+		store.NewExecution{Action: "a.x", DueAt: late, Former: &store.Former{RevisionID: one[int64](t, s, "SELECT max(id) FROM attune.revision"), Manifest: text}},
+		store.NewExecution{Action: "a.x"}, store.NewExecution{Action: "a.x", DueAt: late},
+	)
+	sql(t, s, "UPDATE attune.queue SET put_off_from = due_at - INTERVAL '2 hours' WHERE execution_id = $1", all[3])
+	sql(t, s, "UPDATE attune.queue SET put_off_from = now(), attempt = 0 WHERE execution_id = $1", all[4])
+	reap(t, s)
+	for i, want := range []store.Status{store.StatusCancelled, store.StatusRequested, store.StatusRequested, store.StatusCancelled, store.StatusRequested} {
+		if e, _ := execution(t, s, all[i]); e.Status != want {
+			t.Errorf("%d is %s, expected %s", i, e.Status, want)
+		}
+	}
+}
+
+// Places are counted for an action and a key; a line that nothing bounds any more is let go by the next look, and who
+// is skipped is told of.
+func TestPlacesOfActions(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := counted(t, url)
+	apply(t, s, change("a", action("a", "x", limited(1, "")), action("a", "y", limited(1, "skip"))))
+	of := func(ref string) store.NewExecution {
+		return keyed("k", func(e *store.NewExecution) { e.Action = ref })
+	}
+	l := listen(t, s)
+	ends, leave := l.Subscribe(store.ChannelFinished)
+	defer leave()
+	waitListening(t, s, l)
+	all := enqueue(t, s, of("a.x"), of("a.y"), of("a.x"), of("a.y"))
+	next(t, ends, func(payload string) bool { return payload == fmt.Sprint(all[3]) })
+	wantClaimed(t, s, all[0], all[1])
+	apply(t, s, change("a", action("a", "x"), action("a", "y", limited(1, "skip"))))
+	wantClaimed(t, s)
+	reap(t, s)
+	wantClaimed(t, s, all[2])
+}
+
+// Who cancels is recorded, and what became of it: an execution that has begun is to be stopped, another has ended.
+// What replaces another is nobody.
+func TestCancelIsAudited(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	apply(t, s, change("a", action("a", "x"), action("a", "y", limited(1, "replace"))))
+	all := enqueue(t, s, store.NewExecution{Action: "a.x"}, store.NewExecution{Action: "a.x", DueAt: new(time.Now().Add(time.Hour))})
+	start(t, s, claim(t, s, "n", 1)...)
+	if _, err := s.CancelAll(t.Context(), all, "ada"); err != nil {
+		t.Fatal(err)
+	}
+	of := func(e *store.NewExecution) { e.Action = "a.y" }
+	enqueue(t, s, keyed("k", of))
+	start(t, s, claim(t, s, "n", 1)...)
+	enqueue(t, s, keyed("k", of))
+	if n := one[int](t, s, "SELECT count(*) FROM attune.queue WHERE cancel_by LIKE 'execution %'"); n != 1 {
+		t.Fatalf("%d are replaced", n)
+	}
+	got := one[string](t, s, "SELECT string_agg(concat_ws(' ', actor, object, before ->> 'status', after ->> 'status', after ->> 'cancel_by'), ', ' ORDER BY object::bigint) FROM attune.audit WHERE action = 'cancel execution'")
+	if want := fmt.Sprintf("ada %d running running ada, ada %d scheduled cancelled", all[0], all[1]); got != want {
+		t.Errorf("recorded is %s, expected %s", got, want)
+	}
+}
