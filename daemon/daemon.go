@@ -213,7 +213,8 @@ func (d *Daemon) build(ctx context.Context) error {
 	}
 	if d.reconciler, err = reconcile.New(reconcile.Options{
 		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config, ConfigPlace: d.configPlace,
-		Trust: c.Trust(), Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Version: d.opts.Version,
+		Trust: c.Trust(), Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Seals: d.keys.Usable,
+		Version:     d.opts.Version,
 		Environment: environmentOf(d.opts.Binary, d.interpreters), Memory: filepath.Join(d.state, memoryFile),
 		Logger: d.opts.Logger, Registerer: d.registry,
 		Quiet: c.Reconcile.Debounce, MaxWait: c.Reconcile.MaxWait, Resync: c.Reconcile.Resync,
@@ -393,7 +394,7 @@ func (d *Daemon) openDatabase(ctx context.Context) error {
 func (d *Daemon) tryDatabase(ctx context.Context, url string) error {
 	if d.store == nil {
 		opened, err := store.Open(ctx, url, store.Options{
-			Pooler: d.config.Database.Pooler, Seal: d.sealParameters, Concurrency: d.concurrencyKey, Logger: d.opts.Logger, Registerer: d.registry,
+			Pooler: d.config.Database.Pooler, Seal: d.sealParameters, Keys: d.keys, Concurrency: d.concurrencyKey, Logger: d.opts.Logger, Registerer: d.registry,
 		})
 		if err != nil {
 			return err
@@ -408,6 +409,7 @@ func (d *Daemon) tryDatabase(ctx context.Context, url string) error {
 	if from != to {
 		d.log.Info("database migrated", "from", from, "to", to)
 	}
+	d.sealStored(ctx)
 	return nil
 }
 

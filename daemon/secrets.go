@@ -129,6 +129,18 @@ func (d *Daemon) sealParameters(action string, parameters json.RawMessage, secre
 	return encoded, secrets, nil
 }
 
+// sealStored encrypts what rules gave their triggers in clear before a schema called it secret, or before
+// anybody encrypted it: before sensors start, which would be told other trigger instances later.
+func (d *Daemon) sealStored(ctx context.Context) {
+	count, err := d.store.SealParameters(ctx)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		d.log.Warn("secret parameters of triggers are still stored in clear, it is tried again", "err", err)
+	case count > 0:
+		d.log.Info("secret parameters of triggers encrypted", "rules", count)
+	}
+}
+
 func parameterSchema(r *store.Record) *manifest.Schema {
 	if r == nil {
 		return nil
@@ -142,6 +154,7 @@ func parameterSchema(r *store.Record) *manifest.Schema {
 
 // reseal encrypts with the first key what older ones have encrypted, if there are older ones.
 func (d *Daemon) reseal(ctx context.Context) {
+	d.sealStored(ctx)
 	first, others, err := d.keys.Rotating()
 	if err != nil {
 		d.log.Warn("secret parameters cannot be encrypted or read", "err", err)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -109,6 +110,9 @@ func (r *Reconciler) recall(v visit) *pack {
 	p.needs, p.offer = old.needs, old.offer
 	if old.row != rowIdentity(row) || old.folder.sum != v.folder.sum || r.listing.twice[v.folder.ref] != "" {
 		return p
+	}
+	if slices.ContainsFunc(r.catalog.Members(v.folder.ref), func(m *store.Record) bool { return m.Sealed != nil }) {
+		return p // what its files give is needed once more
 	}
 	p.folder, p.row, p.errors, p.enabled = v.folder, row, row.Errors, row.ManifestEnabled
 	r.tell(v.folder.ref, nil, p.errors)

@@ -328,6 +328,7 @@ func (r *Reconciler) check(states map[string]*PackState, now time.Time) {
 		ConfigPlace: r.opts.ConfigPlace,
 		SwitchedOff: switchedOff(r.catalog),
 		Environment: newPreflight(r.opts.Interpreters, folders, now),
+		Seals:       r.opts.Seals,
 		Version:     r.opts.Version,
 		Now:         now,
 	})

@@ -57,6 +57,8 @@ type Options struct {
 	// Interpreters tells which runtimes there are; nil: not checked.
 	Interpreters Interpreters
 	Version      string // of the daemon
+	// Seals says why nothing secret could be encrypted to be stored; nil: it can be.
+	Seals func() error
 	// Environment names what else decides about packs and is in none of their files: the program, the
 	// interpreters. When it changes, what an earlier process found of them no longer counts.
 	Environment string

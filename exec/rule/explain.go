@@ -241,5 +241,30 @@ func Try(catalog *store.Catalog, components []manifest.Component, logger *slog.L
 		}
 		tried.Records(c.Kind())[head.Ref] = record
 	}
+	for _, record := range tried.Rules {
+		record.Instance = knownInstance(catalog, tried, record)
+	}
 	return NewIndex(tried, nil, logger)
+}
+
+// knownInstance gives the instance of a rule in force that gives the same trigger the same secrets: its id is
+// made by a key, and cannot be told from them. Empty where there is none.
+func knownInstance(catalog, tried *store.Catalog, record *store.Record) string {
+	use := record.Spec.(*manifest.Rule).Trigger
+	instance := func(in *store.Catalog, r *store.Record) string {
+		known := in.Triggers[use.Ref]
+		if known == nil {
+			return ""
+		}
+		id, _ := known.Spec.(*manifest.Trigger).Instance(r.Ref, r.Spec.(*manifest.Rule).Trigger.Parameters)
+		return id
+	}
+	wanted := instance(tried, record)
+	for _, r := range catalog.Rules {
+		rule, ok := r.Spec.(*manifest.Rule)
+		if ok && r.Instance != "" && r.Sealed == nil && rule.Trigger.Ref == use.Ref && instance(catalog, r) == wanted {
+			return r.Instance
+		}
+	}
+	return ""
 }

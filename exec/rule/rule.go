@@ -130,13 +130,15 @@ func (ix *Index) entry(record *store.Record, previous *Index) *entry {
 		e.actions[i] = ix.catalog.Actions[use.Ref]
 		e.off[i] = whyOff(ix.catalog, e.actions[i])
 	}
-	e.instance, _ = spec.Instance(record.Ref, rule.Trigger.Parameters)
+	if e.instance = record.Instance; e.instance == "" {
+		e.instance, _ = spec.Instance(record.Ref, rule.Trigger.Parameters)
+	}
 	return e
 }
 
 // same says whether the entry would be made anew from what the catalog has now.
 func (e *entry) same(catalog *store.Catalog, record, trigger *store.Record) bool {
-	if e.digest != record.Digest || e.trigger.Digest != trigger.Digest {
+	if e.digest != record.Digest || e.trigger.Digest != trigger.Digest || record.Instance != "" && record.Instance != e.instance {
 		return false
 	}
 	for i, use := range e.rule.Actions {

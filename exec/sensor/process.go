@@ -171,6 +171,9 @@ func (l *launcher) withLast(ctx context.Context) ([]store.TriggerInstance, error
 	}
 	last := make(map[string]*time.Time, len(fresh))
 	for _, instance := range fresh {
+		if instance.Sealed != nil { // the key may come any moment
+			return nil, fmt.Errorf("%w: cannot read its trigger instances: %v", errAway, instance.Sealed)
+		}
 		last[instance.ID] = instance.LastDue
 	}
 	instances := append([]store.TriggerInstance(nil), l.target.instances...)

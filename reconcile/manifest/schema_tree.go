@@ -264,6 +264,31 @@ func segments(pointer string) []string {
 	return list
 }
 
+// SetPointer puts a value into a tree of JSON where there is one already, and says whether there was.
+func SetPointer(tree any, pointer string, value any) bool {
+	at := tree
+	for _, segment := range segments(pointer) {
+		switch node := at.(type) {
+		case map[string]any:
+			next, ok := node[segment]
+			if !ok {
+				return false
+			}
+			at = next
+		case []any:
+			i, err := strconv.Atoi(segment)
+			if err != nil || i < 0 || i >= len(node) {
+				return false
+			}
+			at = node[i]
+		default:
+			return false
+		}
+	}
+	setPointer(tree, pointer, value)
+	return true
+}
+
 // setPointer gives the tree with value at the pointer, making the objects on the way that are absent.
 // The tree is changed in place where it can be.
 func setPointer(tree any, pointer string, value any) any {

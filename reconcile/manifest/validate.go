@@ -44,6 +44,8 @@ type CheckOptions struct {
 	SwitchedOff func(kind Kind, ref string) (why, wayBack string)
 	// Environment may be nil: then what it would tell is not checked.
 	Environment Environment
+	// Seals says why nothing secret could be encrypted to be stored; nil: it could be, or nothing is stored.
+	Seals func() error
 	// Version is the daemon's own version, for a pack's `attune` range. Without numbers, as a build from
 	// sources may have it, it is not checked.
 	Version string

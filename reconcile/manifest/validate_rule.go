@@ -71,6 +71,7 @@ func (k *componentCheck) instance(r *Rule, t *Trigger) {
 	const pointer = "/trigger/parameters"
 	before := len(k.errs)
 	k.parameters(t.ParametersSchema, r.Trigger.Parameters, pointer)
+	k.sealed(t.ParametersSchema, r.Trigger.Parameters, pointer)
 	timer := t.Type == TriggerInterval || t.Type == TriggerCron || t.Type == TriggerDatetime
 	if !timer || len(k.errs) > before {
 		return
@@ -83,6 +84,23 @@ func (k *componentCheck) instance(r *Rule, t *Trigger) {
 		k.report(SeverityWarning, pointer+"/fire_at", "write a time to come, or remove the rule",
 			"cannot fire at %v: it is past, by more than the misfire window", params["fire_at"])
 	}
+}
+
+// sealed refuses secrets that could not be encrypted: nothing is stored in clear because a key is missing.
+func (k *componentCheck) sealed(schema *Schema, parameters map[string]any, pointer string) {
+	if k.opts.Seals == nil {
+		return
+	}
+	// What it gives instead is of no interest, and it does not fail.
+	_, _ = schema.ReplaceSecrets(parameters, func(at string, value any) (any, error) {
+		if value == nil {
+			return nil, nil
+		}
+		if err := k.opts.Seals(); err != nil {
+			k.fail(pointer+at, "make the key file usable (secrets.key_file), then reload the pack", "cannot keep the secret %s: %v", dotted(pointer+at), err)
+		}
+		return value, nil
+	})
 }
 
 // schedule tells all that is wrong with the parameters of a timer. The environment tells one thing at a

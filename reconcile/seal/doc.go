@@ -8,6 +8,7 @@
 //     are authenticated with it, so a sealed value opens nowhere else.
 //   - The first key of the file seals, all of them open. A key is rotated by putting a new one first;
 //     Renew then gives what older keys have sealed to the new one, and the old key can go.
+//   - A signature is KEY:MAC, and tells who has the key, and nobody else, that two texts are equal.
 //   - The file is read again whenever it has changed. Where there is none, and Options allow it, one is
 //     made at the first value that needs it, readable by its owner alone.
 //   - No error holds a value or a key.

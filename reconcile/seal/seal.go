@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -57,9 +58,15 @@ type Keys struct {
 
 	mu     sync.Mutex
 	stamp  stamp
-	keys   map[string]cipher.AEAD
+	keys   map[string]key
 	first  string   // the key that seals
 	others []string // those that only open
+}
+
+// key is one of the file, in the two forms that it is used in.
+type key struct {
+	aead    cipher.AEAD
+	signing []byte
 }
 
 // stamp tells one state of the file from the next.
@@ -74,6 +81,15 @@ func New(opts Options) *Keys { return &Keys{opts: opts} }
 
 // IsSealed says whether a text is a sealed value, rather than the name of a secret.
 func IsSealed(text string) bool { return strings.HasPrefix(text, prefix) }
+
+// KeyOf names the key of a sealed value; empty: it is none.
+func KeyOf(sealed string) string {
+	id, _, ok := strings.Cut(strings.TrimPrefix(sealed, prefix), ":")
+	if !ok || !IsSealed(sealed) {
+		return ""
+	}
+	return id
+}
 
 // Hide takes what the schema calls secret out of the parameters of an action: a placeholder stays, and
 // the sealed value goes into secrets, by JSON pointer, beside the names of secrets that are there.
@@ -125,7 +141,7 @@ func (k *Keys) sealWithFirst(action, pointer string, value any) (string, error) 
 	if err != nil {
 		return "", errors.New("a value is no JSON") // the error would show it
 	}
-	aead := k.keys[k.first]
+	aead := k.keys[k.first].aead
 	nonce := make([]byte, aead.NonceSize(), aead.NonceSize()+len(plain)+aead.Overhead())
 	rand.Read(nonce)
 	data := aead.Seal(nonce, nonce, plain, bound(action, pointer))
@@ -148,10 +164,11 @@ func (k *Keys) open(action, pointer, sealed string) (any, error) {
 	if !ok || err != nil || !IsSealed(sealed) {
 		return nil, errors.New("it is no sealed value")
 	}
-	aead, ok := k.keys[id]
+	known, ok := k.keys[id]
 	if !ok {
 		return nil, fmt.Errorf("it was encrypted with key %s, which is not in %s; all nodes need one key file (secrets.key_file), and old keys have to stay in it until nothing is encrypted with them", id, k.opts.Path)
 	}
+	aead := known.aead
 	if len(data) < aead.NonceSize() {
 		return nil, errors.New("it is no sealed value")
 	}
@@ -166,6 +183,44 @@ func (k *Keys) open(action, pointer, sealed string) (any, error) {
 		return nil, errors.New("what was encrypted is no JSON")
 	}
 	return value, nil
+}
+
+// Sign gives what equal texts have in common, KEY:MAC, and what nobody without the key can make from a
+// guess: by the key that seals first, then by each other one of the file.
+func (k *Keys) Sign(text string) ([]string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.load(true); err != nil {
+		return nil, err
+	}
+	signed := make([]string, 0, 1+len(k.others))
+	for _, id := range append([]string{k.first}, k.others...) {
+		signed = append(signed, id+":"+hex.EncodeToString(sign(k.keys[id].signing, text)))
+	}
+	return signed, nil
+}
+
+func sign(key []byte, text string) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
+}
+
+// Usable says why nothing can be sealed; nil: it can. It makes the file where Options allow it.
+func (k *Keys) Usable() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.load(true)
+}
+
+// Names lists the keys, the one that seals first; none where they cannot be read.
+func (k *Keys) Names() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.load(false) != nil {
+		return nil
+	}
+	return append([]string{k.first}, k.others...)
 }
 
 // bound is what is authenticated beside the value.
@@ -262,29 +317,32 @@ func (k *Keys) read(info fs.FileInfo) error {
 }
 
 // parse reads a key a line.
-func parse(r io.Reader) (keys map[string]cipher.AEAD, first string, others []string, err error) {
-	keys = map[string]cipher.AEAD{}
+func parse(r io.Reader) (keys map[string]key, first string, others []string, err error) {
+	keys = map[string]key{}
 	lines := bufio.NewScanner(r)
 	for number := 1; lines.Scan(); number++ {
 		line := strings.TrimSpace(lines.Text())
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		key, err := base64.StdEncoding.DecodeString(line)
-		if err != nil || len(key) != keySize {
+		raw, err := base64.StdEncoding.DecodeString(line)
+		if err != nil || len(raw) != keySize {
 			return nil, "", nil, fmt.Errorf("line %d: expected a key of %d bytes as base64; make one with: openssl rand -base64 %d", number, keySize, keySize)
 		}
-		id := nameOf(key)
-		if keys[id] != nil {
+		id := nameOf(raw)
+		if _, twice := keys[id]; twice {
 			continue
 		}
-		block, err := aes.NewCipher(key)
+		block, err := aes.NewCipher(raw)
 		if err != nil {
 			return nil, "", nil, err
 		}
-		if keys[id], err = cipher.NewGCM(block); err != nil {
+		aead, err := cipher.NewGCM(block)
+		if err != nil {
 			return nil, "", nil, err
 		}
+		// One that encrypts is used for nothing else.
+		keys[id] = key{aead: aead, signing: sign(raw, "attune signs")}
 		if first == "" {
 			first = id
 		} else {

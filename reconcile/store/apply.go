@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -186,7 +185,7 @@ func (a *apply) run(ctx context.Context, rows *changeRows) error {
 	a.vanishComponents(rows)
 	a.follow(rows.packs.refs)
 	a.pinPacks(rows)
-	return a.placeRules(ctx, rows.packs.refs)
+	return a.placeRules(ctx, rows.packs.refs, rows.given)
 }
 
 // begin takes turns with other applies and finds out which generation comes next.
@@ -262,7 +261,7 @@ func (a *apply) storeFiles(ctx context.Context, rows *changeRows) error {
 	var missing []string
 	if len(rows.content) > 0 {
 		a.queue("MissingFiles", pgx.StrictNamedArgs{
-			"digests": slices.Sorted(maps.Keys(rows.content)),
+			"digests": slices.Sorted(maps.Keys(rows.content)), "keys": a.s.keyNames(),
 		}).Query(func(found pgx.Rows) (err error) {
 			missing, err = pgx.CollectRows(found, pgx.RowTo[string])
 			return err
@@ -374,98 +373,6 @@ func (a *apply) pinPacks(rows *changeRows) {
 	a.touch("PinPacks", pgx.StrictNamedArgs{
 		"refs": p.refs, "pinned": p.pinned, "pinned_by": p.by, "reasons": p.reasons,
 	})
-}
-
-type ruleToPlace struct {
-	ID         int64
-	Ref        string
-	TriggerRef string
-	Parameters map[string]any
-	InstanceID string
-	// Trigger is the manifest of the rule's trigger, in the first rule of each trigger that there is.
-	Trigger *json.RawMessage
-}
-
-// placeRules sends what was queued, and tells each changed rule of the packs, and each rule of a changed
-// trigger of theirs, its trigger instance, and activates and deactivates the instances that this concerns.
-func (a *apply) placeRules(ctx context.Context, packs []string) error {
-	var rules []ruleToPlace
-	a.queue("RulesToPlace", pgx.StrictNamedArgs{
-		"generation": a.next, "packs": packs, "pack_ids": a.packIDs(),
-	}).Query(func(found pgx.Rows) (err error) {
-		rules, err = pgx.CollectRows(found, pgx.RowToStructByName[ruleToPlace])
-		return err
-	})
-	if err := a.send(ctx); err != nil || len(rules) == 0 {
-		return err
-	}
-	triggers := map[string]*manifest.Trigger{}
-	for _, rule := range rules {
-		if rule.Trigger == nil {
-			continue
-		}
-		trigger := new(manifest.Trigger)
-		if err := json.Unmarshal(*rule.Trigger, trigger); err != nil {
-			return fmt.Errorf("cannot read a stored trigger: %w", err)
-		}
-		triggers[rule.TriggerRef] = trigger
-	}
-	var placed placedRules
-	for _, rule := range rules {
-		if err := placed.add(rule, triggers[rule.TriggerRef]); err != nil {
-			return err
-		}
-	}
-	a.queue("PutInstances", pgx.StrictNamedArgs{
-		"ids": placed.newIDs, "trigger_refs": placed.newTriggers, "parameters": placed.newParameters,
-	})
-	a.queue("PlaceRules", pgx.StrictNamedArgs{
-		"ids": placed.rules, "instance_ids": placed.instances, "parameters": placed.parameters,
-	})
-	a.queue("ActivateInstances", pgx.StrictNamedArgs{"ids": placed.touched})
-	return nil
-}
-
-// placedRules are the columns of three statements.
-type placedRules struct {
-	rules                              []int64
-	instances, parameters              []string
-	newIDs, newTriggers, newParameters []string
-	touched                            []string // instances that rules left or came to
-}
-
-// add computes the instance of one rule; a rule whose trigger does not exist has none.
-func (p *placedRules) add(rule ruleToPlace, trigger *manifest.Trigger) error {
-	if rule.InstanceID != "" {
-		p.touched = append(p.touched, rule.InstanceID)
-	}
-	p.rules = append(p.rules, rule.ID)
-	if trigger == nil {
-		p.instances, p.parameters = append(p.instances, ""), append(p.parameters, "")
-		return nil
-	}
-	id, canonical := trigger.Instance(rule.Ref, rule.Parameters)
-	identity, err := json.Marshal(canonical)
-	if err != nil {
-		return fmt.Errorf("cannot encode the parameters of %s: %w", id, err)
-	}
-	given := trigger.Spread(rule.Ref, rule.Parameters)
-	if trigger.ParametersSchema != nil {
-		given = trigger.ParametersSchema.ApplyDefaults(given)
-	}
-	whole, err := encodeObject(given)
-	if err != nil {
-		return fmt.Errorf("cannot encode the parameters of %s: %w", id, err)
-	}
-	if string(identity) == "null" {
-		identity = []byte("{}")
-	}
-	p.instances, p.parameters = append(p.instances, id), append(p.parameters, whole)
-	p.newIDs = append(p.newIDs, id)
-	p.newTriggers = append(p.newTriggers, trigger.Ref)
-	p.newParameters = append(p.newParameters, string(identity))
-	p.touched = append(p.touched, id)
-	return nil
 }
 
 // digestOf is the hex SHA-256 by which files and normal forms are known.

@@ -69,9 +69,15 @@ type Record struct {
 	// RevisionID is the revision that it runs from, and TreeDigest that revision's digest.
 	RevisionID int64
 	TreeDigest string
-	Spec       manifest.Component
-	CreatedAt  time.Time
-	UpdatedAt  time.Time
+	// Instance is the trigger instance of a rule that gives its trigger secrets; empty where its trigger
+	// tells it by what the rule gives.
+	Instance string
+	// Sealed says that what is secret of Spec could not be read: it is masked there, and Digest is that of
+	// no manifest, so that its folder replaces it.
+	Sealed    error
+	Spec      manifest.Component
+	CreatedAt time.Time
+	UpdatedAt time.Time
 }
 
 // Catalog is everything that the database has of packs and components at one generation, enabled or
@@ -242,13 +248,25 @@ func (s *Store) loadCatalog(ctx context.Context, tx pgx.Tx, base *Catalog) (*Cat
 		}
 		return err
 	})
+	sealed := map[string]sealedRule{}
+	s.queue(&batch, "LoadSealedRules", args).Query(func(rows pgx.Rows) error {
+		found, err := pgx.CollectRows(rows, pgx.RowToStructByName[sealedRule])
+		for _, rule := range found {
+			sealed[rule.Ref] = rule
+		}
+		return err
+	})
 	for _, kind := range manifest.ComponentKinds() {
 		s.queue(&batch, ofKind("LoadKIND", kind), args).Query(func(rows pgx.Rows) error {
 			found, err := pgx.CollectRows(rows, pgx.RowToStructByName[recordRow])
 			if err != nil {
 				return err
 			}
-			records, err := decodeRecords(kind, found)
+			of := sealed
+			if kind != manifest.KindRule {
+				of = nil
+			}
+			records, err := s.decodeRecords(kind, found, of)
 			if err != nil {
 				return err
 			}
@@ -345,7 +363,7 @@ func (r *recordRow) decode(kind manifest.Kind) (*Record, error) {
 }
 
 // decodeRecords uses all cores: at the first load of ten thousand packs this is most of the work.
-func decodeRecords(kind manifest.Kind, rows []recordRow) ([]*Record, error) {
+func (s *Store) decodeRecords(kind manifest.Kind, rows []recordRow, sealed map[string]sealedRule) ([]*Record, error) {
 	const share = 64 // rows to a goroutine, well above what starting one costs
 	records := make([]*Record, len(rows))
 	var group errgroup.Group
@@ -353,11 +371,15 @@ func decodeRecords(kind manifest.Kind, rows []recordRow) ([]*Record, error) {
 	for start := 0; start < len(rows); start += share {
 		group.Go(func() error {
 			for i := start; i < min(start+share, len(rows)); i++ {
-				record, err := rows[i].decode(kind)
+				var err error
+				if rule, ok := sealed[rows[i].Ref]; ok {
+					records[i], err = s.openRule(rule, rows[i])
+				} else {
+					records[i], err = rows[i].decode(kind)
+				}
 				if err != nil {
 					return err
 				}
-				records[i] = record
 			}
 			return nil
 		})
@@ -440,10 +462,16 @@ func (s *Store) FileContent(ctx context.Context, digest string) ([]byte, error) 
 	defer cancel()
 	var size int64
 	var packed []byte
+	var sealed bool
 	args := pgx.StrictNamedArgs{"digest": digest}
-	err := notFound(s.pool.QueryRow(ctx, s.queries.get("FileContent"), args).Scan(&size, &packed))
+	err := notFound(s.pool.QueryRow(ctx, s.queries.get("FileContent"), args).Scan(&size, &packed, &sealed))
 	if err != nil {
 		return nil, s.failed("read the stored file "+digest, err)
+	}
+	if sealed {
+		if packed, err = s.openFile(digest, string(packed)); err != nil {
+			return nil, fmt.Errorf("cannot read the stored file %s: %w; a changed pack is stored anew", digest, err)
+		}
 	}
 	content, err := s.opener.DecodeAll(packed, make([]byte, 0, min(size, maxFileSize)))
 	if err != nil {

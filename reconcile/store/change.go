@@ -26,6 +26,7 @@ type changeRows struct {
 		pinned            []bool
 	}
 	put      map[manifest.Kind]*componentRows
+	given    map[string]json.RawMessage // what rules give their triggers, by rule: see addComponent
 	disable  map[manifest.Kind][]string
 	vanished []string // packs
 	content  map[string]func(digest string) ([]byte, error)
@@ -60,6 +61,7 @@ func (c *componentRows) chunks() iter.Seq[componentRows] {
 func encodeChanges(changes []PackChange) (*changeRows, error) {
 	rows := &changeRows{
 		put:     map[manifest.Kind]*componentRows{},
+		given:   map[string]json.RawMessage{},
 		disable: map[manifest.Kind][]string{},
 		content: map[string]func(string) ([]byte, error){},
 	}
@@ -126,10 +128,22 @@ func (rows *changeRows) addPack(change *PackChange) error {
 }
 
 func (rows *changeRows) addComponent(pack string, component PutComponent) error {
-	head := component.Spec.Head()
-	data, err := manifest.Encode(component.Spec)
+	head, spec := component.Spec.Head(), component.Spec
+	if rule, ok := spec.(*manifest.Rule); ok && len(rule.Trigger.Parameters) > 0 {
+		given, err := manifest.Encode(rule.Trigger.Parameters)
+		if err != nil {
+			return fmt.Errorf("cannot encode the parameters that rule %s gives its trigger: %w", head.Ref, err)
+		}
+		// What of them is secret its trigger knows, which is looked up when the rule is placed. Until then
+		// they are not written.
+		rows.given[head.Ref] = json.RawMessage(storable(given))
+		without := *rule
+		without.Trigger.Parameters = nil
+		spec = &without
+	}
+	data, err := manifest.Encode(spec)
 	if err != nil {
-		return fmt.Errorf("cannot encode %s %s: %w", component.Spec.Kind(), head.Ref, err)
+		return fmt.Errorf("cannot encode %s %s: %w", spec.Kind(), head.Ref, err)
 	}
 	c := rows.put[component.Spec.Kind()]
 	c.refs = append(c.refs, head.Ref)

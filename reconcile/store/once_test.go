@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
@@ -141,7 +142,19 @@ func TestHistoryOfBeforeIsWrittenOnce(t *testing.T) {
 	if err := s.MigrateTo(t.Context(), 29); err != nil {
 		t.Fatal(err)
 	}
-	apply(t, s, change("a", action("a", "x"), trigger("a", "t")))
+	sql(t, s, `INSERT INTO attune.pack (ref, directory, present, errors, manifest, digest, generation)
+		VALUES ('a', '/packs', TRUE, '[]', '{"enabled": true}', 'd', 1)`)
+	sql(t, s, `INSERT INTO attune.revision (pack_id, number, digest, version, cause, tree)
+		SELECT id, 1, 'r', '1.0.0', 'edit', '[]' FROM attune.pack`)
+	sql(t, s, "UPDATE attune.pack SET revision_id = (SELECT id FROM attune.revision)")
+	for table, component := range map[string]manifest.Component{"action": action("a", "x"), "trigger": trigger("a", "t")} {
+		text, err := manifest.Encode(component)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sql(t, s, fmt.Sprintf(`INSERT INTO attune.%s (ref, pack_id, file, present, pack_enabled, manifest, digest, files_digest, revision_id, generation)
+			SELECT $1, id, 'f', TRUE, TRUE, $2, 'd', 'f', revision_id, 1 FROM attune.pack`, table), component.Head().Ref, text)
+	}
 	if err := s.PutNode(t.Context(), store.Node{ID: "old", Host: "h"}); err != nil {
 		t.Fatal(err)
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // Reseal gives the secrets of every execution to renew, and stores those that it has changed: after a
-// change of keys nothing is left that needs an old one. The tokens of webhooks are no exception. It gives
+// change of keys nothing is left that needs an old one. The tokens of webhooks and what rules give their triggers are no exception. It gives
 // their number. What is queued meanwhile has the new key already.
 func (s *Store) Reseal(ctx context.Context, renew func(action string, secrets map[string]string) (renewed map[string]string, changed bool, err error)) (int, error) {
 	type row struct {
@@ -20,6 +20,10 @@ func (s *Store) Reseal(ctx context.Context, renew func(action string, secrets ma
 	}
 	resealed, err := s.resealTokens(ctx, renew)
 	if err != nil {
+		return resealed, err
+	}
+	of, err := s.resealParameters(ctx, renew)
+	if resealed += of; err != nil {
 		return resealed, err
 	}
 	for after := int64(0); ; {

@@ -20,6 +20,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
+
+	"github.com/attune-io/attune/reconcile/seal"
 )
 
 // Errors that callers decide by.
@@ -76,6 +78,8 @@ type Options struct {
 	// queues it: it gives the parameters without, and secrets with the encrypted values by JSON
 	// pointer. nil: parameters are stored as they are.
 	Seal func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
+	// Keys encrypt what rules give their triggers and a schema calls secret; nil: it is stored as it is.
+	Keys *seal.Keys
 	// Concurrency gives the key by which an execution is counted; nil: none is.
 	Concurrency KeyFunc
 	// Now is the clock by which is told who else lives. Defaults to time.Now.
@@ -115,6 +119,7 @@ type Store struct {
 	newest  newest
 	highest *highest
 	seal    func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
+	keys    *seal.Keys
 	keyOf   KeyFunc
 }
 
@@ -170,6 +175,7 @@ func Open(ctx context.Context, url string, opts Options) (*Store, error) {
 		newest:     newest{loading: make(chan struct{}, 1)},
 		now:        opts.Now,
 		seal:       opts.Seal,
+		keys:       opts.Keys,
 		keyOf:      opts.Concurrency,
 	}
 	if s.now == nil {

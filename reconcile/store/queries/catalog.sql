@@ -79,13 +79,49 @@ FROM put;
 -- name: MissingFiles
 SELECT digest
 FROM unnest(@digests::text[]) AS wanted (digest)
-WHERE NOT EXISTS (SELECT FROM attune.file WHERE file.digest = wanted.digest);
+WHERE NOT EXISTS (
+    SELECT
+    FROM attune.file
+    WHERE file.digest = wanted.digest
+        -- What was encrypted with a key that is lost is stored anew.
+        AND (file.sealed_by IS NULL OR @keys::text[] IS NULL OR file.sealed_by = ANY (@keys::text[]))
+);
 
 -- name: PutFiles
 INSERT INTO attune.file (digest, size, content)
 SELECT digest, size, content
 FROM unnest(@digests::text[], @sizes::bigint[], @contents::bytea[]) AS input (digest, size, content)
-ON CONFLICT (digest) DO NOTHING;
+ON CONFLICT (digest) DO UPDATE
+SET content = EXCLUDED.content,
+    sealed_by = NULL
+WHERE file.sealed_by IS NOT NULL;
+
+-- name: TreesOfPacks
+SELECT tree
+FROM attune.revision
+WHERE pack_id = ANY (@pack_ids::bigint[]);
+
+-- name: FilesToSeal
+SELECT digest, content
+FROM attune.file
+WHERE digest = ANY (@digests::text[])
+    AND sealed_by IS NULL
+ORDER BY digest;
+
+-- name: SealedFiles
+SELECT digest, content
+FROM attune.file
+WHERE sealed_by IS NOT NULL
+    AND sealed_by <> @key::text
+    AND digest > @after::text
+ORDER BY digest
+LIMIT @most::integer;
+
+-- name: SealFile
+UPDATE attune.file
+SET content = @content::bytea,
+    sealed_by = @key::text
+WHERE digest = @digest::text;
 
 -- name: AddRevisions
 -- A tree that equals the newest one is no new revision. Gives the packs that got one.
@@ -254,8 +290,8 @@ WHERE ref = ANY (@refs::text[])
 RETURNING pack_id AS id, ref;
 
 -- name: RulesToPlace
--- Rules that this apply changed, and rules of any pack whose trigger it changed. The first rule of each
--- trigger has the trigger's manifest.
+-- Rules that this apply changed or was given parameters for, and rules of any pack whose trigger it changed.
+-- The first rule of each trigger has the trigger's manifest.
 WITH
 touched AS MATERIALIZED (
     SELECT id
@@ -270,6 +306,10 @@ concerned AS MATERIALIZED (
         ON changed.pack_id = touched.id
     WHERE changed.generation = @generation::bigint
     UNION
+    SELECT given.id
+    FROM attune.rule AS given
+    WHERE given.ref = ANY (@given::text[])
+    UNION
     SELECT asking.id
     FROM touched
     JOIN attune.trigger
@@ -280,10 +320,13 @@ concerned AS MATERIALIZED (
 )
 SELECT
     rule.id,
+    rule.pack_id,
     rule.ref,
     rule.trigger_ref,
     rule.manifest #> '{trigger,parameters}' AS parameters,
+    rule.trigger_secrets AS secrets,
     COALESCE(rule.instance_id, '') AS instance_id,
+    rule.generation = @generation::bigint AS changed,
     CASE WHEN row_number() OVER (PARTITION BY rule.trigger_ref ORDER BY rule.ref) = 1 THEN asked.manifest END AS trigger
 FROM concerned
 JOIN attune.rule
@@ -292,19 +335,90 @@ LEFT JOIN attune.trigger AS asked
     ON asked.ref = rule.trigger_ref
 ORDER BY rule.ref;
 
+-- name: RulesToSeal
+-- As RulesToPlace: those whose trigger has secret parameters, and that have none encrypted.
+WITH secretive AS MATERIALIZED (
+    SELECT id
+    FROM attune.trigger
+    WHERE parameters_schema::text LIKE '%"secret": true%'
+)
+SELECT
+    rule.id,
+    rule.pack_id,
+    rule.ref,
+    rule.trigger_ref,
+    rule.manifest #> '{trigger,parameters}' AS parameters,
+    rule.trigger_secrets AS secrets,
+    COALESCE(rule.instance_id, '') AS instance_id,
+    FALSE AS changed,
+    CASE WHEN row_number() OVER (PARTITION BY rule.trigger_ref ORDER BY rule.ref) = 1 THEN asked.manifest END AS trigger
+FROM secretive
+JOIN attune.trigger AS asked
+    ON asked.id = secretive.id
+JOIN attune.rule
+    ON rule.trigger_ref = asked.ref
+WHERE rule.trigger_secrets IS NULL
+ORDER BY rule.ref;
+
+-- name: InstancesToDrop
+-- Instances that no rule asks for, of triggers that have secret parameters: nobody would come by to encrypt
+-- what they were made from.
+SELECT
+    trigger_instance.id,
+    trigger.manifest AS trigger,
+    trigger_instance.parameters
+FROM attune.trigger
+JOIN attune.trigger_instance
+    ON trigger_instance.trigger_ref = trigger.ref
+WHERE trigger.parameters_schema::text LIKE '%"secret": true%'
+    AND trigger_instance.signature IS NULL
+    AND NOT EXISTS (SELECT FROM attune.rule WHERE rule.instance_id = trigger_instance.id)
+ORDER BY trigger_instance.id;
+
 -- name: PlaceRules
+-- The manifest lacks the parameters of a rule that was just put, until here.
 UPDATE attune.rule
 SET instance_id = NULLIF(input.instance_id, ''),
-    trigger_parameters = NULLIF(input.parameters, '')::jsonb
-FROM unnest(@ids::bigint[], @instance_ids::text[], @parameters::text[]) AS input (id, instance_id, parameters)
+    trigger_parameters = NULLIF(input.parameters, '')::jsonb,
+    trigger_secrets = NULLIF(input.secrets, '')::jsonb,
+    manifest = CASE
+        WHEN input.written = '' THEN rule.manifest
+        ELSE jsonb_set(rule.manifest, '{trigger,parameters}', input.written::jsonb)
+    END
+FROM unnest(@ids::bigint[], @instance_ids::text[], @parameters::text[], @secrets::text[], @written::text[])
+    AS input (id, instance_id, parameters, secrets, written)
 WHERE rule.id = input.id;
 
+-- name: InstancesSigned
+SELECT signature, id
+FROM attune.trigger_instance
+WHERE signature = ANY (@signatures::text[]);
+
+-- name: SealInstances
+-- What was stored before its parameters were secret goes on under the other id.
+UPDATE attune.trigger_instance
+SET id = input.id,
+    parameters = input.parameters::jsonb,
+    secrets = input.secrets::jsonb,
+    signature = input.signature
+FROM unnest(@formers::text[], @ids::text[], @parameters::text[], @secrets::text[], @signatures::text[])
+    AS input (former, id, parameters, secrets, signature)
+WHERE trigger_instance.id = input.former
+    AND trigger_instance.signature IS NULL;
+
 -- name: PutInstances
-INSERT INTO attune.trigger_instance (id, trigger_ref, parameters, active)
-SELECT DISTINCT ON (id) id, trigger_ref, parameters::jsonb, FALSE
-FROM unnest(@ids::text[], @trigger_refs::text[], @parameters::text[]) AS input (id, trigger_ref, parameters)
+INSERT INTO attune.trigger_instance (id, trigger_ref, parameters, secrets, signature, active)
+SELECT DISTINCT ON (id) id, trigger_ref, parameters::jsonb, NULLIF(secrets, '')::jsonb, NULLIF(signature, ''), FALSE
+FROM unnest(@ids::text[], @trigger_refs::text[], @parameters::text[], @secrets::text[], @signatures::text[])
+    AS input (id, trigger_ref, parameters, secrets, signature)
 ORDER BY id
-ON CONFLICT (id) DO NOTHING;
+ON CONFLICT DO NOTHING;
+
+-- name: DropInstances
+DELETE FROM attune.trigger_instance
+WHERE id = ANY (@ids::text[])
+    AND signature IS NULL
+    AND NOT EXISTS (SELECT FROM attune.rule WHERE rule.instance_id = trigger_instance.id);
 
 -- name: ActivateInstances
 WITH wanted AS (
@@ -395,6 +509,15 @@ JOIN attune.KIND AS component
 LEFT JOIN attune.revision
     ON revision.id = component.revision_id;
 
+-- name: LoadSealedRules
+SELECT rule.ref, rule.instance_id, rule.trigger_secrets AS secrets
+FROM attune.rule
+JOIN attune.pack
+    ON pack.id = rule.pack_id
+WHERE rule.trigger_secrets IS NOT NULL
+    AND rule.instance_id IS NOT NULL
+    AND pack.generation > @after::bigint;
+
 -- name: Revisions
 SELECT
     revision.id,
@@ -452,9 +575,34 @@ JOIN attune.pack
 WHERE revision.id = @id::bigint;
 
 -- name: FileContent
-SELECT size, content
+SELECT size, content, sealed_by IS NOT NULL AS sealed
 FROM attune.file
 WHERE digest = @digest::text;
+
+-- name: SealedRules
+SELECT ref, trigger_secrets AS secrets
+FROM attune.rule
+WHERE trigger_secrets IS NOT NULL
+ORDER BY ref;
+
+-- name: ResealRule
+-- Not where it was written anew meanwhile.
+UPDATE attune.rule
+SET trigger_secrets = @secrets::jsonb
+WHERE ref = @ref::text
+    AND trigger_secrets = @was::jsonb;
+
+-- name: SealedInstances
+SELECT id, trigger_ref AS trigger, parameters, secrets
+FROM attune.trigger_instance
+WHERE secrets IS NOT NULL
+ORDER BY id;
+
+-- name: ResealInstance
+UPDATE attune.trigger_instance
+SET secrets = @secrets::jsonb,
+    signature = @signature::text
+WHERE id = @id::text;
 
 -- name: TriggerInstances
 -- What is outside the identity (misfire, jitter) is the first rule's by name, so that everybody
@@ -465,7 +613,9 @@ SELECT
     COALESCE((array_agg(rule.trigger_parameters ORDER BY rule.ref))[1], '{}') || trigger_instance.parameters AS parameters,
     array_agg(rule.ref ORDER BY rule.ref) AS rules,
     trigger_instance.anchor_at,
-    GREATEST(trigger_instance.last_due, trigger.last_event_at) AS last_due
+    GREATEST(trigger_instance.last_due, trigger.last_event_at) AS last_due,
+    (array_agg(rule.trigger_secrets ORDER BY rule.ref))[1] AS rule_secrets,
+    trigger_instance.secrets
 FROM attune.trigger_instance
 JOIN attune.trigger
     ON trigger.ref = trigger_instance.trigger_ref
