@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"maps"
+	"slices"
 	"testing"
 	"time"
 )
@@ -99,6 +100,34 @@ func TestWindows(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A file that is written a thousand times a second for half a minute is looked at each two seconds, and once more
+// when it is quiet.
+func TestStorm(t *testing.T) {
+	t.Parallel()
+	const storm, longest, quiet = 30 * time.Second, 2 * time.Second, 250 * time.Millisecond
+	w := newWindows(quiet, longest)
+	start := time.Unix(1_000_000, 0)
+	var have, want []time.Duration
+	for at := time.Duration(0); at <= storm+longest; at += time.Millisecond {
+		now := start.Add(at)
+		if at < storm {
+			w.note("pack", "a", changed, now)
+		}
+		if since, _ := w.due(now, func(string) bool { return true }); len(since) > 0 {
+			have = append(have, at)
+		}
+	}
+	// The next window opens with the write after a look.
+	last := longest
+	for ; last < storm; last += longest + time.Millisecond {
+		want = append(want, last)
+	}
+	want = append(want, min(last, storm-time.Millisecond+quiet))
+	if !slices.Equal(have, want) {
+		t.Errorf("looked at after %v, want %v", have, want)
 	}
 }
 
