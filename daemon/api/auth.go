@@ -113,6 +113,8 @@ func public(asked string) bool {
 	switch asked {
 	case pathMetrics, pathHealthy, pathReady:
 		return true
+	case pathDocument, pathDocs: // they are the same everywhere, and browsers have no token
+		return true
 	}
 	return false
 }
@@ -191,7 +193,9 @@ func (s *Server) authenticate(w http.ResponseWriter, r *http.Request, next http.
 		s.tooMany(w, r, v.name)
 		return
 	}
-	next.ServeHTTP(w, r.WithContext(withVisitor(r.Context(), v)))
+	ctx, leave := s.keyring.visit(r.Context(), found.ID)
+	defer leave()
+	next.ServeHTTP(w, r.WithContext(withVisitor(ctx, v)))
 }
 
 // bearer gives the token of a request; false: it has none.

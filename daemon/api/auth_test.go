@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,7 +62,8 @@ func TestWithoutATokenTCPServesHealthAndMetricsOnly(t *testing.T) {
 		{"POST", "/-/healthy", nil, 405, "method_not_allowed"},
 		{"GET", "/api/v1/packs", nil, 401, "unauthorized"},
 		{"POST", "/api/v1/reload", nil, 401, "unauthorized"},
-		{"GET", "/api/v1/openapi.json", nil, 401, "unauthorized"},
+		{"GET", "/api/v1/openapi.json", nil, 200, ""},
+		{"GET", "/api/v1/docs", nil, 200, ""},
 		{"GET", "/api/v1/packs", map[string]string{"Authorization": "Basic YTpi"}, 401, "unauthorized"},
 		{"GET", "/api/v1/packs", map[string]string{"Authorization": "Bearer"}, 401, "unauthorized"},
 		{"POST", "/webhooks/p/t", nil, 202, "a webhook"},
@@ -328,6 +330,119 @@ func TestTokensAreKept(t *testing.T) {
 	if one, two := newToken(), newToken(); one == two || len(one) < 40 || !strings.HasPrefix(one, tokenPrefix) {
 		t.Errorf("tokens %q and %q", one, two)
 	}
+}
+
+// silence is a database that answers nothing while it is away.
+type silence struct {
+	*fakes
+	gone atomic.Bool
+}
+
+func (s *silence) GoodTokens(ctx context.Context) ([]store.GoodToken, error) {
+	if s.gone.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.fakes.GoodTokens(ctx)
+}
+
+// While the database is away, one look in the beginning is waited for, and no request after it.
+func TestNobodyWaitsForADatabaseThatIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &silence{fakes: &fakes{tokens: []store.GoodToken{{ID: 1, Name: "a", Hash: hashToken("att_a"), Scope: "read"}}}}
+		k := newKeyring(s)
+		wait := func() time.Duration {
+			began := time.Now()
+			if found, err := k.find(t.Context(), "att_a"); found == nil || err != nil {
+				t.Errorf("found %v, %v", found, err)
+			}
+			return time.Since(began)
+		}
+		if waited := wait(); waited != 0 {
+			t.Errorf("the first waits %s", waited)
+		}
+		s.gone.Store(true)
+		time.Sleep(tokensFresh) //nolint:forbidigo // of a bubble
+		if waited := wait(); waited != tokensPatience {
+			t.Errorf("the first after it went waits %s", waited)
+		}
+		for range 10 {
+			time.Sleep(tokensFresh) //nolint:forbidigo // of a bubble
+			if waited := wait(); waited != 0 {
+				t.Errorf("another waits %s", waited)
+			}
+		}
+		// Who goes away meanwhile does not wait either.
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := newKeyring(s).find(ctx, "att_a"); !errors.Is(err, context.Canceled) {
+			t.Errorf("found %v", err)
+		}
+		time.Sleep(tokensPatience) //nolint:forbidigo // of a bubble
+	})
+}
+
+// What a token follows ends with it.
+func TestRevokedTokensFollowNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakes{}
+		minute := time.Minute.Seconds()
+		f.tokens = []store.GoodToken{
+			{ID: 1, Name: "a", Hash: hashToken("att_a"), Scope: "read"}, {ID: 2, Name: "b", Hash: hashToken("att_b"), Scope: "read"},
+			{ID: 3, Name: "c", Hash: hashToken("att_c"), Scope: "read", Seconds: &minute},
+		}
+		k := newKeyring(f)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go k.watch(ctx)
+		var visits []context.Context
+		for _, token := range []string{"att_a", "att_b", "att_c"} {
+			found, err := k.find(ctx, token)
+			if err != nil || found == nil {
+				t.Fatal(found, err)
+			}
+			visiting, leave := k.visit(ctx, found.ID)
+			defer leave()
+			visits = append(visits, visiting)
+		}
+		over := func(want ...bool) {
+			t.Helper()
+			time.Sleep(tokensFresh + time.Millisecond) //nolint:forbidigo // of a bubble
+			for i, visiting := range visits {
+				if (visiting.Err() != nil) != want[i] {
+					t.Errorf("visit %d: %v", i, visiting.Err())
+				}
+			}
+		}
+		over(false, false, false)
+		f.mu.Lock()
+		f.tokens = f.tokens[1:2]
+		f.mu.Unlock()
+		over(true, false, true)
+	})
+	synctest.Test(t, func(t *testing.T) { // the database is away, and one expires
+		soon := time.Minute.Seconds()
+		s := &silence{fakes: &fakes{tokens: []store.GoodToken{{ID: 3, Name: "c", Hash: hashToken("att_c"), Scope: "read", Seconds: &soon}}}}
+		k := newKeyring(s)
+		ctx, cancel := context.WithCancel(t.Context())
+		go k.watch(ctx)
+		_, err := k.find(ctx, "att_c")
+		visiting, leave := k.visit(ctx, 3)
+		defer leave()
+		s.gone.Store(true)
+		time.Sleep(30 * time.Second) //nolint:forbidigo // of a bubble
+		if err != nil || visiting.Err() != nil {
+			t.Errorf("it ended early: %v, %v", err, visiting.Err())
+		}
+		time.Sleep(time.Minute) //nolint:forbidigo // of a bubble
+		if visiting.Err() == nil {
+			t.Error("it outlives its token")
+		}
+		cancel()
+		time.Sleep(tokensPatience) //nolint:forbidigo // of a bubble
+	})
 }
 
 // Refusals are told as they come first, and then counted.

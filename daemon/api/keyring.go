@@ -59,8 +59,18 @@ type keyring struct {
 	mu     sync.Mutex
 	known  []key // nil: they were never read
 	looked time.Time
-	err    error
-	used   map[int64]time.Time // since it was recorded last, by id
+	err    error // of the last look
+	// looking is closed when the look under way is over; nil: none is. turn counts what makes the answer of one stale.
+	looking chan struct{}
+	turn    int
+	used    map[int64]time.Time // since it was recorded last, by id
+	open    map[*visit]struct{}
+}
+
+// visit is a request under way by a token.
+type visit struct {
+	id     int64
+	cancel context.CancelFunc
 }
 
 // key is a token, and until when it is good.
@@ -69,46 +79,86 @@ type key struct {
 	until time.Time // zero: for ever
 }
 
-func newKeyring(source Access) *keyring { return &keyring{source: source, used: map[int64]time.Time{}} }
+func newKeyring(source Access) *keyring {
+	return &keyring{source: source, used: map[int64]time.Time{}, open: map[*visit]struct{}{}}
+}
 
 // find gives the token that this is; nil: it is none that is good. An error only where they were never read.
 func (k *keyring) find(ctx context.Context, token string) (*store.GoodToken, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if time.Since(k.looked) >= tokensFresh {
-		k.look(ctx)
+	for time.Since(k.looked) >= tokensFresh {
+		done := k.look(ctx)
+		if k.known != nil && k.err != nil {
+			break // the database is away: the last ones known count on, and nobody waits for it again
+		}
+		if err := k.await(ctx, done); err != nil {
+			return nil, err
+		}
 	}
 	if k.known == nil {
 		return nil, k.err
 	}
-	now := time.Now()
 	hash := hashToken(token)
 	var found *store.GoodToken
 	// All of them, whichever it is.
 	for i := range k.known {
 		one := &k.known[i]
-		if subtle.ConstantTimeCompare(hash, one.Hash) == 1 && (one.until.IsZero() || now.Before(one.until)) {
+		if subtle.ConstantTimeCompare(hash, one.Hash) == 1 && one.good() {
 			found = &one.GoodToken
 		}
 	}
 	if found == nil || !strings.HasPrefix(token, tokenPrefix) {
 		return nil, nil
 	}
-	k.used[found.ID] = now
+	k.used[found.ID] = time.Now()
 	return found, nil
 }
 
-// look reads the tokens. It needs k.mu.
-func (k *keyring) look(ctx context.Context) {
-	// One asks, the others wait for the same answer: it must not end with the one who asked.
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokensPatience)
-	defer cancel()
-	asked := time.Now()
-	list, err := k.source.GoodTokens(bounded)
-	k.looked, k.err = time.Now(), err
-	if err != nil {
-		return
+// good says that the token has not expired.
+func (one *key) good() bool { return one.until.IsZero() || time.Now().Before(one.until) }
+
+// await waits without k.mu, which it needs before and after.
+func (k *keyring) await(ctx context.Context, done <-chan struct{}) error {
+	k.mu.Unlock()
+	defer k.mu.Lock()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
+}
+
+// look begins to read the tokens, unless somebody does already. It needs k.mu, and what it gives is closed at the end.
+func (k *keyring) look(ctx context.Context) <-chan struct{} {
+	if k.looking != nil {
+		return k.looking
+	}
+	done, turn := make(chan struct{}), k.turn
+	k.looking = done
+	go func() {
+		defer close(done)
+		// One asks, the others wait for the same answer: it must not end with the one who asked.
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokensPatience)
+		defer cancel()
+		asked := time.Now()
+		list, err := k.source.GoodTokens(bounded)
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.looking, k.err = nil, err
+		if k.turn == turn {
+			k.looked = time.Now()
+		}
+		if err == nil {
+			k.learn(list, asked)
+		}
+	}()
+	return done
+}
+
+// learn takes the tokens that are good. It needs k.mu.
+func (k *keyring) learn(list []store.GoodToken, asked time.Time) {
 	k.known = make([]key, len(list))
 	for i, one := range list {
 		k.known[i].GoodToken = one
@@ -116,13 +166,64 @@ func (k *keyring) look(ctx context.Context) {
 			k.known[i].until = asked.Add(time.Duration(*one.Seconds * float64(time.Second)))
 		}
 	}
+	k.endVisits()
 }
 
 // forget has the next request read the tokens anew.
 func (k *keyring) forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.looked = time.Time{}
+	k.looked, k.err = time.Time{}, nil
+	k.turn++
+}
+
+// visit gives a request the context that ends when its token is no longer good: one that follows what happens would
+// otherwise outlive it. leave has to be called at the request's end.
+func (k *keyring) visit(ctx context.Context, id int64) (visiting context.Context, leave func()) {
+	visiting, cancel := context.WithCancel(ctx)
+	v := &visit{id, cancel}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.open[v] = struct{}{}
+	return visiting, func() {
+		cancel()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.open, v)
+	}
+}
+
+// endVisits ends the requests whose token is no longer good. It needs k.mu.
+func (k *keyring) endVisits() {
+	good := map[int64]bool{}
+	for i := range k.known {
+		good[k.known[i].ID] = k.known[i].good()
+	}
+	for v := range k.open {
+		if !good[v.id] {
+			v.cancel()
+		}
+	}
+}
+
+// watch looks after the requests that stay, until ctx ends: where only such are under way, nobody else asks for tokens.
+func (k *keyring) watch(ctx context.Context) {
+	period := time.NewTicker(tokensFresh)
+	defer period.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-period.C:
+		}
+		k.mu.Lock()
+		if len(k.open) > 0 {
+			if k.await(ctx, k.look(ctx)) == nil && k.known != nil {
+				k.endVisits() // also those that only expired, while the database is away
+			}
+		}
+		k.mu.Unlock()
+	}
 }
 
 // record writes down which tokens were used since the last time.

@@ -15,9 +15,11 @@ import (
 
 // The paths outside of the API of programs.
 const (
-	pathMetrics = "/metrics"
-	pathHealthy = "/-/healthy"
-	pathReady   = "/-/ready"
+	pathMetrics  = "/metrics"
+	pathDocs     = prefix + "/docs"
+	pathDocument = prefix + "/openapi.json"
+	pathHealthy  = "/-/healthy"
+	pathReady    = "/-/ready"
 )
 
 // prefix is where the API of programs lives.
@@ -41,7 +43,7 @@ func (s *Server) handler() http.Handler {
 	s.routes(api)
 	tellNull(api.OpenAPI().Components.Schemas)
 	tellTags(api.OpenAPI())
-	mux.HandleFunc("GET "+prefix+"/docs", s.page(api.OpenAPI()))
+	mux.HandleFunc("GET "+pathDocs, s.page(api.OpenAPI()))
 	return s.wrap(mux)
 }
 

@@ -255,6 +255,7 @@ func (s *Server) Run(ctx context.Context) error {
 		wg.Go(func() { failed <- public.Serve(s.tcp) })
 	}
 	wg.Go(func() { s.recordUses(requests) })
+	wg.Go(func() { s.keyring.watch(requests) })
 	wg.Go(func() { s.refusals.run(requests) })
 	wg.Go(func() { s.feeds.pump(requests) })
 	var err error
