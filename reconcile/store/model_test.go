@@ -1,11 +1,11 @@
 package store_test
 
 import (
-	"fmt"
-	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
@@ -13,11 +13,10 @@ import (
 
 // model is what the queue should do, in a few words of Go: one execution by id.
 type model struct {
-	t          *testing.T
+	*testing.T // of what fails for other reasons than the queue's
+	t          *rapid.T
 	s          *store.Store
-	random     *rand.Rand
 	executions map[int64]*modelled
-	log        []string
 	// ready is the revision whose files a node may have in place.
 	ready int64
 }
@@ -37,26 +36,34 @@ type modelled struct {
 	old      []string // tokens that hold no more
 }
 
+// What nodes do at random comes to what the model says. What fails is made shorter until it cannot be, and is told
+// step by step; -rapid.seed draws others.
 func TestQueueAgainstModel(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
 	apply(t, s, change("a", action("a", "once"), action("a", "again", onLostRetry)))
-	for seed := range uint64(8) {
+	ready := one[int64](t, s, "SELECT max(id) FROM attune.revision")
+	rapid.Check(t, func(rt *rapid.T) {
 		sql(t, s, "DELETE FROM attune.queue")
-		ready := one[int64](t, s, "SELECT max(id) FROM attune.revision")
-		m := &model{t: t, s: s, ready: ready, random: rand.New(rand.NewPCG(seed, 0)), executions: map[int64]*modelled{}}
-		steps := []func(){m.enqueue, m.claim, m.claim, m.start, m.start, m.finish, m.retry, m.late, m.release, m.lapse, m.lapse, m.reap, m.reap, m.renew, m.cancel, m.stall, m.die}
+		m := &model{T: t, t: rt, s: s, ready: ready, executions: map[int64]*modelled{}}
 		for range 5 {
 			m.enqueue()
 		}
-		for range 100 {
-			steps[m.random.IntN(len(steps))]()
-			m.check()
-			if t.Failed() {
-				t.Fatalf("seed %d: %v", seed, m.log)
+		step := func(do func()) func(*rapid.T) {
+			return func(rt *rapid.T) {
+				m.t = rt
+				do()
 			}
 		}
-	}
+		rt.Repeat(map[string]func(*rapid.T){
+			"":        step(m.check),
+			"enqueue": step(m.enqueue), "claim": step(m.claim), "claim more": step(m.claim),
+			"start": step(m.start), "start more": step(m.start), "finish": step(m.finish), "retry": step(m.retry),
+			"late": step(m.late), "release": step(m.release), "lapse": step(m.lapse), "lapse more": step(m.lapse),
+			"reap": step(m.reap), "reap more": step(m.reap), "renew": step(m.renew), "cancel": step(m.cancel),
+			"stall": step(m.stall), "die": step(m.die),
+		})
+	})
 }
 
 // pick gives an execution that fulfils the condition.
@@ -71,11 +78,14 @@ func (m *model) pick(condition func(*modelled) bool) (int64, *modelled) {
 		return 0, nil
 	}
 	slices.Sort(ids)
-	id := ids[m.random.IntN(len(ids))]
+	id := rapid.SampledFrom(ids).Draw(m.t, "execution")
 	return id, m.executions[id]
 }
 
-func (m *model) note(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
+func (m *model) note(format string, args ...any) { m.t.Logf(format, args...) }
+
+// toss says yes or no.
+func (m *model) toss(what string) bool { return rapid.Bool().Draw(m.t, what) }
 
 // move changes a status, along the documented lines only.
 func (m *model) move(e *modelled, to store.Status) {
@@ -92,19 +102,19 @@ func (m *model) move(e *modelled, to store.Status) {
 func (m *model) enqueue() {
 	e := store.NewExecution{Action: "a.once"}
 	made := &modelled{status: store.StatusRequested}
-	if m.random.IntN(2) == 0 {
+	if m.toss("is tried again") {
 		e.Action, made.retry = "a.again", true
 	}
-	if m.random.IntN(4) == 0 {
+	if rapid.IntRange(0, 3).Draw(m.t, "later") == 0 {
 		e.DueAt, made.status = new(time.Now().Add(time.Hour)), store.StatusScheduled
 	}
-	id := enqueue(m.t, m.s, e)[0]
+	id := enqueue(m.T, m.s, e)[0]
 	m.executions[id] = made
 	m.note("enqueue %d", id)
 }
 
 func (m *model) claim() {
-	limit := 1 + m.random.IntN(3)
+	limit := rapid.IntRange(1, 3).Draw(m.t, "limit")
 	waiting := 0
 	for _, e := range m.executions {
 		if e.status == store.StatusRequested {
@@ -113,10 +123,10 @@ func (m *model) claim() {
 	}
 	node := m.node()
 	var ready []int64
-	if m.random.IntN(2) == 0 {
+	if m.toss("files are in place") {
 		ready = []int64{m.ready}
 	}
-	claimed, err := m.s.Claim(m.t.Context(), node, limit, ready...)
+	claimed, err := m.s.Claim(m.Context(), node, limit, ready...)
 	if err != nil {
 		m.t.Error(err)
 	}
@@ -143,7 +153,7 @@ func (m *model) start() {
 	if e == nil {
 		return
 	}
-	held, err := m.s.Start(m.t.Context(), []string{e.token})
+	held, err := m.s.Start(m.Context(), []string{e.token})
 	if want := !e.lapsed && !e.cancel; err != nil || held[e.token] != want {
 		m.t.Errorf("start gave %v: %v", held, err)
 	}
@@ -158,7 +168,7 @@ func (m *model) end(o store.Outcome, final store.Status) {
 	}
 	o.Token = e.token
 	// Lapsed but not reaped: it is still the holder's.
-	if !finish(m.t, m.s, o)[0] {
+	if !finish(m.T, m.s, o)[0] {
 		m.t.Error("the holder was refused")
 	}
 	if o.RetryAt != nil && e.cancel {
@@ -170,12 +180,12 @@ func (m *model) end(o store.Outcome, final store.Status) {
 
 func (m *model) finish() {
 	ends := []store.Status{store.StatusSucceeded, store.StatusFailed, store.StatusTimedOut, store.StatusCancelled}
-	status := ends[m.random.IntN(len(ends))]
+	status := rapid.SampledFrom(ends).Draw(m.t, "status")
 	m.end(store.Outcome{Status: status}, status)
 }
 
 func (m *model) retry() {
-	if m.random.IntN(2) == 0 {
+	if m.toss("later") {
 		m.end(store.Outcome{Status: store.StatusFailed, RetryAt: new(time.Now().Add(time.Hour))}, store.StatusScheduled)
 		return
 	}
@@ -188,14 +198,14 @@ func (m *model) late() {
 	if e == nil {
 		return
 	}
-	token := e.old[m.random.IntN(len(e.old))]
-	if held, err := m.s.Start(m.t.Context(), []string{token}); err != nil || held[token] {
+	token := rapid.SampledFrom(e.old).Draw(m.t, "which")
+	if held, err := m.s.Start(m.Context(), []string{token}); err != nil || held[token] {
 		m.t.Errorf("a late start of %d was held: %v", id, err)
 	}
-	if err := m.s.Release(m.t.Context(), []string{token}); err != nil {
+	if err := m.s.Release(m.Context(), []string{token}); err != nil {
 		m.t.Error(err)
 	}
-	if _, err := m.s.Finish(m.t.Context(), []store.Outcome{{Token: token, Status: store.StatusSucceeded, RetryAt: new(time.Now())}}); err != nil {
+	if _, err := m.s.Finish(m.Context(), []store.Outcome{{Token: token, Status: store.StatusSucceeded, RetryAt: new(time.Now())}}); err != nil {
 		m.t.Error(err)
 	}
 	m.note("late %d", id)
@@ -206,7 +216,7 @@ func (m *model) release() {
 	if e == nil {
 		return
 	}
-	if err := m.s.Release(m.t.Context(), []string{e.token}); err != nil {
+	if err := m.s.Release(m.Context(), []string{e.token}); err != nil {
 		m.t.Error(err)
 	}
 	e.attempts--
@@ -223,14 +233,14 @@ func (m *model) lapse() {
 	if e == nil {
 		return
 	}
-	sql(m.t, m.s, "UPDATE attune.queue SET lease_until = now() - INTERVAL '1 second' WHERE execution_id = $1", id)
+	sql(m.T, m.s, "UPDATE attune.queue SET lease_until = now() - INTERVAL '1 second' WHERE execution_id = $1", id)
 	e.lapsed = true
 	m.note("lapse %d", id)
 }
 
 func (m *model) renew() {
 	node := m.node()
-	renewal, err := m.s.Renew(m.t.Context(), node)
+	renewal, err := m.s.Renew(m.Context(), node)
 	if err != nil {
 		m.t.Error(err)
 		return
@@ -253,12 +263,12 @@ func (m *model) renew() {
 	}
 }
 
-func (m *model) node() string { return nodes[m.random.IntN(len(nodes))] }
+func (m *model) node() string { return rapid.SampledFrom(nodes).Draw(m.t, "node") }
 
 // stall freezes a node for so long that all its leases lapse; it may wake up before anybody looks.
 func (m *model) stall() {
 	node := m.node()
-	sql(m.t, m.s, "UPDATE attune.queue SET lease_until = now() - INTERVAL '1 second' WHERE node = $1", node)
+	sql(m.T, m.s, "UPDATE attune.queue SET lease_until = now() - INTERVAL '1 second' WHERE node = $1", node)
 	for _, e := range m.executions {
 		if e.token != "" && e.node == node {
 			e.lapsed = true
@@ -270,7 +280,7 @@ func (m *model) stall() {
 // die is a node that was killed and is back: what it held ends at once.
 func (m *model) die() {
 	node := m.node()
-	if _, _, err := m.s.LoseNode(m.t.Context(), node); err != nil {
+	if _, _, err := m.s.LoseNode(m.Context(), node); err != nil {
 		m.t.Error(err)
 	}
 	m.note("die %s", node)
@@ -278,7 +288,7 @@ func (m *model) die() {
 }
 
 func (m *model) reap() {
-	if _, _, err := m.s.Reap(m.t.Context()); err != nil {
+	if _, _, err := m.s.Reap(m.Context()); err != nil {
 		m.t.Error(err)
 	}
 	m.lose(func(e *modelled) bool { return e.lapsed })
@@ -308,7 +318,7 @@ func (m *model) cancel() {
 	if e == nil {
 		return
 	}
-	found, err := m.s.Cancel(m.t.Context(), id, "alice")
+	found, err := m.s.Cancel(m.Context(), id, "alice")
 	if err != nil || found != e.status {
 		m.t.Errorf("cancel of %d found %s, expected %s: %v", id, found, e.status, err)
 	}
@@ -326,7 +336,7 @@ func (m *model) cancel() {
 }
 
 func (m *model) check() {
-	executions, err := m.s.ListExecutions(m.t.Context(), store.ExecutionFilter{Limit: 10_000})
+	executions, err := m.s.ListExecutions(m.Context(), store.ExecutionFilter{Limit: 10_000})
 	if err != nil {
 		m.t.Error(err)
 		return
