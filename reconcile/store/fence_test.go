@@ -596,9 +596,9 @@ func TestWhatAClaimSays(t *testing.T) {
 	} {
 		id := enqueue(t, s, test.e)[0]
 		sql(t, s, "UPDATE attune.queue SET attempt = $2, put_off_from = CASE WHEN $3 THEN $4::timestamptz END WHERE execution_id = $1", id, test.tried, test.putOff, late)
-		var ready []int64
-		if !test.unready {
-			ready = []int64{revision}
+		ready := []int64{revision}
+		if test.unready {
+			ready = []int64{revision + 1}
 		}
 		claimed, err := s.Claim(t.Context(), "n", 1, ready...)
 		if err != nil || len(claimed) != 1 {
@@ -663,6 +663,7 @@ func TestHurryLeavesTheOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	enqueue(t, s, store.NewExecution{Action: "a.later", DueAt: new(time.Now().Add(time.Hour))})
 	sql(t, s, "UPDATE attune.queue SET due_at = now(), waits_until = now() WHERE action_ref = 'a.runs'")
 	if n := len(claim(t, s, "n", 2)); n != 2 {
 		t.Fatalf("claimed %d", n)
@@ -671,7 +672,7 @@ func TestHurryLeavesTheOthers(t *testing.T) {
 	if err != nil || hurried != 1 {
 		t.Errorf("hurried %d: %v", hurried, err)
 	}
-	const want = "a.runs running held, a.runs running held, a.waits requested, b.waits scheduled"
+	const want = "a.later scheduled, a.runs running held, a.runs running held, a.waits requested, b.waits scheduled"
 	if got := one[string](t, s, "SELECT string_agg(concat_ws(' ', action_ref, status, CASE WHEN token IS NOT NULL THEN 'held' END), ', ' ORDER BY action_ref) FROM attune.queue"); got != want {
 		t.Errorf("they are %s, expected %s", got, want)
 	}
@@ -749,5 +750,30 @@ func TestCancelIsAudited(t *testing.T) {
 	got := one[string](t, s, "SELECT string_agg(concat_ws(' ', actor, object, before ->> 'status', after ->> 'status', after ->> 'cancel_by'), ', ' ORDER BY object::bigint) FROM attune.audit WHERE action = 'cancel execution'")
 	if want := fmt.Sprintf("ada %d running running ada, ada %d scheduled cancelled", all[0], all[1]); got != want {
 		t.Errorf("recorded is %s, expected %s", got, want)
+	}
+}
+
+// Who held an attempt once is not believed for what another attempt of that execution came to.
+func TestLateAndTheSame(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", action("a", "x", onLostRetry)))
+	enqueue(t, s, store.NewExecution{Action: "a.x"})
+	former := claim(t, s, "n", 1)[0]
+	start(t, s, former)
+	if _, _, err := s.LoseNode(t.Context(), "n"); err != nil {
+		t.Fatal(err)
+	}
+	holder := claim(t, s, "m", 1)[0]
+	start(t, s, holder)
+	done := func(c store.Claimed) store.Outcome {
+		return store.Outcome{Token: c.Token, Status: store.StatusSucceeded}
+	}
+	finish(t, s, done(holder))
+	if accepted := finish(t, s, done(former)); accepted[0] {
+		t.Error("the former holder's outcome counts")
+	}
+	if accepted := finish(t, s, done(holder)); !accepted[0] {
+		t.Error("the holder's outcome, sent again, does not count")
 	}
 }
