@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
@@ -200,5 +201,127 @@ func TestClaimsOfLostCommits(t *testing.T) {
 	refuse := func(context.Context, int64, []store.Event) ([][]store.Match, error) { return nil, errors.New("no") }
 	if _, err := commitFor(t.Context(), s, hand, refuse, store.NewEvent{Trigger: "a.t", Source: "s"}); err == nil || len(hand.took) != len(hand.asked) {
 		t.Errorf("asked %v, took %v: %v", hand.asked, hand.took, err)
+	}
+}
+
+// What is claimed as it is queued is what a claim right after it would have made of it, in the answer and in the row.
+func TestClaimedAsItIsQueuedIsAsClaimedLater(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	hour := func(a *manifest.Action) { a.Expires = manifest.Duration(time.Hour) }
+	apply(t, s, change("a", action("a", "x", limited(1, "")), action("a", "late", hour), action("a", "off"), trigger("a", "t")))
+	apply(t, s, change("b", action("b", "elsewhere")))
+	sql(t, s, "UPDATE attune.action SET disabled_by = 'ada', disabled_at = now() WHERE ref = 'a.off'")
+	catalog, err := s.Catalog(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready := []int64{catalog.Actions["a.x"].RevisionID}
+	before, day, second := new(time.Now().Add(-2*time.Hour)), new(time.Now().Add(24*time.Hour)), new(time.Now().Add(-time.Second))
+	manifestText, err := manifest.Encode(action("a", "late"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	former := &store.Former{RevisionID: ready[0], Manifest: manifestText}
+	type pair struct {
+		Claimed store.Claimed
+		Row     string
+	}
+	// last gives what was claimed last, without what must differ.
+	last := func(claimed []store.Claimed) (p pair) {
+		t.Helper()
+		if len(claimed) > 1 {
+			t.Fatalf("claimed %+v", claimed)
+		}
+		if len(claimed) == 1 {
+			p.Claimed = claimed[0]
+			if id, err := uuid.Parse(p.Claimed.Token); err != nil || fmt.Sprintf("%x", id[:8]) != fmt.Sprintf("%016x", p.Claimed.ExecutionID) {
+				t.Errorf("token %s of execution %d: %v", p.Claimed.Token, p.Claimed.ExecutionID, err)
+			}
+		}
+		p.Claimed.ExecutionID, p.Claimed.Token, p.Claimed.EventID = 0, "", 0
+		p.Claimed.CreatedAt, p.Claimed.QueuedAt = time.Time{}, time.Time{}
+		p.Row = one[string](t, s, `
+			SELECT (to_jsonb(queue)
+				- ARRAY['execution_id', 'event_id', 'enforcement_id', 'created_at', 'due_at', 'token', 'claimed_at', 'lease_until', 'started_at']
+				|| jsonb_build_object(
+					'token', token IS NOT NULL, 'lease', lease_until - claimed_at, 'claimed', claimed_at >= created_at,
+					'started', started_at >= claimed_at, 'due', due_at > now()
+				))::text
+			FROM attune.queue
+			ORDER BY execution_id DESC
+			LIMIT 1`)
+		sql(t, s, "DELETE FROM attune.queue")
+		return p
+	}
+	for name, e := range map[string]store.NewExecution{
+		"plain":                {Action: "a.late", Priority: 3, Timeout: time.Minute, Secrets: map[string]string{"/token": "name"}, Retry: &manifest.Retry{MaxAttempts: 2}},
+		"known":                {Action: "a.late"},
+		"expired":              {Action: "a.late", DueAt: before},
+		"due a moment ago":     {Action: "a.late", DueAt: second},
+		"scheduled":            {Action: "a.late", DueAt: day},
+		"switched off":         {Action: "a.off"},
+		"of a former revision": {Action: "a.late", Former: former},
+		"unknown action":       {Action: "a.none"},
+		"files not in place":   {Action: "b.elsewhere"},
+		"while all is paused":  {Action: "a.late"},
+		"files and parameters": {Action: "a.late", Parameters: json.RawMessage(`{"n":1}`)},
+	} {
+		if e.Parameters == nil {
+			e.Parameters = json.RawMessage(`{}`)
+		}
+		e.Rule, e.Trigger, e.RequestedBy = "a.r", "a.t", "rule"
+		match := func(_ context.Context, _ int64, events []store.Event) ([][]store.Match, error) {
+			e.EventID = events[0].ID
+			return [][]store.Match{{{Rule: "a.r", Status: store.EnforcementMatched, Executions: []store.NewExecution{e}}}}, nil
+		}
+		paused := name == "while all is paused"
+		if paused {
+			if _, _, err := s.Pause(t.Context(), "ada", ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		event := store.NewEvent{Trigger: "a.t", Source: "s"}
+		hand := &fakeHand{room: 1, ready: ready}
+		if _, err := commitFor(t.Context(), s, hand, match, event); err != nil {
+			t.Fatal(err)
+		}
+		atOnce := last(hand.claimed)
+		if _, err := commitFor(t.Context(), s, nil, match, event); err != nil {
+			t.Fatal(err)
+		}
+		claimed, err := s.Claim(t.Context(), "n", 1, ready...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		later := last(claimed)
+		if diff := cmp.Diff(later, atOnce, cmp.AllowUnexported(store.Claimed{})); diff != "" {
+			t.Errorf("%s: claimed at once is not as claimed later:\n%s", name, diff)
+		}
+		if paused {
+			if _, err := s.Resume(t.Context(), "ada"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+
+	// What is counted has to stand in line, also before one that is claimed.
+	hand := &fakeHand{room: 1, ready: ready}
+	stored, err := commitFor(t.Context(), s, hand, each(nil, `{"k":"line"}`, `{}`), store.NewEvent{Trigger: "a.t", Source: "s"})
+	if err != nil || !slices.Equal(ids(hand.claimed), stored[0].Executions[1:]) {
+		t.Errorf("claimed %v of %v: %v", ids(hand.claimed), stored[0].Executions, err)
+	}
+
+	// An action that was edited is sent anew.
+	for _, timeout := range []manifest.Duration{1, 2} {
+		edited := action("a", "x", func(a *manifest.Action) { a.Timeout = timeout * manifest.Duration(time.Second) })
+		apply(t, s, change("a", edited, action("a", "late", hour), trigger("a", "t")))
+		hand := &fakeHand{room: 1, ready: ready}
+		if _, err := commitFor(t.Context(), s, hand, each(nil, `{}`), store.NewEvent{Trigger: "a.t", Source: "s"}); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(edited.Timeout, hand.claimed[0].Record.Spec.(*manifest.Action).Timeout); diff != "" {
+			t.Error(diff)
+		}
 	}
 }
