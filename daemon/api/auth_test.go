@@ -390,7 +390,8 @@ func TestRevokedTokensFollowNothing(t *testing.T) {
 		f := &fakes{}
 		minute := time.Minute.Seconds()
 		f.tokens = []store.GoodToken{
-			{ID: 1, Name: "a", Hash: hashToken("att_a"), Scope: "read"}, {ID: 2, Name: "b", Hash: hashToken("att_b"), Scope: "read"},
+			{ID: 1, Name: "a", Hash: hashToken("att_a"), Scope: "read"},
+			{ID: 2, Name: "b", Hash: hashToken("att_b"), Scope: "read"},
 			{ID: 3, Name: "c", Hash: hashToken("att_c"), Scope: "read", Seconds: &minute},
 		}
 		k := newKeyring(f)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -205,5 +206,44 @@ func TestCompletionCoversUsage(t *testing.T) {
 				t.Errorf("%s: completion does not know what %q is", cmd.CommandPath(), word)
 			}
 		}
+	}
+}
+
+// inGuides finds commands of Attune in a guide: lines of its blocks, and spans of code.
+var inGuides = regexp.MustCompile("(?m)^(?:    |\\$ |.*\\| )(attune .*)$|`(attune [^`]+)`")
+
+// Guides name commands and flags that there are.
+func TestGuidesNameWhatThereIs(t *testing.T) {
+	t.Parallel()
+	for _, guide := range []string{
+		"README.md", "SECURITY.md", "contrib/README.md", "contrib/prometheus/README.md", "packs/README.md", "packs/core/README.md", "packs/tour/README.md",
+	} {
+		text, err := os.ReadFile(filepath.Join("..", "..", guide))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, root := 0, newRoot(t)
+		for _, match := range inGuides.FindAllStringSubmatch(string(text), -1) {
+			line, _, _ := strings.Cut(match[1]+match[2], "   #")
+			line, _, _ = strings.Cut(strings.TrimSuffix(line, "\\"), " #")
+			words := strings.Fields(strings.NewReplacer("…", "", "|", " ").Replace(line))[1:]
+			if len(words) == 0 {
+				continue
+			}
+			found++
+			cmd, rest, err := root.Find(words)
+			if err != nil || cmd == root && !strings.HasPrefix(words[0], "-") {
+				t.Errorf("%s: %q names no command: %v", guide, line, err)
+				continue
+			}
+			for _, word := range rest {
+				name, isFlag := strings.CutPrefix(word, "--")
+				name, _, _ = strings.Cut(name, "=")
+				if isFlag && name != "" && cmd.Flags().Lookup(name) == nil && cmd.InheritedFlags().Lookup(name) == nil && root.PersistentFlags().Lookup(name) == nil && name != "help" && name != "version" {
+					t.Errorf("%s: %q: %s has no --%s", guide, line, cmd.CommandPath(), name)
+				}
+			}
+		}
+		t.Logf("%s names %d commands", guide, found)
 	}
 }
