@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -135,9 +136,17 @@ func TestColour(t *testing.T) {
 	if c.table(&out, []string{"status"}, [][]cell{{status("failed")}}); strings.Contains(out.String(), "\x1b") {
 		t.Errorf("colour in a pipe: %q", out.String())
 	}
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("no terminal can be had: ", err)
+	}
+	defer terminal.Close()
+	if c := (&command{sys: System{Stdout: terminal, Getenv: func(string) string { return "" }}}); !c.colour() {
+		t.Error("no colour on a terminal")
+	}
 	for name, c := range map[string]*command{
-		"--no-color": {noColor: true, sys: System{Getenv: func(string) string { return "" }}},
-		"NO_COLOR": {sys: System{Getenv: func(name string) string {
+		"--no-color": {noColor: true, sys: System{Stdout: terminal, Getenv: func(string) string { return "" }}},
+		"NO_COLOR": {sys: System{Stdout: terminal, Getenv: func(name string) string {
 			if name == "NO_COLOR" {
 				return "1"
 			}
