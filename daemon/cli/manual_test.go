@@ -236,6 +236,9 @@ func TestGuidesNameWhatThereIs(t *testing.T) {
 				t.Errorf("%s: %q names no command: %v", guide, line, err)
 				continue
 			}
+			if cmd.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+				t.Errorf("%s: %q: %s has no %q", guide, line, cmd.CommandPath(), rest[0])
+			}
 			for _, word := range rest {
 				name, isFlag := strings.CutPrefix(word, "--")
 				name, _, _ = strings.Cut(name, "=")
