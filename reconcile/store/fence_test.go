@@ -720,7 +720,7 @@ func TestPlacesOfActions(t *testing.T) {
 	ends, leave := l.Subscribe(store.ChannelFinished)
 	defer leave()
 	waitListening(t, s, l)
-	all := enqueue(t, s, of("a.x"), of("a.y"), of("a.x"), of("a.y"))
+	all := append(enqueue(t, s, of("a.x")), enqueue(t, s, of("a.y"), of("a.x"), of("a.y"))...)
 	next(t, ends, func(payload string) bool { return payload == fmt.Sprint(all[3]) })
 	wantClaimed(t, s, all[0], all[1])
 	apply(t, s, change("a", action("a", "x"), action("a", "y", limited(1, "skip"))))
