@@ -209,10 +209,25 @@ func TestF19PackRenamed(t *testing.T) {
 	if have := n.revision("f19-old"); have != old {
 		t.Errorf("the old name got revision %d", have)
 	}
+	// So is one in a folder deeper inside that got another name, whose watches go on telling the old one.
+	n.edits("f19-new", `mkdir -p "$1/lib/a/deep" && echo one > "$1/lib/a/deep/x"`)
+	n.edits("f19-new", `mv "$1/lib/a" "$1/lib/b"`)
+	n.edits("f19-new", `echo two > "$1/lib/b/deep/x"`)
 	// A folder that stands where the other one did is watched as itself.
 	n.newPack("f19-old")
 	n.write("f19-old/actions/greet.sh", "echo back\n")
 	n.until("an edit under the old name is seen", func() bool { return n.prints("f19-old.greet", "back\n") })
+}
+
+// edits changes a pack by a script, and waits until its watch has told that.
+func (n *node) edits(ref, script string) {
+	n.Helper()
+	before := n.revision(ref)
+	n.shell(script, ref)
+	n.until("seen: "+script, func() bool { return n.revision(ref) > before })
+	if out := n.must("pack", "history", ref, "--limit", "1", "-o", "json"); !strings.Contains(out, `"cause": "edit"`) {
+		n.Errorf("%s was not told by its watch: %s", script, out)
+	}
 }
 
 // F20: a pack that is a link, led elsewhere; only what it leads to now counts.
