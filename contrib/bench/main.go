@@ -41,7 +41,7 @@ func main() {
 
 // benchmarks are all there are, in the order of the list of goals.
 func benchmarks() []Benchmark {
-	return slices.Concat(execBenchmarks(), warmBenchmarks(), queueBenchmarks(), latencyBenchmarks(), timerBenchmarks(), commandBenchmarks(), sensorBenchmarks(), eventBenchmarks(), packBenchmarks())
+	return slices.Concat(execBenchmarks(), warmBenchmarks(), queueBenchmarks(), latencyBenchmarks(), timerBenchmarks(), commandBenchmarks(), pageBenchmarks(), sensorBenchmarks(), eventBenchmarks(), packBenchmarks())
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
