@@ -19,9 +19,9 @@ const (
 	loadingPercent = 50
 	// leastPercent bounds what the collector is made to work. mostPercent is for a few packs: a burst of events makes
 	// eighty megabytes of garbage a second, and to collect it whenever there is as much as is in use took a fifth
-	// of the processor.
+	// of the processor; but a flood is not to cost more than 20 MB of memory.
 	leastPercent = 25
-	mostPercent  = 300
+	mostPercent  = 150
 )
 
 // setPercent sets GOGC. Where the environment does, that is obeyed.

@@ -391,8 +391,9 @@ func (w *walk) finish(p place) *folder {
 		w.limit(fmt.Sprintf("cannot load the pack: its links to folders make %d paths of %d files and links, at most %d are followed", n, len(w.files), maxPackPaths))
 	}
 	w.findings.Sort()
+	// A copy, because it is kept: what was appended to holds up to twice the memory.
 	f := &folder{
-		place: p, real: w.base, files: slices.Clip(w.files), problems: w.problems, findings: w.findings,
+		place: p, real: w.base, files: slices.Clone(w.files), problems: w.problems, findings: w.findings,
 		held: w.held, noPack: w.noPack,
 	}
 	f.digest = treeDigest(treeOf(f.files))
