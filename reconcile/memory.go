@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
@@ -8,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -141,7 +143,7 @@ func (r *Reconciler) keep() {
 	// It is renamed into place, so that it is never half of one; after a power failure it may be, which
 	// its digest tells.
 	temporary := r.opts.Memory + ".new"
-	err := os.WriteFile(temporary, m.encode(), 0o600)
+	err := m.writeFile(temporary)
 	if err == nil {
 		err = os.Rename(temporary, r.opts.Memory)
 	}
@@ -150,10 +152,20 @@ func (r *Reconciler) keep() {
 	}
 }
 
-// encode gives the form of the file: the version, packs sorted by key, and a digest over all of it.
-func (m *memory) encode() []byte {
-	var w memoryWriter
-	w.data = append(w.data, memoryVersion...)
+func (m *memory) writeFile(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.write(f), f.Close())
+}
+
+// write gives the form of the file: the version, packs sorted by key, and a digest over all of it. It is never in
+// memory as a whole: with ten thousand packs that would be the most that a start takes.
+func (m *memory) write(to io.Writer) error {
+	sum := sha256.New()
+	w := memoryWriter{to: bufio.NewWriterSize(io.MultiWriter(to, sum), 64<<10)}
+	w.bytes([]byte(memoryVersion))
 	w.text(m.environment)
 	w.number(int64(len(m.packs)))
 	for _, key := range sortedKeys(m.packs) {
@@ -172,8 +184,11 @@ func (m *memory) encode() []byte {
 			w.mark(&f.dirs[i].mark)
 		}
 	}
-	sum := sha256.Sum256(w.data)
-	return append(w.data, sum[:]...)
+	if err := w.to.Flush(); err != nil {
+		return err
+	}
+	_, err := to.Write(sum.Sum(nil))
+	return err
 }
 
 func decodeMemory(data []byte) (memory, error) {
@@ -212,15 +227,19 @@ func decodeMemory(data []byte) (memory, error) {
 	return m, nil
 }
 
-// memoryWriter appends numbers and texts.
-type memoryWriter struct{ data []byte }
+// memoryWriter writes numbers and texts. What goes wrong is told by the end of to.
+type memoryWriter struct{ to *bufio.Writer }
 
-func (w *memoryWriter) number(n int64) { w.data = binary.AppendVarint(w.data, n) }
+func (w *memoryWriter) bytes(data []byte) { _, _ = w.to.Write(data) }
+
+func (w *memoryWriter) number(n int64) {
+	w.bytes(binary.AppendVarint(w.to.AvailableBuffer(), n))
+}
 
 func (w *memoryWriter) text(texts ...string) {
 	for _, text := range texts {
 		w.number(int64(len(text)))
-		w.data = append(w.data, text...)
+		_, _ = w.to.WriteString(text)
 	}
 }
 

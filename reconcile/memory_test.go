@@ -1,6 +1,8 @@
 package reconcile
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/attune-io/attune/reconcile/store"
@@ -227,7 +230,7 @@ func TestMemoryIsWhatItWas(t *testing.T) {
 				needs: rapid.SliceOf(text).Draw(t, "needs"), offer: text.Draw(t, "offer"), row: text.Draw(t, "row"),
 			}
 		}
-		data := m.encode()
+		data := encoded(t, &m)
 		back, err := decodeMemory(data)
 		if err != nil {
 			t.Fatal(err)
@@ -259,7 +262,7 @@ func TestYoungFilesAreReadAgainByTheNextProcess(t *testing.T) {
 		t.Fatal("a first scan read nothing")
 	}
 	m := memory{packs: map[string]*remembered{p.key: {folder: v.folder}}}
-	back, err := decodeMemory(m.encode())
+	back, err := decodeMemory(encoded(t, &m))
 	f.do(err)
 	second := newScanner(uncovered{}, 0)
 	second.folders[p.key] = back.packs[p.key].folder
@@ -268,5 +271,35 @@ func TestYoungFilesAreReadAgainByTheNextProcess(t *testing.T) {
 	}
 	if v := second.scan(p, later(), false); v.outcome != same || v.read {
 		t.Errorf("outcome %v, read %v, want same without reading", v.outcome, v.read)
+	}
+}
+
+// encoded is what a memory's file holds.
+func encoded(t rapid.TB, m *memory) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := m.write(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// brittle fails once.
+type brittle struct{ failed bool }
+
+func (b *brittle) Write(p []byte) (int, error) {
+	if !b.failed {
+		b.failed = true
+		return 0, unix.ENOSPC
+	}
+	return len(p), nil
+}
+
+// What was not written whole is not put in the place of what was there.
+func TestMemoryThatIsNotWritten(t *testing.T) {
+	t.Parallel()
+	m := memory{packs: map[string]*remembered{"p": {folder: &folder{}}}}
+	if err := m.write(&brittle{}); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("%v, want %v", err, unix.ENOSPC)
 	}
 }
