@@ -203,7 +203,7 @@ func writeKey(t *testing.T, b *strings.Builder, path, indent string, k manifest.
 }
 
 var (
-	guidePart  = regexp.MustCompile(`(?s)(<!-- (\w+): begin[^\n]*-->\n)(.*?)(<!-- \w+: end -->)`)
+	guidePart  = regexp.MustCompile(`(?s)(<!-- (pack|action|trigger|sensor|rule): begin[^\n]*-->\n)(.*?)(<!-- \w+: end -->)`)
 	guideBlock = regexp.MustCompile("(?s)```(?:yaml|bash|python)\n# (\\S+)\n(.*?)```")
 )
 

@@ -120,9 +120,9 @@ func TestClaimTakesTurns(t *testing.T) {
 // waits before it.
 func TestAnotherPackWaitsForOneLook(t *testing.T) {
 	t.Parallel()
-	s := storetest.New(t)
-	enqueue(t, s, times(3000, store.NewExecution{Action: "a.x"})...)
 	for limit, look := range map[int]int{2: 64, 34: 8 * 34} {
+		s := storetest.New(t) // what was looked up for another limit would count too
+		enqueue(t, s, times(3000, store.NewExecution{Action: "a.x"})...)
 		for range 3 { // from the second on it looks ahead
 			claim(t, s, "n", limit)
 		}
