@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"encoding/json"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,23 +176,23 @@ func TestSignedPacks(t *testing.T) {
 		_, err := Sign(b.path("one"), key)
 		b.do(err)
 	}
-	signed := func() map[string]float64 {
-		return map[string]float64{"signed": b.metric("attune_pack_signatures", "signed"), "unsigned": b.metric("attune_pack_signatures", "unsigned")}
+	// A pass tells Prometheus after it has committed what the catalog shows.
+	counted := func(signed, unsigned float64) {
+		t.Helper()
+		awaitCondition(t, "the metric", func() bool {
+			return b.metric("attune_pack_signatures", "signed") == signed && b.metric("attune_pack_signatures", "unsigned") == unsigned
+		}, b.log.String)
 	}
 	b.pack("one")
 	b.start()
 	if p := b.catalog().Packs["one"]; p != nil && p.Enabled {
 		t.Fatal("a pack without a signature came into force")
 	}
-	if have := signed(); !maps.Equal(have, map[string]float64{"signed": 0, "unsigned": 1}) {
-		t.Errorf("metric %v", have)
-	}
+	counted(0, 1)
 	sign()
 	b.await("the signed pack", func(c *store.Catalog) bool { return c.Packs["one"].Enabled })
 	first := b.catalog().Packs["one"]
-	if have := signed(); !maps.Equal(have, map[string]float64{"signed": 1, "unsigned": 0}) {
-		t.Errorf("metric %v", have)
-	}
+	counted(1, 0)
 	b.write("one/actions/act.sh", "echo two\n")
 	b.await("the refusal", func(c *store.Catalog) bool { return c.Packs["one"].Errors.HasErrors() })
 	p := b.catalog().Packs["one"]
@@ -208,9 +207,7 @@ func TestSignedPacks(t *testing.T) {
 	// A start that remembers the packs knows without reading them that they are signed.
 	b.stop()
 	b.start()
-	if have := signed(); !maps.Equal(have, map[string]float64{"signed": 1, "unsigned": 0}) {
-		t.Errorf("metric after a start %v", have)
-	}
+	counted(1, 0)
 	if _, err := b.Rollback(t.Context(), "one", first.Revision, "ada", ""); err != nil {
 		t.Fatal(err)
 	}
