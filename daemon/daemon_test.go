@@ -1176,6 +1176,59 @@ func TestStartAgainFindsTheSame(t *testing.T) {
 	}
 }
 
+// Who waits for an action is told its end by the daemon that lets it finish before it stops.
+func TestStopTellsTheEndOfWhatItDrained(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	ctx := t.Context()
+	gate := filepath.Join(shortDir(t), "gate")
+	queued, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.slow", Parameters: map[string]any{"gate": gate}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began, told := make(chan struct{}), make(chan string, 2)
+	go func() {
+		first := sync.OnceFunc(func() { close(began) })
+		var stdout, stderr strings.Builder
+		each := collect(&stdout, &stderr)
+		e, err := r.client.Output(ctx, queued.ID, true, func(c *api.OutputLine) error {
+			first()
+			return each(c)
+		})
+		if err != nil || *e.ExitCode != 3 || stdout.String() != "first\nlast\n" {
+			told <- fmt.Sprintf("following found %+v, %v, and output %q", e, err, stdout.String())
+			return
+		}
+		told <- ""
+	}()
+	<-began
+	go func() {
+		ends, err := r.client.Ends(ctx, []int64{queued.ID}, queued.CreatedAt, patience)
+		if err != nil || len(ends) != 1 || ends[0].Status != store.StatusFailed {
+			told <- fmt.Sprintf("waiting found %v, %v", ends, err)
+			return
+		}
+		told <- ""
+	}()
+	stopped := make(chan struct{})
+	go func() { r.stop(); close(stopped) }()
+	eventually(t, func() error {
+		if !strings.Contains(r.log.String(), "waiting for running attempts to finish") {
+			return errors.New("it does not drain")
+		}
+		return nil
+	})
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	<-stopped
+	for range 2 {
+		if problem := <-told; problem != "" {
+			t.Error(problem)
+		}
+	}
+}
+
 // A run that died left its node's id; the next one ends what that node held.
 func TestFormerNodeIsEndedAtTheStart(t *testing.T) {
 	t.Parallel()

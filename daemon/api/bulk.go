@@ -181,12 +181,11 @@ type endsRequest struct {
 }
 
 func (s *Server) executionEnds(ctx context.Context, in *endsRequest) (*Ends, error) {
-	ctx, cancel := s.streaming(ctx)
-	defer cancel()
 	wait := time.NewTimer(time.Duration(in.Body.WaitSeconds * float64(time.Second)))
 	defer wait.Stop()
 	finished, unsubscribe := s.opts.Notices.Subscribe(store.ChannelFinished)
 	defer unsubscribe()
+	stopped := false
 	for pause := endsFirst; ; pause = min(2*pause, endsLast) {
 		ends, err := s.opts.Store.Ends(ctx, in.Body.IDs, in.Body.Since.Add(-clockSlack))
 		if ctx.Err() != nil {
@@ -195,10 +194,15 @@ func (s *Server) executionEnds(ctx context.Context, in *endsRequest) (*Ends, err
 		if err != nil || len(ends) > 0 || in.Body.WaitSeconds <= 0 {
 			return &Ends{Ends: orEmpty(ends)}, err
 		}
+		if stopped {
+			return nil, errStopping()
+		}
 		look := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			return nil, errStopping()
+		case <-s.stopping:
+			stopped = true // what ran here has ended by now: that is seen by a last look
 		case <-wait.C:
 			return &Ends{Ends: []store.End{}}, nil
 		case <-finished:

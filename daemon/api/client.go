@@ -437,10 +437,15 @@ func (c *Client) Cancel(ctx context.Context, id int64) (*Cancelled, error) {
 }
 
 // Output gives the output of an execution to each, what is there and with follow what comes, and
-// returns the execution as it then is: final with follow.
+// returns the execution as it then is: final with follow. Once the daemon has begun to answer, an error is a
+// *BrokenOffError.
 func (c *Client) Output(ctx context.Context, id int64, follow bool, each func(*OutputLine) error) (*ExecutionDetail, error) {
+	response, err := c.do(ctx, http.MethodGet, "/executions/"+strconv.FormatInt(id, 10)+"/output", values("follow", truth(follow)), nil)
+	if err != nil {
+		return nil, err
+	}
 	var last *ExecutionDetail
-	err := lines(ctx, c, "/executions/"+strconv.FormatInt(id, 10)+"/output", values("follow", truth(follow)), func(l *OutputLine) error {
+	err = decodeLines(ctx, c, response, func(l *OutputLine) error {
 		switch {
 		case l.Error != nil:
 			return l.Error
@@ -453,8 +458,17 @@ func (c *Client) Output(ctx context.Context, id int64, follow bool, each func(*O
 	if err == nil && last == nil {
 		err = fmt.Errorf("cannot follow execution %d: the daemon ended the stream: %w", id, ErrNoDaemon)
 	}
-	return last, err
+	if err != nil {
+		return last, &BrokenOffError{Err: err}
+	}
+	return last, nil
 }
+
+// BrokenOffError is the error of an answer that had begun: until then there was a daemon.
+type BrokenOffError struct{ Err error }
+
+func (e *BrokenOffError) Error() string { return e.Err.Error() }
+func (e *BrokenOffError) Unwrap() error { return e.Err }
 
 // StreamExecutions follows executions as they come and change; of the filter Since, Before and Limit do not count.
 func (c *Client) StreamExecutions(ctx context.Context, f ExecutionFilter, follow Follow[Execution]) error {
@@ -570,6 +584,10 @@ func readLines[T any](ctx context.Context, c *Client, method, path string, query
 	if err != nil {
 		return err
 	}
+	return decodeLines(ctx, c, response, each)
+}
+
+func decodeLines[T any](ctx context.Context, c *Client, response *http.Response, each func(*T) error) error {
 	defer response.Body.Close()
 	decoder := json.NewDecoder(bufio.NewReader(response.Body))
 	decoder.UseNumber()

@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/attune-io/attune/reconcile/manifest"
-	"github.com/attune-io/attune/reconcile/store"
 )
 
 // sensorStream is the input of the stream of a sensor's log.
@@ -96,18 +95,14 @@ func (s *Server) streamOutput(ctx context.Context, in *outputStream) (func(*even
 		r.after, r.unknown = at, false
 	}
 	return func(w *eventWriter) {
-		ctx, cancel := s.streaming(ctx)
-		defer cancel()
-		finished, unsubscribe := s.opts.Notices.Subscribe(store.ChannelFinished)
-		defer unsubscribe()
 		r.w = w
 		if r.begin() != nil {
 			return
 		}
-		f := &follower{
-			look: s.executionDetail, outputs: s.opts.Store.Outputs, workers: s.opts.Workers, finished: finished, write: r.write,
-		}
-		if err := f.follow(ctx, detail, true); err != nil && ctx.Err() == nil {
+		f, done := s.follower(r.write)
+		defer done()
+		// Who follows a daemon that stops goes on behind the last id, at the next one.
+		if err := f.follow(ctx, detail, true); err != nil && ctx.Err() == nil && !f.stopped {
 			_ = w.sendJSON(kindError, "", problemOf(ctx, err))
 		}
 	}, nil

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -72,17 +73,21 @@ func (s *Server) executionOutput(ctx context.Context, in *outputQuery) (func(*li
 		return nil, err
 	}
 	return func(w *lineWriter) {
-		ctx, cancel := s.streaming(ctx)
-		defer cancel()
-		finished, unsubscribe := s.opts.Notices.Subscribe(store.ChannelFinished)
-		defer unsubscribe()
-		f := &follower{
-			look: s.executionDetail, outputs: s.opts.Store.Outputs, workers: s.opts.Workers, finished: finished, write: w.write,
-		}
+		f, done := s.follower(w.write)
+		defer done()
 		if err := f.follow(ctx, detail, in.Follow); err != nil {
 			_ = w.write(OutputLine{Error: problemOf(ctx, err)}, true)
 		}
 	}, nil
+}
+
+// follower makes one that hands on to write; done is to be called when it has ended.
+func (s *Server) follower(write func(line any, flush bool) error) (f *follower, done func()) {
+	finished, unsubscribe := s.opts.Notices.Subscribe(store.ChannelFinished)
+	return &follower{
+		look: s.executionDetail, outputs: s.opts.Store.Outputs, workers: s.opts.Workers,
+		finished: finished, stopping: s.stopping, write: write,
+	}, unsubscribe
 }
 
 // follower follows one execution.
@@ -92,6 +97,10 @@ type follower struct {
 	outputs  func(ctx context.Context, id int64, createdAt time.Time, after, before int) ([]store.Printed, error)
 	workers  Workers
 	finished <-chan string // a word whenever executions have ended
+	// stopping is closed when the server stops. The workers have ended by then, so that what ran here has ended
+	// as well, or waits for another daemon: it is looked at once more.
+	stopping <-chan struct{}
+	stopped  bool // it was seen that it is closed
 	write    func(line any, flush bool) error
 	told     int // the attempt whose output is out
 	begun    int // the attempt of which it was told that it begins
@@ -122,6 +131,9 @@ func (f *follower) follow(ctx context.Context, detail *ExecutionDetail, wait boo
 		}
 		if detail.Status.Final() || !wait {
 			break
+		}
+		if f.stopped {
+			return newError(CodeUnavailable, fmt.Sprintf("cannot follow execution %d to its end: the daemon stops", detail.ID), "")
 		}
 		if delay, err = f.pause(ctx, delay); err != nil {
 			return err
@@ -227,6 +239,9 @@ func (f *follower) pause(ctx context.Context, delay time.Duration) (time.Duratio
 	select {
 	case <-ctx.Done():
 		return 0, ctx.Err()
+	case <-f.stopping:
+		f.stopped = true
+		return lookFirst, nil
 	case <-f.finished:
 		return lookFirst, nil
 	case <-timer.C:

@@ -179,6 +179,48 @@ func TestFollowEndsWithItsReader(t *testing.T) {
 	}
 }
 
+// When the server stops, the workers have ended, and so has what ran here: it is looked at once more.
+func TestFollowLooksOnceMoreWhenTheServerStops(t *testing.T) {
+	t.Parallel()
+	running := store.Execution{ID: 7, Status: store.StatusRunning, Attempt: 1}
+	ended := store.Execution{ID: 7, Status: store.StatusSucceeded, Attempt: 1}
+	stopping := make(chan struct{})
+	close(stopping)
+	for name, test := range map[string]struct {
+		rows []store.Execution
+		want []string
+		ends bool
+	}{
+		"ended":       {[]store.Execution{running, running, ended}, []string{"a", "succeeded"}, true},
+		"has to wait": {[]store.Execution{running, running, running, running}, []string{"a"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &script{rows: test.rows, runs: []run{{1, []string{"a"}}}}
+			first, err := s.look(t.Context(), 7)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			f := &follower{look: s.look, workers: s, stopping: stopping, write: func(line any, _ bool) error {
+				if l := line.(OutputLine); l.Execution != nil {
+					got = append(got, string(l.Execution.Status))
+				} else {
+					got = append(got, l.Text)
+				}
+				return nil
+			}}
+			err = f.follow(t.Context(), first, true)
+			if test.ends && err != nil || !test.ends && !IsUnavailable(err) {
+				t.Errorf("found %v", err)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
 // limited is a connection that other requests would be cut off from after a while.
 type limited struct {
 	*httptest.ResponseRecorder

@@ -326,23 +326,30 @@ func newPrinter(c *command, id int64) *printer {
 	return &printer{command: c, id: id, printed: map[string]int{}, passing: map[string]int{}}
 }
 
-func (p *printer) follow(ctx context.Context, client *api.Client) (*api.ExecutionDetail, error) {
+// outputs gives what an execution prints, and its end; api.Client is it.
+type outputs interface {
+	Output(ctx context.Context, id int64, follow bool, each func(*api.OutputLine) error) (*api.ExecutionDetail, error)
+}
+
+var _ outputs = (*api.Client)(nil)
+
+// follow prints until the execution has ended. A daemon that goes away is waited for, each time anew.
+func (p *printer) follow(ctx context.Context, client outputs) (*api.ExecutionDetail, error) {
 	var away time.Time // since when there is no daemon
 	for {
 		p.passing = maps.Clone(p.printed)
-		last, err := client.Output(ctx, p.id, true, func(line *api.OutputLine) error {
-			away = time.Time{}
-			return p.line(line)
-		})
+		last, err := client.Output(ctx, p.id, true, p.line)
 		if err == nil || ctx.Err() != nil || api.IsRefusal(err) && !api.IsUnavailable(err) || errors.As(err, new(*writeError)) {
 			return last, err
 		}
-		if away.IsZero() {
+		// One that answered was there until now, also where the execution had nothing to say.
+		if _, answered := errors.AsType[*api.BrokenOffError](err); answered || away.IsZero() {
 			away = time.Now()
 			p.note("%v; waiting for it", err)
 		}
 		if time.Since(away) > awayPatience {
-			return nil, err
+			return nil, fmt.Errorf("%w; waited %s for it: `attune execution show %d` tells how the execution ended, once a daemon is back",
+				err, awayPatience, p.id)
 		}
 		select {
 		case <-ctx.Done():
