@@ -7,6 +7,8 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/klauspost/compress/gzhttp"
+	"github.com/klauspost/compress/gzip"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/attune-io/attune/daemon/webhook"
@@ -31,9 +33,9 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET "+pathHealthy, s.healthy)
 	mux.HandleFunc("GET "+pathReady, s.ready)
 	if s.opts.Gatherer != nil {
-		mux.Handle("GET "+pathMetrics, promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{
-			ErrorLog: promLog{s.log}, ErrorHandling: promhttp.ContinueOnError,
-		}))
+		mux.Handle("GET "+pathMetrics, squeezed(promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{
+			ErrorLog: promLog{s.log}, ErrorHandling: promhttp.ContinueOnError, DisableCompression: true,
+		})))
 	}
 	if s.opts.Webhooks != nil {
 		mux.Handle("POST "+webhook.Path, s.opts.Webhooks)
@@ -45,6 +47,16 @@ func (s *Server) handler() http.Handler {
 	tellTags(api.OpenAPI())
 	mux.HandleFunc("GET "+pathDocs, s.page(api.OpenAPI()))
 	return s.wrap(mux)
+}
+
+// squeezed compresses for who asks for it, as fast as it goes: promhttp's own gzip took a quarter of a scrape's time for
+// an answer that is smaller by a fiftieth, and Prometheus takes no other encoding.
+func squeezed(next http.Handler) http.Handler {
+	wrap, err := gzhttp.NewWrapper(gzhttp.CompressionLevel(gzip.BestSpeed), gzhttp.EnableZstd(false))
+	if err != nil {
+		panic(err) // of the options above
+	}
+	return wrap(next)
 }
 
 // routes is the API as one table.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -207,21 +209,22 @@ func testCatalog() *store.Catalog {
 // bundle is a server that runs, and clients for both its doors.
 type bundle struct {
 	*fakes
-	server *Server
-	client *Client
-	logged *bytes.Buffer
-	stop   func()
+	server   *Server
+	client   *Client
+	registry *prometheus.Registry
+	logged   *bytes.Buffer
+	stop     func()
 }
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	f := &fakes{catalog: testCatalog(), lines: make(chan sensor.LogLine, 10), notices: make(chan string, 10)}
-	logged := &syncBuffer{}
+	logged, registry := &syncBuffer{}, prometheus.NewRegistry()
 	server, err := New(Options{
 		Socket: filepath.Join(shortDir(t), "a.sock"), Listen: ":0", Info: Info{Version: "test"},
 		Access: f, ServesHost: func(name string) bool { return name == "attune.example.com" }, Catalogs: f, Rules: f, Sensors: f, Workers: f, Reconciler: f, Notices: f, Webhooks: f,
 		Unready: func(context.Context) []string { return f.unready }, Degraded: func() []string { return nil },
-		Gatherer: prometheus.NewRegistry(), Logger: slog.New(slog.NewTextHandler(logged, nil)),
+		Gatherer: registry, Logger: slog.New(slog.NewTextHandler(logged, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +246,7 @@ func setup(t *testing.T) *bundle {
 		client.Close()
 		stop()
 	})
-	return &bundle{fakes: f, server: server, client: client, logged: &logged.Buffer, stop: stop}
+	return &bundle{fakes: f, server: server, client: client, registry: registry, logged: &logged.Buffer, stop: stop}
 }
 
 type syncBuffer struct {
@@ -948,5 +951,29 @@ func TestSince(t *testing.T) {
 		if got, err := parseSince(text, now); err == nil {
 			t.Errorf("%q: accepted as %s", text, got)
 		}
+	}
+}
+
+// TestMetricsAreSqueezed asks as Prometheus does, and as curl does.
+func TestMetricsAreSqueezed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	many := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "attune_many", Help: "Many."}, []string{"n"})
+	for n := range 1000 {
+		many.WithLabelValues(strconv.Itoa(n)).Set(1)
+	}
+	b.registry.MustRegister(many)
+	_, plain := b.overTCP(t, "GET", "/metrics", map[string]string{"Accept-Encoding": "identity"})
+	_, squeezed := b.overTCP(t, "GET", "/metrics", map[string]string{"Accept-Encoding": "gzip"})
+	reader, err := gzip.NewReader(strings.NewReader(squeezed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(text) != plain || !strings.Contains(plain, `attune_many{n="999"} 1`) || len(squeezed) > len(plain)/3 {
+		t.Errorf("%d bytes, squeezed %d", len(plain), len(squeezed))
 	}
 }

@@ -2,8 +2,11 @@ package sensor
 
 import (
 	"io"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // What becomes of a line, as the metric's label says it.
@@ -33,14 +36,13 @@ const (
 type metrics struct {
 	restarts *prometheus.CounterVec
 	lines    *prometheus.CounterVec
-	bytes    *prometheus.CounterVec
 
 	timerDelay prometheus.Histogram
 }
 
 // newMetrics registers the metrics; a nil Registerer leaves them unregistered. What can be told from
 // the sensors themselves is asked of them when it is scraped: it is never out of date.
-func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
+func newMetrics(registerer prometheus.Registerer, all func() []*sensor) *metrics {
 	m := &metrics{
 		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "attune_sensor_restarts_total", Help: "Starts of a sensor after its first, by reason.",
@@ -48,9 +50,6 @@ func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
 		lines: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "attune_sensor_lines_total", Help: "Lines that sensors printed, by what became of them.",
 		}, []string{"sensor", "outcome"}),
-		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "attune_sensor_bytes_total", Help: "Bytes that sensors printed, by stream.",
-		}, []string{"sensor", "stream"}),
 		timerDelay: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "attune_timer_delay_seconds",
 			Help:    "From when a timer's firing was due, and its jitter was over, to when its event was stored.",
@@ -58,12 +57,13 @@ func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
 		}),
 	}
 	if registerer != nil {
-		registerer.MustRegister(m.restarts, m.lines, m.bytes, m.timerDelay, &collector{
-			list:    list,
+		registerer.MustRegister(m.restarts, m.lines, m.timerDelay, &collector{
+			all:     all,
 			sensors: prometheus.NewDesc("attune_sensors", "Sensors, by state.", []string{"state"}, nil),
 			running: prometheus.NewDesc("attune_sensor_running", "1 while a process of the sensor runs.", []string{"sensor"}, nil),
 			last:    prometheus.NewDesc("attune_sensor_last_event_timestamp_seconds", "When the sensor's newest event was stored.", []string{"sensor"}, nil),
 			blocked: prometheus.NewDesc("attune_sensor_blocked_seconds_total", "Time that a sensor's events waited because nobody took them.", []string{"sensor"}, nil),
+			bytes:   prometheus.NewDesc("attune_sensor_bytes_total", "Bytes that sensors printed, by stream.", []string{"sensor", "stream"}, nil),
 		})
 	}
 	return m
@@ -72,43 +72,82 @@ func newMetrics(registerer prometheus.Registerer, list func() []Info) *metrics {
 // counted counts what is written through it.
 type counted struct {
 	io.Writer
-	bytes prometheus.Counter
+	bytes *atomic.Int64
 }
 
 // Write is of io.Writer.
 func (c counted) Write(p []byte) (int, error) {
 	n, err := c.Writer.Write(p)
-	c.bytes.Add(float64(n))
+	c.bytes.Add(int64(n))
 	return n, err
 }
 
+// series are the labels of what is told of one sensor, made once: a thousand sensors have most of what a scrape
+// tells, and making and sorting their labels anew was half of its time.
+type series struct {
+	sensor, stdout, stderr []*dto.LabelPair
+}
+
+func newSeries(ref string) series {
+	sensor, stream, stdout, stderr := "sensor", "stream", "stdout", "stderr"
+	name := &dto.LabelPair{Name: &sensor, Value: &ref}
+	return series{
+		sensor: []*dto.LabelPair{name},
+		stdout: []*dto.LabelPair{name, {Name: &stream, Value: &stdout}},
+		stderr: []*dto.LabelPair{name, {Name: &stream, Value: &stderr}},
+	}
+}
+
+// told is one series of a sensor.
+type told struct {
+	desc    *prometheus.Desc
+	labels  []*dto.LabelPair
+	counter bool
+	value   float64
+}
+
+// Desc is of prometheus.Metric.
+func (t *told) Desc() *prometheus.Desc { return t.desc }
+
+// Write is of prometheus.Metric.
+func (t *told) Write(to *dto.Metric) error {
+	to.Label = t.labels
+	if t.counter {
+		to.Counter = &dto.Counter{Value: &t.value}
+	} else {
+		to.Gauge = &dto.Gauge{Value: &t.value}
+	}
+	return nil
+}
+
 type collector struct {
-	list                            func() []Info
-	sensors, blocked, running, last *prometheus.Desc
+	all                                    func() []*sensor
+	sensors, running, last, blocked, bytes *prometheus.Desc
 }
 
 // Describe is of prometheus.Collector.
 func (c *collector) Describe(to chan<- *prometheus.Desc) {
 	to <- c.sensors
-	to <- c.blocked
 	to <- c.running
 	to <- c.last
+	to <- c.blocked
+	to <- c.bytes
 }
 
-// Collect is of prometheus.Collector.
+// Collect is of prometheus.Collector. The sensors come in their order, and so nothing is left to be sorted.
 func (c *collector) Collect(to chan<- prometheus.Metric) {
-	count := map[State]int{}
-	for _, info := range c.list() {
-		count[info.State]++
-		to <- prometheus.MustNewConstMetric(c.blocked, prometheus.CounterValue, info.BlockedSeconds, info.Ref)
-		running := 0.0
-		if info.PID != 0 {
-			running = 1
+	count, now := map[State]int{}, time.Now()
+	for _, s := range c.all() {
+		state, running := s.runs()
+		count[state]++
+		to <- &told{c.running, s.series.sensor, false, running}
+		last, blocked := s.stats.scraped(now)
+		if last != 0 {
+			to <- &told{c.last, s.series.sensor, false, last}
 		}
-		to <- prometheus.MustNewConstMetric(c.running, prometheus.GaugeValue, running, info.Ref)
-		if info.LastEventAt != nil {
-			to <- prometheus.MustNewConstMetric(c.last, prometheus.GaugeValue, float64(info.LastEventAt.UnixMilli())/1000, info.Ref)
-		}
+		to <- &told{c.blocked, s.series.sensor, true, blocked}
+		to <- &told{c.bytes, s.series.stderr, true, float64(s.stderr.Load())}
+		to <- &told{c.bytes, s.series.stdout, true, float64(s.stdout.Load())}
 	}
 	for _, state := range states() {
 		to <- prometheus.MustNewConstMetric(c.sensors, prometheus.GaugeValue, float64(count[state]), string(state))

@@ -279,8 +279,8 @@ func (l *launcher) start(ctx, sink context.Context, sn *sensor) (*process, error
 	childSpec := child.Spec{
 		Name: "sensor " + l.ref, Path: l.path, Args: l.args, Env: env, Dir: l.dir,
 		KeepStdin: spec.Ack || spec.Updates, User: l.owner,
-		Stdout: counted{p.spool, l.metrics.bytes.WithLabelValues(l.ref, "stdout")},
-		Stderr: counted{p.stderr, l.metrics.bytes.WithLabelValues(l.ref, "stderr")},
+		Stdout: counted{p.spool, &sn.stdout},
+		Stderr: counted{p.stderr, &sn.stderr},
 	}
 	if m := spec.Limits; m != nil {
 		childSpec.Limits = child.Limits{

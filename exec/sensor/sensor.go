@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/attune-io/attune/exec/child"
@@ -32,6 +33,9 @@ type sensor struct {
 
 	journal journal
 	stats   stats
+	series  series
+	stdout  atomic.Int64 // bytes, of all its processes
+	stderr  atomic.Int64
 
 	changed chan struct{} // holds a token when the target changed
 	asked   chan struct{} // holds a token when somebody asks for a restart
@@ -61,6 +65,7 @@ func newSensor(ref string, s *Supervisor) *sensor {
 	return &sensor{
 		journal: journal{name: strconv.FormatUint(rand.Uint64(), 36)},
 		ref:     ref,
+		series:  newSeries(ref),
 		logger:  s.logger.With("sensor", ref),
 		metrics: s.metrics,
 		slots:   s.slots,
@@ -144,6 +149,16 @@ func (s *sensor) state() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.shown.State
+}
+
+// runs gives the state, and 1 while a process runs.
+func (s *sensor) runs() (state State, running float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shown.PID != 0 {
+		running = 1
+	}
+	return s.shown.State, running
 }
 
 // wanted tells what the catalog wants at this moment; the end of ctx is an end to all wanting.

@@ -97,17 +97,31 @@ func (s *stats) fill(info *Info, now time.Time) {
 		last := s.lastEvent
 		info.LastEventAt = &last
 	}
-	blocked := s.blocked
-	if !s.waiting.IsZero() {
-		if wait := now.Sub(s.waiting); wait >= blockedLeast {
-			blocked += wait
-		}
-	}
-	info.BlockedSeconds = blocked.Seconds()
+	info.BlockedSeconds = s.blockedUntil(now).Seconds()
 	s.advance(now.Unix())
 	var sum int64
 	for _, n := range s.perSecond {
 		sum += n
 	}
 	info.EventsPerMinute = float64(sum)
+}
+
+// scraped gives what metrics tell: when the last event was stored, in seconds (0: none was), and the seconds blocked.
+func (s *stats) scraped(now time.Time) (last, blocked float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.lastEvent.IsZero() {
+		last = float64(s.lastEvent.UnixMilli()) / 1000
+	}
+	return last, s.blockedUntil(now).Seconds()
+}
+
+// blockedUntil is for how long events waited in all, with one that waits now.
+func (s *stats) blockedUntil(now time.Time) time.Duration {
+	if !s.waiting.IsZero() {
+		if wait := now.Sub(s.waiting); wait >= blockedLeast {
+			return s.blocked + wait
+		}
+	}
+	return s.blocked
 }

@@ -165,7 +165,7 @@ func New(opts Options) (*Supervisor, error) {
 		sensors: map[string]*sensor{},
 		secrets: map[string]string{},
 	}
-	s.metrics = newMetrics(opts.Registerer, s.List)
+	s.metrics = newMetrics(opts.Registerer, s.all)
 	return s, nil
 }
 

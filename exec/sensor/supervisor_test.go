@@ -829,10 +829,32 @@ attune_sensors{state="waiting"} 0
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "attune_sensors"); err != nil {
 		t.Error(err)
 	}
-	for stream, want := range map[string]float64{"stdout": 15, "stderr": 5} {
-		until(t, "every byte of "+stream+" counted", func() bool {
-			return testutil.ToFloat64(y.metrics.bytes.WithLabelValues("p.s", stream)) == want
-		})
+	want = `
+# HELP attune_sensor_bytes_total Bytes that sensors printed, by stream.
+# TYPE attune_sensor_bytes_total counter
+attune_sensor_bytes_total{sensor="p.s",stream="stderr"} 5
+attune_sensor_bytes_total{sensor="p.s",stream="stdout"} 15
+attune_sensor_bytes_total{sensor="p.t",stream="stderr"} 0
+attune_sensor_bytes_total{sensor="p.t",stream="stdout"} 0
+# HELP attune_sensor_running 1 while a process of the sensor runs.
+# TYPE attune_sensor_running gauge
+attune_sensor_running{sensor="p.s"} 1
+attune_sensor_running{sensor="p.t"} 0
+`
+	until(t, "every byte counted", func() bool {
+		return testutil.GatherAndCompare(registry, strings.NewReader(want), "attune_sensor_bytes_total", "attune_sensor_running") == nil
+	})
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if name := f.GetName(); name == "attune_sensor_last_event_timestamp_seconds" {
+			// Of the sensor that never had an event nothing is told.
+			if len(f.Metric) != 1 || f.Metric[0].Label[0].GetValue() != "p.s" || time.Since(time.UnixMilli(int64(f.Metric[0].Gauge.GetValue()*1000))).Abs() > time.Hour {
+				t.Errorf("%s is %v", name, f.Metric)
+			}
+		}
 	}
 }
 
