@@ -76,6 +76,7 @@ func TestCleanKey(t *testing.T) {
 func FuzzCleanJSON(f *testing.F) {
 	for _, seed := range []string{
 		`{"a":1}`, `["\u0000","\ud800\udc00","\udc00"]`, `1e400`, nested(70), "\xff", `"`, `{"a":{"b":[1e-500]}}`, `{"raw":"\\u0000"}`, "null", `""`,
+		` {"a" : [ true , false,null ] , "b":-0.5} `, `[01]`, `[-]`, `[1.]`, `{"a":1,}`, `[,]`, `["\x"]`, `["\u12g4"]`, "[\"\t\"]", "1\x00", `{"a"}`, `{1:2}`, `[1 2]`, `tru`, `"\u12`, `"\u`,
 	} {
 		f.Add([]byte(seed))
 	}

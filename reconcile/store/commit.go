@@ -32,10 +32,7 @@ func (s *Store) CommitEvents(ctx context.Context, events []NewEvent, match Match
 	if len(events) == 0 {
 		return nil, nil
 	}
-	clean := make([]NewEvent, len(events))
-	for i := range events {
-		clean[i] = cleanEvent(events[i])
-	}
+	clean := cleaned(events)
 	stored, err := s.commit(ctx, clean, match)
 	if err == nil || !isData(err) {
 		return stored, s.failed("store events", err)
@@ -94,18 +91,22 @@ func refuseMatches(match Matcher, problem string) Matcher {
 	}
 }
 
-// cleanEvent gives an event that PostgreSQL takes, with what had to be changed in its Problem.
-func cleanEvent(e NewEvent) NewEvent {
-	payload, problem := cleanJSON(e.Payload)
-	e.Payload = payload
-	e.Problem = cleanText(e.Problem)
-	if problem != "" {
-		e.Problem = addProblem(e.Problem, "the payload was changed: "+problem)
+// cleaned gives events that PostgreSQL takes, with what had to be changed in their Problem.
+func cleaned(events []NewEvent) []NewEvent {
+	clean := slices.Clone(events)
+	for i := range clean {
+		e := &clean[i]
+		payload, problem := cleanJSON(e.Payload)
+		e.Payload = payload
+		e.Problem = cleanText(e.Problem)
+		if problem != "" {
+			e.Problem = addProblem(e.Problem, "the payload was changed: "+problem)
+		}
+		e.Trigger = cleanText(e.Trigger)
+		e.Instance = cleanText(e.Instance)
+		e.Source = cleanText(e.Source)
 	}
-	e.Trigger = cleanText(e.Trigger)
-	e.Instance = cleanText(e.Instance)
-	e.Source = cleanText(e.Source)
-	return e
+	return clean
 }
 
 func addProblem(problem, more string) string {
@@ -200,11 +201,7 @@ type EventGroup struct{ c *eventCommit }
 // have an event with the same EventID, and leaves the generation alone, so that an apply finds its place
 // between two groups.
 func (s *Store) BeginEvents(ctx context.Context, events []NewEvent, ahead bool) (*EventGroup, error) {
-	clean := make([]NewEvent, len(events))
-	for i := range events {
-		clean[i] = cleanEvent(events[i])
-	}
-	c, err := s.begin(ctx, clean, ahead)
+	c, err := s.begin(ctx, cleaned(events), ahead)
 	if err != nil {
 		return nil, s.failed("store events", err)
 	}
@@ -344,16 +341,6 @@ func (c *eventCommit) send(ctx context.Context, batch *pgx.Batch) error {
 
 // insert begins the transaction and stores the events that are not stored already.
 func (c *eventCommit) insert(ctx context.Context, ahead bool) error {
-	n := len(c.events)
-	triggers, instances, sources := make([]string, n), make([]string, n), make([]string, n)
-	ids, keys, problems, payloads := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	replays, depths := make([]int64, n), make([]int, n)
-	for i, e := range c.events {
-		triggers[i], instances[i], sources[i] = e.Trigger, e.Instance, e.Source
-		ids[i], keys[i] = cleanText(e.EventID), cleanKey(e.EventID)
-		problems[i], payloads[i], replays[i] = e.Problem, string(e.Payload), e.ReplayOf
-		depths[i] = e.Depth
-	}
 	var batch pgx.Batch
 	batch.Queue("BEGIN")
 	if c.s.hotPool == nil {
@@ -362,7 +349,27 @@ func (c *eventCommit) insert(ctx context.Context, ahead bool) error {
 	if !ahead {
 		c.queueShare(&batch)
 	}
-	c.s.queue(&batch, "InsertEvents", pgx.StrictNamedArgs{
+	if plain := !slices.ContainsFunc(c.events, func(e NewEvent) bool { return !e.isPlain() }); plain {
+		c.queuePlainEvents(&batch)
+	} else {
+		c.queueEvents(&batch)
+	}
+	return c.send(ctx, &batch)
+}
+
+func (c *eventCommit) queueEvents(batch *pgx.Batch) {
+	n := len(c.events)
+	triggers, instances, sources := make([]string, n), make([]string, n), make([]string, n)
+	ids, keys, problems, payloads := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	replays, depths := make([]int64, n), make([]int, n)
+	for i := range c.events {
+		e := &c.events[i]
+		triggers[i], instances[i], sources[i] = e.Trigger, e.Instance, e.Source
+		ids[i], keys[i] = cleanText(e.EventID), cleanKey(e.EventID)
+		problems[i], payloads[i], replays[i] = e.Problem, string(e.Payload), e.ReplayOf
+		depths[i] = e.Depth
+	}
+	c.s.queue(batch, "InsertEvents", pgx.StrictNamedArgs{
 		"trigger_refs": triggers,
 		"instances":    instances,
 		"sources":      sources,
@@ -373,7 +380,20 @@ func (c *eventCommit) insert(ctx context.Context, ahead bool) error {
 		"replays":      replays,
 		"depths":       depths,
 	}).Query(c.read)
-	return c.send(ctx, &batch)
+}
+
+func (c *eventCommit) queuePlainEvents(batch *pgx.Batch) {
+	n := len(c.events)
+	triggers, sources, payloads := make([]string, n), make([]string, n), make([]string, n)
+	for i := range c.events {
+		e := &c.events[i]
+		triggers[i], sources[i], payloads[i] = e.Trigger, e.Source, string(e.Payload)
+	}
+	c.s.queue(batch, "InsertPlainEvents", pgx.StrictNamedArgs{
+		"trigger_refs": triggers,
+		"sources":      sources,
+		"payloads":     payloads,
+	}).QueryRow(c.readPlain)
 }
 
 // queueShare keeps the generation as it is until the transaction ends.
@@ -397,27 +417,56 @@ func (c *eventCommit) share(ctx context.Context) error {
 func (c *eventCommit) read(rows pgx.Rows) error {
 	c.stored = make([]StoredEvent, 0, len(c.events))
 	for rows.Next() {
-		e := c.events[len(c.stored)]
-		one := StoredEvent{Event: Event{
-			Trigger:  e.Trigger,
-			Instance: e.Instance,
-			Source:   e.Source,
-			EventID:  cleanText(e.EventID),
-			Payload:  e.Payload,
-			Problem:  e.Problem,
-			ReplayOf: optional(e.ReplayOf),
-			Rules:    e.Rules,
-			Depth:    e.Depth,
-		}}
-		if err := rows.Scan(&one.ID, &one.CreatedAt, &one.Duplicate); err != nil {
+		var id int64
+		var at time.Time
+		var duplicate bool
+		if err := rows.Scan(&id, &at, &duplicate); err != nil {
 			return err
 		}
-		if !one.Duplicate {
-			c.fresh = append(c.fresh, len(c.stored))
-		}
-		c.stored = append(c.stored, one)
+		c.place(id, at, duplicate)
 	}
 	return rows.Err()
+}
+
+// readPlain takes what InsertPlainEvents answers.
+func (c *eventCommit) readPlain(row pgx.Row) error {
+	var ids []int64
+	var at time.Time
+	if err := row.Scan(&ids, &at); err != nil {
+		return err
+	}
+	if len(ids) != len(c.events) {
+		return fmt.Errorf("cannot tell the numbers of %d events: there are %d", len(c.events), len(ids))
+	}
+	c.stored = make([]StoredEvent, 0, len(c.events))
+	for _, id := range ids {
+		c.place(id, at, false)
+	}
+	return nil
+}
+
+// place notes how the next event is stored.
+func (c *eventCommit) place(id int64, at time.Time, duplicate bool) {
+	e := &c.events[len(c.stored)]
+	if !duplicate {
+		c.fresh = append(c.fresh, len(c.stored))
+	}
+	c.stored = append(c.stored, StoredEvent{
+		Event: Event{
+			ID:        id,
+			CreatedAt: at,
+			Trigger:   e.Trigger,
+			Instance:  e.Instance,
+			Source:    e.Source,
+			EventID:   cleanText(e.EventID),
+			Payload:   e.Payload,
+			Problem:   e.Problem,
+			ReplayOf:  optional(e.ReplayOf),
+			Rules:     e.Rules,
+			Depth:     e.Depth,
+		},
+		Duplicate: duplicate,
+	})
 }
 
 // nameDuplicates gives duplicates the id of the event that is stored.

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,6 +60,62 @@ func TestCommitEvents(t *testing.T) {
 	if claimed := claim(t, s, "n", 100); len(claimed) != 10 || claimed[0].EventID != stored[0].ID {
 		t.Errorf("claimed %+v", claimed)
 	}
+}
+
+// TestEventsAreStoredAsGiven has each of them alone in its group, where what is empty is left out of the statement, and
+// then all in one.
+func TestEventsAreStoredAsGiven(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", trigger("a", "t"), sensor("a", "s", "a.t")))
+	original := commit(t, s, nil, store.NewEvent{Trigger: "a.t", Source: "api"})[0].ID
+	plain := store.NewEvent{Trigger: "a.t", Source: "a.s", Payload: json.RawMessage(`{"n": 1}`)}
+	events := []store.NewEvent{plain}
+	for _, change := range []func(e *store.NewEvent){
+		func(e *store.NewEvent) { e.Instance = "a.t#1" },
+		func(e *store.NewEvent) { e.EventID = "e" },
+		func(e *store.NewEvent) { e.Problem = "too old" },
+		func(e *store.NewEvent) { e.Payload = json.RawMessage(`{"n": "\u0000"}`) },
+		func(e *store.NewEvent) { e.ReplayOf = original },
+		func(e *store.NewEvent) { e.Depth = 3 },
+	} {
+		e := plain
+		change(&e)
+		events = append(events, e)
+	}
+	check := func(given []store.NewEvent) {
+		t.Helper()
+		last := int64(0)
+		for i, stored := range commit(t, s, nil, given...) {
+			read, _, err := s.Event(t.Context(), stored.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(&stored.Event, read, cmpopts.IgnoreFields(store.Event{}, "Payload")); diff != "" {
+				t.Errorf("told and stored differ: %s", diff)
+			}
+			e := given[i]
+			if read.Trigger != e.Trigger || read.Source != e.Source || read.Instance != e.Instance || read.EventID != e.EventID ||
+				read.Depth != e.Depth || e.ReplayOf != 0 && *read.ReplayOf != e.ReplayOf || !strings.Contains(read.Problem, e.Problem) ||
+				read.Problem == e.Problem && !bytes.Equal(read.Payload, e.Payload) {
+				t.Errorf("event %d is %+v", i, read)
+			}
+			if read.ID <= last {
+				t.Error("the order is lost")
+			}
+			last = read.ID
+		}
+	}
+	for _, e := range events {
+		check([]store.NewEvent{e})
+	}
+	events[2].EventID = "another"
+	check(events)
+	for n := range 5 {
+		events[n] = plain
+		events[n].Payload = json.RawMessage(fmt.Sprintf(`{"n": %d}`, n))
+	}
+	check(events[:5])
 }
 
 func TestCommitEventsFindsDuplicates(t *testing.T) {

@@ -42,6 +42,11 @@ type NewEvent struct {
 	Audit *NewAudit
 }
 
+// isPlain says that all there is to an event is who saw it, and what.
+func (e *NewEvent) isPlain() bool {
+	return e.Instance == "" && e.EventID == "" && e.Problem == "" && e.ReplayOf == 0 && e.Depth == 0
+}
+
 // Event is a stored event.
 type Event struct {
 	ID        int64           `json:"id"`

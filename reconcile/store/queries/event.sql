@@ -44,6 +44,17 @@ SELECT
 FROM input
 ORDER BY place;
 
+-- name: InsertPlainEvents
+-- InsertEvents where nothing is known but who saw what: most of what floods. They get their numbers in their order.
+WITH stored AS (
+    INSERT INTO attune.event (id, trigger_ref, source, payload)
+    SELECT nextval('attune.event_id'), given.trigger_ref, given.source, given.payload::jsonb
+    FROM unnest(@trigger_refs::text[], @sources::text[], @payloads::text[]) AS given (trigger_ref, source, payload)
+    RETURNING id
+)
+SELECT array_agg(id ORDER BY id) AS ids, now() AS created_at
+FROM stored;
+
 -- name: KnownEvents
 -- Apart from InsertEvents: a row that another transaction has just committed is in no snapshot there.
 SELECT COALESCE(event_key.id, 0) AS id
