@@ -254,7 +254,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	if d.sensors, err = sensor.New(sensor.Options{
 		Blocked: blocked.total.Inc,
 		Runner:  d.runner, Interpreters: d.interpreters, Environments: d.environments, Catalogs: d.catalogs, Instances: d.store, Revisions: d.revisions,
-		Sink: d.intake, Holds: d.elector.Holds, LeaseLost: func(string) { d.elector.poke() }, StateChanged: d.news.sensorChanged, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
+		Sink: d.intake, Holds: d.elector.Holds, Elsewhere: d.elector.Elsewhere, LeaseLost: func(string) { d.elector.poke() }, StateChanged: d.news.sensorChanged, PackConfig: d.packConfig, RunAs: c.Exec.RunAs, Secret: d.secrets.secret,
 		DataDir: filepath.Join(d.state, "data"), TempDir: filepath.Join(d.state, "tmp"),
 		Binary: d.opts.Binary, LogLevel: c.Log.Level, StopGrace: c.Exec.StopGrace, Logger: d.opts.Logger, Registerer: d.registry,
 	}); err != nil {
@@ -632,6 +632,9 @@ func (d *Daemon) degraded() []string {
 	}
 	if status.WatchReason != "" {
 		problems = append(problems, "packs are polled, not watched: "+status.WatchReason)
+	}
+	if problem := d.elector.Problem(); problem != "" {
+		problems = append(problems, problem)
 	}
 	for _, b := range d.intake.Breakers() {
 		problems = append(problems, fmt.Sprintf("the breaker of rule %s is open until %s: %s", b.Rule, b.OpenUntil.Format(time.RFC3339), b.Reason))

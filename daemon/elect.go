@@ -38,6 +38,7 @@ type leases interface {
 	Leases(ctx context.Context, node string) (*store.Leases, error)
 	HoldLeases(ctx context.Context, node string, names []string) (map[string]string, error)
 	ReleaseLeases(ctx context.Context, node string, names []string) error
+	ResignLeases(ctx context.Context, node string) error
 }
 
 // elector holds what one node at a time may do: to reconcile, and to run a sensor. Every node takes at
@@ -66,6 +67,8 @@ type elector struct {
 	renewed, renewedLead time.Duration
 	// settled is until when only what it had is taken.
 	settled time.Duration
+	view    *store.Leases // who held what when it was last seen; nil: it was never seen
+	problem string        // why nothing is renewed; empty: it is
 }
 
 func newElector(node string, l leases, log *slog.Logger, registry prometheus.Registerer) *elector {
@@ -108,6 +111,47 @@ func (e *elector) Holds(ref string) (token string, holds bool) {
 	return token, token != "" && !e.leaving[name] && e.isFresh(name)
 }
 
+// Elsewhere tells people why this node does not run a sensor.
+func (e *elector) Elsewhere(ref string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	name := store.LeaseSensor + ref
+	switch {
+	case e.leaving[name]:
+		return "another node is to run it, this one has more than its share"
+	case e.tokens[name] != "" && !e.isFresh(name):
+		return "its lease could not be renewed for so long that another node may run it"
+	case e.view == nil:
+		return "this node has not taken its lease yet"
+	}
+	switch holder := e.view.Holder[name]; {
+	case holder == "" && e.view.Nodes > 1:
+		return "no node has its lease yet"
+	case holder == "" || holder == e.node:
+		return "this node is taking its lease"
+	case e.view.Nodes == 1:
+		return "node " + holder + ", which ended without giving its lease back, has it until it lapses, within " + store.LeaseDuration.String()
+	default:
+		return "node " + holder + " runs it"
+	}
+}
+
+// Problem says why what this node leads and runs is not renewed; empty: it is.
+func (e *elector) Problem() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.problem
+}
+
+// see notes who holds what, and tells whether that is news for those who want to know why this node does not.
+func (e *elector) see(view *store.Leases) (changed bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	changed = e.view == nil || e.view.Nodes != view.Nodes || !maps.Equal(e.view.Holder, view.Holder)
+	e.view = view
+	return changed
+}
+
 // isFresh tells whether a lease that is held can be trusted.
 func (e *elector) isFresh(name string) bool {
 	renewed := e.renewed
@@ -127,6 +171,12 @@ func (e *elector) run(ctx context.Context, notices <-chan string) error {
 		if ctx.Err() != nil {
 			break
 		}
+		e.mu.Lock()
+		e.problem = ""
+		if err != nil {
+			e.problem = "what this node leads and runs is not renewed: " + err.Error()
+		}
+		e.mu.Unlock()
 		if failed := err != nil; failed != failing {
 			failing = failed
 			if failed {
@@ -188,7 +238,8 @@ func (e *elector) elect(ctx context.Context) (wait time.Duration, err error) {
 		return electRetry, err
 	}
 	hold, leave, release := e.decide(view, e.outage())
-	if e.leave(slices.Concat(leave, release)) {
+	seen, left := e.see(view), e.leave(slices.Concat(leave, release))
+	if seen || left {
 		e.changed()
 	}
 	if err := errors.Join(e.holdSensors(ctx, hold, release), e.holdLead(ctx, hold, release)); err != nil {
@@ -359,19 +410,15 @@ func (e *elector) holdLead(ctx context.Context, hold, release []string) error {
 	return nil
 }
 
-// resign gives back what is held.
+// resign gives back what is held, also what was taken by a statement whose answer was not waited for.
 func (e *elector) resign(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
 	e.mu.Lock()
-	var names []string
-	for name := range e.tokens {
-		names = append(names, name)
-	}
 	e.tokens = map[string]string{}
 	e.mu.Unlock()
 	e.leading.Set(0)
-	if err := e.leases.ReleaseLeases(ctx, e.node, names); err != nil {
+	if err := e.leases.ResignLeases(ctx, e.node); err != nil {
 		e.log.Warn("what this node led and ran is not given back, it lapses", "err", err)
 	}
 	return nil

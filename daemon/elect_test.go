@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -240,6 +241,109 @@ func TestSensorsOutliveTheLead(t *testing.T) {
 	if _, leads := a.Leads(); !leads || told != 1 {
 		t.Errorf("leads again: %v, told %d times", leads, told)
 	}
+}
+
+// Why a sensor does not run here is told as it is.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 2)
+	a := c.join("a")
+	told := 0
+	a.changed = func() { told++ }
+	expect := func(ref, want string) {
+		t.Helper()
+		if have := a.Elsewhere(ref); have != want {
+			t.Errorf("%s: found %q, want %q", ref, have, want)
+		}
+		if told == 0 {
+			t.Errorf("%s: nobody was told that there is news", ref)
+		}
+		told = 0
+	}
+	told = 1
+	expect("p.s0", "this node has not taken its lease yet")
+	storetest.Exec(t, c.url, "INSERT INTO attune.lease (name, node, token, lease_until) VALUES ('sensor:p.s1', 'former', gen_random_uuid(), now() + INTERVAL '30 seconds')")
+	c.elect(a)
+	expect("p.s1", "node former, which ended without giving its lease back, has it until it lapses, within 30s")
+	storetest.Exec(t, c.url, "DELETE FROM attune.lease WHERE node = 'former'")
+	b := c.join("b")
+	c.elect(b)
+	c.elect(a)
+	expect("p.s1", "node b runs it")
+	a.mu.Lock()
+	a.leaving["sensor:p.s0"] = true
+	a.mu.Unlock()
+	told = 1
+	expect("p.s0", "another node is to run it, this one has more than its share")
+	now := a.boottime() + electFence
+	a.boottime = func() time.Duration { return now }
+	a.mu.Lock()
+	clear(a.leaving)
+	a.mu.Unlock()
+	told = 1
+	expect("p.s0", "its lease could not be renewed for so long that another node may run it")
+	if err := b.resign(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// What the answer of did not come before the end is given back as well.
+	a.mu.Lock()
+	clear(a.tokens)
+	a.mu.Unlock()
+	if err := a.resign(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if view, err := c.store.Leases(t.Context(), "a"); err != nil || len(view.Holder) != 0 {
+		t.Errorf("left are %+v, %v", view, err)
+	}
+	told = 0
+	a.see(&store.Leases{Nodes: 2, Holder: map[string]string{}})
+	if have := a.Elsewhere("p.s0"); have != "no node has its lease yet" {
+		t.Errorf("found %q", have)
+	}
+	a.see(&store.Leases{Nodes: 1, Holder: map[string]string{}})
+	if have := a.Elsewhere("p.s0"); have != "this node is taking its lease" {
+		t.Errorf("found %q", have)
+	}
+}
+
+// deaf are leases of which nothing is heard.
+type deaf struct{ leases }
+
+func (deaf) Leases(context.Context, string) (*store.Leases, error) {
+	return nil, errors.New("nobody answers")
+}
+
+// That nothing is renewed is a problem of the daemon until it is.
+func TestElectionTellsItsProblem(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 1)
+	a := c.join("a")
+	free := a.leases
+	a.leases = deaf{free}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.run(ctx, nil) }()
+	until := func(want string) {
+		t.Helper()
+		eventually(t, func() error {
+			if have := a.Problem(); have != want {
+				return fmt.Errorf("found %q, want %q", have, want)
+			}
+			return nil
+		})
+	}
+	until("what this node leads and runs is not renewed: nobody answers")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	a.leases = free
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	go func() { ended <- a.run(ctx, nil) }()
+	until("")
+	cancel()
+	<-ended
 }
 
 // Who cannot read the packs leaves it to who can, but for want of another leads.

@@ -23,10 +23,11 @@ const (
 	// stop two hundred of them in one moment, nor start as many interpreters.
 	maxStarts = 4
 
-	// lookRetry is the wait after the database could not be asked.
 	// rotationPeriod is how often it is looked whether a secret of a sensor has changed.
 	rotationPeriod = 10 * time.Second
-	lookRetry      = time.Second
+
+	// lookRetry is the wait after the database could not be asked.
+	lookRetry = time.Second
 
 	// reasonElsewhere is what people read of a sensor that is another node's.
 	reasonElsewhere = "another node runs it"
@@ -78,6 +79,8 @@ type Options struct {
 	// Holds tells whether this node is the one that runs a sensor, and the token of the lease by which it
 	// is; Changed is to be called when the answer changes. nil: it runs all.
 	Holds func(ref string) (lease string, holds bool)
+	// Elsewhere tells people why this node is not the one that runs a sensor. nil: another node runs it.
+	Elsewhere func(ref string) string
 	// LeaseLost hears that a lease which Holds gave turned out to be another node's. nil: nobody hears.
 	LeaseLost func(ref string)
 	// Blocked hears of each address that a sensor was not allowed to ask; nil: nobody counts.
@@ -246,7 +249,11 @@ func (s *Supervisor) look(ctx context.Context, begin func(*sensor)) error {
 		t := newTarget(record, catalog.Packs[record.Pack], own, config)
 		t.hide(catalog.Triggers)
 		if s.opts.Holds != nil {
-			t.hold(s.opts.Holds(record.Ref))
+			lease, holds := s.opts.Holds(record.Ref)
+			t.hold(lease, holds)
+			if t.reason == reasonElsewhere && s.opts.Elsewhere != nil {
+				t.reason = s.opts.Elsewhere(record.Ref)
+			}
 		}
 		t.key += s.secretsOf(t)
 		s.aim(t, begin)

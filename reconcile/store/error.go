@@ -15,6 +15,7 @@ import (
 const (
 	codeReadOnly  = "25006"
 	codeCancelled = "57014"
+	codeLocked    = "55P03"
 
 	codeInsufficientPrivilege = "42501"
 	codeUndefinedTable        = "42P01"
@@ -53,7 +54,7 @@ func failureReason(err error) string {
 		return failureReadOnly
 	case pg.Code[:2] == "53", pg.Code == "58030":
 		return failureResources
-	case pg.Code == "55P03", pg.Code == codeCancelled, pg.Code == "25P03":
+	case pg.Code == codeLocked, pg.Code == codeCancelled, pg.Code == "25P03":
 		return failureTimeout
 	default:
 		return failureConnection
@@ -94,7 +95,7 @@ func isTransientCode(code string) bool {
 		codeReadOnly, // read_only_sql_transaction: a failover is under way
 		codeSerialization,
 		codeDeadlock,
-		"55P03",       // lock_not_available
+		codeLocked,    // lock_not_available
 		codeCancelled, // query_canceled: our own time-out
 		"57P01",       // admin_shutdown
 		"57P02",       // crash_shutdown: kill -9 of any one backend ends every session
@@ -177,7 +178,7 @@ func inHalves[T any](some []T, do func([]T) error, refused func(T, error) error)
 // statement is not asked.
 func (s *Store) blamed(err error) error {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || pg.Code != codeCancelled {
+	if !ok || pg.Code != codeCancelled && pg.Code != codeLocked {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), blameTimeout)

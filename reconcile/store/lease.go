@@ -76,6 +76,7 @@ func (s *Store) Leases(ctx context.Context, node string) (*Leases, error) {
 func (s *Store) HoldLeases(ctx context.Context, node string, names []string) (tokens map[string]string, err error) {
 	tokens = map[string]string{}
 	err = s.hot(ctx, "hold the leases of node "+node, func(batch *pgx.Batch) {
+		s.queue(batch, "LeaseSettings", nil)
 		s.queue(batch, "HoldLeases", pgx.StrictNamedArgs{
 			"node": node, "names": names, "lease_seconds": LeaseDuration.Seconds(), "kept": s.leaseVigil.living(s.now()),
 		}).Query(func(rows pgx.Rows) error {
@@ -100,7 +101,16 @@ func (s *Store) ReleaseLeases(ctx context.Context, node string, names []string) 
 		return nil
 	}
 	return s.hot(ctx, "release the leases of node "+node, func(batch *pgx.Batch) {
+		s.queue(batch, "LeaseSettings", nil)
 		s.queue(batch, "ReleaseLeases", pgx.StrictNamedArgs{"node": node, "names": names})
+	})
+}
+
+// ResignLeases is ReleaseLeases of all that the node has, also of what it does not know that it has.
+func (s *Store) ResignLeases(ctx context.Context, node string) error {
+	return s.hot(ctx, "release the leases of node "+node, func(batch *pgx.Batch) {
+		s.queue(batch, "LeaseSettings", nil)
+		s.queue(batch, "ResignLeases", pgx.StrictNamedArgs{"node": node})
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -127,6 +128,61 @@ func hold(t *testing.T, url, token string) (release func()) {
 		if err := tx.Rollback(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Who has locked leases is named, long before they are given up for it: nobody but a person can end that.
+func TestLeaseLockedByAnother(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	for _, node := range []string{"one", "two", "three", "other"} {
+		if _, err := s.HoldLeases(t.Context(), node, []string{"of " + node}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocker := storetest.Connect(t, url)
+	if _, err := blocker.Exec(t.Context(), "BEGIN; SELECT FROM attune.lease WHERE node <> 'other' FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("session %d of ", blocker.PgConn().PID())
+	// Who waits for the same is not to be blamed.
+	var all sync.WaitGroup
+	waiter, ctx := storetest.Connect(t, url), t.Context()
+	waiting := make(chan struct{})
+	go func() {
+		defer close(waiting)
+		_, _ = waiter.Exec(ctx, "UPDATE attune.lease SET lease_until = now() WHERE node = 'one'")
+	}()
+	waitFor(t, func() bool {
+		return one[int](t, s, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+	})
+	for doing, do := range map[string]func() error{
+		"hold":    func() error { _, err := s.HoldLeases(t.Context(), "one", []string{"of one"}); return err },
+		"release": func() error { return s.ReleaseLeases(t.Context(), "two", []string{"of two"}) },
+		"resign":  func() error { return s.ResignLeases(t.Context(), "three") },
+	} {
+		all.Go(func() {
+			switch err := do(); {
+			case err == nil || !store.IsTransient(err):
+				t.Errorf("%s: found %v", doing, err)
+			case !strings.Contains(err.Error(), want) || strings.Count(err.Error(), "session ") != 1 || !strings.Contains(err.Error(), "lock timeout"):
+				t.Errorf("%s: it is not told who holds the leases, and nobody else: %v", doing, err)
+			}
+		})
+	}
+	all.Wait()
+	if _, err := blocker.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	<-waiting
+	for _, node := range []string{"one", "two", "three"} {
+		if err := s.ResignLeases(t.Context(), node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := one[string](t, s, "SELECT string_agg(name, ', ') FROM attune.lease"); left != "of other" {
+		t.Errorf("held are %s", left)
 	}
 }
 

@@ -282,7 +282,9 @@ FROM (
 ) AS histories;
 
 -- name: TableLocks
--- Who keeps everybody else from writing to a whole table of ours, in words.
+-- Who keeps everybody else from writing to a whole table of ours, or from the leases, in words. Whose row it is
+-- that a session has locked cannot be seen; but nobody of ours has any of attune.lease for a second, unless it
+-- waits itself.
 SELECT format(
         'session %s%s%s holds %s on attune.%s%s',
         pg_locks.pid,
@@ -301,7 +303,15 @@ JOIN pg_catalog.pg_stat_activity
     ON pg_stat_activity.pid = pg_locks.pid
 WHERE pg_locks.locktype = 'relation'
     AND pg_locks.granted
-    AND pg_locks.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND (
+        pg_locks.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+        OR (
+            pg_class.relname = 'lease'
+            AND pg_locks.mode IN ('RowShareLock', 'RowExclusiveLock')
+            AND pg_stat_activity.xact_start < clock_timestamp() - INTERVAL '1 second'
+            AND pg_stat_activity.wait_event_type IS DISTINCT FROM 'Lock'
+        )
+    )
     AND pg_class.relnamespace = 'attune'::regnamespace
     AND pg_class.relkind IN ('r', 'p')
     AND pg_database.datname = current_database()

@@ -143,6 +143,11 @@ FROM (SELECT) AS one
 LEFT JOIN attune.lease
     ON TRUE;
 
+-- name: LeaseSettings
+-- Renewals have to come in time, and nobody of ours keeps a row for longer than a commit takes: who does is
+-- named while there is time to end that session.
+SELECT set_config('lock_timeout', '2s', TRUE);
+
 -- name: HoldLeases
 -- Renews what the node holds and takes what nobody does, of these names. A lease that lapsed and that
 -- nobody else took keeps its token: what was done under it meanwhile, by the node alone, still counts.
@@ -165,6 +170,16 @@ WITH released AS (
     DELETE FROM attune.lease
     WHERE node = @node::text
         AND name = ANY (@names::text[])
+    RETURNING name
+)
+SELECT pg_notify('attune_lease', '')
+FROM released
+LIMIT 1;
+
+-- name: ResignLeases
+WITH released AS (
+    DELETE FROM attune.lease
+    WHERE node = @node::text
     RETURNING name
 )
 SELECT pg_notify('attune_lease', '')
