@@ -617,6 +617,10 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 		if err != nil {
 			return nil, fmt.Errorf("cannot encode the request: %v", err)
 		}
+		// A daemon that refuses it would close the connection under what is still being written.
+		if len(encoded) > maxBody {
+			return nil, tooLarge(strconv.Itoa(len(encoded)))
+		}
 		reader = bytes.NewReader(encoded)
 	}
 	request, err := http.NewRequestWithContext(ctx, method, target, reader)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -185,6 +186,9 @@ func toProblem(ctx huma.Context, _ string, v any) (any, error) {
 		return v, nil
 	}
 	problem := newError(codeOf(model.Status), "cannot take the request: "+model.Detail, "")
+	if problem.Code == CodeTooLarge {
+		problem = tooLarge(ctx.Header("Content-Length"))
+	}
 	problem.Status, problem.Title = model.Status, http.StatusText(model.Status)
 	problem.RequestID = requestID(ctx.Context())
 	for _, detail := range model.Errors {
@@ -193,6 +197,16 @@ func toProblem(ctx huma.Context, _ string, v any) (any, error) {
 		}
 	}
 	return problem, nil
+}
+
+// tooLarge refuses a request of so many bytes, as a header has it; empty: nobody knows.
+func tooLarge(length string) *Error {
+	found := "more"
+	if n, err := strconv.ParseInt(length, 10, 64); err == nil && n > 0 {
+		found = fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	}
+	return newError(CodeTooLarge, fmt.Sprintf("cannot take the request: expected at most %d MiB of parameters or payload, found %s", maxBody>>20, found),
+		"put what is large into a file where the action finds it, and hand over its path or its URL")
 }
 
 func codeOf(status int) Code {

@@ -535,6 +535,24 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
+// Who sends too much is told how much may be sent, and what to do instead, by the daemon and by the client.
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const want = "cannot take the request: expected at most 1 MiB of parameters or payload, found "
+	_, body := b.raw(t, http.MethodPost, "/api/v1/executions", `{"action_ref": "`+strings.Repeat("x", maxBody)+`"}`)
+	var problem *Error
+	if err := json.Unmarshal([]byte(body), &problem); err != nil || problem.Detail != want+"1.0 MiB" || problem.Hint == "" {
+		t.Errorf("found %+v, %v", problem, err)
+	}
+	_, err := b.client.Execute(t.Context(), NewExecution{Action: "core.echo", Parameters: map[string]any{"message": strings.Repeat("x", 10_000_000)}})
+	if problem = nil; !errors.As(err, &problem) || problem.Code != CodeTooLarge || problem.Detail != want+"9.5 MiB" {
+		t.Errorf("found %v", err)
+	} else if problem.RequestID != "" {
+		t.Error("the client sent all that")
+	}
+}
+
 func TestPanicIsAnAnswerWithTheRequestsID(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

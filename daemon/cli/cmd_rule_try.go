@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,17 +29,18 @@ func (c *command) ruleTest() *cobra.Command {
 	var payload, file, since string
 	var inForce bool
 	cmd := &cobra.Command{
-		Use:   "test REF (--event ID | --payload FILE | --since AGE)",
+		Use:   "test (REF | FILE) (--event ID | --payload FILE|JSON | --since AGE)",
 		Short: "Try a rule, edited or as it is, on an event; nothing runs",
 		Long: "Shows what a rule would make of an event: whether it matches, the value of each part of its condition, and\n" +
 			"the parameters that its actions would get. Limits (throttle, debounce, dedupe, breaker) are not asked.\n\n" +
 			"What is tried is the file in the packs folder, where that is not in force yet, else the rule in force;\n" +
-			"--file names another file, and --in-force wants the one in force.\n\n" +
+			"--file names another file, and --in-force wants the one in force. A FILE in the rules folder of a pack\n" +
+			"says itself whose it is.\n\n" +
 			"With --since the rule is run over the stored events, and those are listed that it would newly match, no\n" +
 			"longer match, or answer otherwise than the rule in force.\n\n" +
 			"Exits 0 when it could be told, 1 when the file would be refused or the rule fails on the event.",
 		Example: "  attune rule test tour.summarize_load --event 17\n" +
-			"  echo '{\"load\": 3}' | attune rule test tour.summarize_load --payload -\n" +
+			"  attune rule test tour.summarize_load --payload '{\"load\": 3}'\n" +
 			"  attune rule test tour.summarize_load --file /tmp/edited.yaml --since 7d",
 		Args: needOne("rule"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -52,38 +54,101 @@ func (c *command) ruleTest() *cobra.Command {
 				return usagef("cannot test rule %s: expected one of --event, --payload and --since", args[0])
 			}
 			source := api.TrialSource{InForce: inForce}
+			ref := args[0]
+			if isRuleFile(ref) {
+				if file != "" || inForce {
+					return usagef("cannot test %s: name the rule by its ref beside --file and --in-force", ref)
+				}
+				file = ref
+			}
 			if file != "" {
 				text, err := c.readFile(file, maxRuleFile)
 				if err != nil {
 					return err
 				}
 				source.Source, source.File = string(text), filepath.ToSlash(file)
+				if file == args[0] {
+					if ref, err = ruleOfFile(file, text); err != nil {
+						return err
+					}
+				}
 			}
 			if since != "" {
-				return c.tryRuleSince(cmd.Context(), args[0], api.NewTrialRun{Since: since, TrialSource: source})
+				return c.tryRuleSince(cmd.Context(), ref, api.NewTrialRun{Since: since, TrialSource: source})
 			}
 			trial := api.NewTrial{EventID: event, TrialSource: source}
 			if payload != "" {
-				text, err := c.readFile(payload, 0)
+				text, err := c.payload(payload)
 				if err != nil {
 					return err
 				}
-				if !json.Valid(text) {
-					return usagef("cannot read the payload from %s: expected one JSON object", payload)
-				}
 				trial.Payload = text
 			}
-			return c.tryRule(cmd.Context(), args[0], trial)
+			return c.tryRule(cmd.Context(), ref, trial)
 		},
 	}
 	flags := cmd.Flags()
 	flags.Int64Var(&event, "event", 0, "try it on this stored event")
-	flags.StringVar(&payload, "payload", "", "try it on an event with the payload in this file; - is stdin")
+	flags.StringVar(&payload, "payload", "", "try it on an event with this payload: a file, - for stdin, or the JSON itself, {…}")
 	flags.StringVar(&since, "since", "", "try it on all stored events since then: 90s, 1h, 7d, or a time such as 2026-01-31T09:00:00Z")
 	flags.StringVar(&file, "file", "", "the manifest to try; - is stdin")
 	flags.BoolVar(&inForce, "in-force", false, "try the rule in force, whatever the packs folder has")
 	cmd.MarkFlagsMutuallyExclusive("file", "in-force")
 	return cmd
+}
+
+// isRuleFile says whether a word is a manifest's file, and not a ref: refs have no slash, and one may be p.yaml.
+func isRuleFile(word string) bool {
+	if strings.ContainsRune(word, filepath.Separator) {
+		return true
+	}
+	info, err := os.Stat(word)
+	return err == nil && info.Mode().IsRegular() && slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(word))
+}
+
+// ruleOfFile gives the ref of the rule whose manifest this is, by the pack that the file stands in.
+func ruleOfFile(file string, text []byte) (string, error) {
+	path, err := filepath.Abs(file)
+	if err != nil {
+		return "", usagef("cannot find %s: %v", file, err)
+	}
+	const packFile = "pack.yaml"
+	folder := filepath.Dir(filepath.Dir(path))
+	pack, err := os.ReadFile(filepath.Join(folder, packFile))
+	if err != nil {
+		return "", &usageError{
+			text: fmt.Sprintf("cannot tell which rule %s is: it does not stand in the rules folder of a pack", file),
+			hint: fmt.Sprintf("Name the rule as well: attune rule test REF --file %s", file),
+		}
+	}
+	b := manifest.Parse(filepath.Base(folder), map[string]manifest.File{
+		packFile: {Content: pack}, "rules/" + filepath.Base(path): {Content: text},
+	})
+	for _, r := range b.Rules {
+		return r.Ref, nil
+	}
+	for _, broken := range b.Broken {
+		if broken.Kind == manifest.KindRule && broken.Ref != "" {
+			return broken.Ref, nil
+		}
+	}
+	return "", usagef("cannot tell which rule %s is: %v", file, b.Errors)
+}
+
+// payload reads a payload from a file or stdin, or is given it.
+func (c *command) payload(given string) (json.RawMessage, error) {
+	text, from := []byte(given), "--payload"
+	if !strings.HasPrefix(strings.TrimSpace(given), "{") {
+		var err error
+		if text, err = c.readFile(given, 0); err != nil {
+			return nil, err
+		}
+		from = given
+	}
+	if !json.Valid(text) {
+		return nil, usagef("cannot read the payload from %s: expected one JSON object", from)
+	}
+	return text, nil
 }
 
 // readFile reads a file, or stdin; with most no more than that.
