@@ -559,7 +559,7 @@ func (r *Reconciler) report(plan *Plan) *Report {
 		}
 	}
 	slices.SortFunc(whole.Packs, func(a, b PackPlan) int { return cmp.Compare(a.Ref, b.Ref) })
-	return &Report{Generation: r.catalog.Generation, Plan: whole, Errors: errs, Held: r.heldRefs()}
+	return &Report{Generation: r.catalog.Generation, Plan: whole, Errors: errs, Held: r.heldRefs(), Waits: r.scanner.waitsFor()}
 }
 
 // reportAbout tells what a command about one pack did: to the pack, and to those that it changed because of

@@ -255,6 +255,14 @@ type Report struct {
 	// Held are packs that have vanished and stay until a second scan agrees, because they are over
 	// half of all.
 	Held []string `json:"held,omitempty"`
+	// Waits are packs that are being written: they stay as they are until that is over, and are then applied.
+	Waits []PackWait `json:"waits,omitempty"`
+}
+
+// PackWait is a pack that is being written, and what tells so.
+type PackWait struct {
+	Pack string `json:"pack"`
+	Why  string `json:"why"`
 }
 
 // New makes a Reconciler; nothing is read before Run.

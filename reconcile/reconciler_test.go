@@ -130,6 +130,26 @@ func TestPackWrittenFileByFile(t *testing.T) {
 	}
 }
 
+// Who reloads is told of a file that counts as being written, instead of that nothing changed.
+func TestReloadNamesWhatIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.pack("one")
+	b.start()
+	if report := b.reload(); len(report.Waits) != 0 {
+		t.Errorf("found %+v", report.Waits)
+	}
+	b.write("one/triggers/new.yaml", "")
+	report := b.reload()
+	if len(report.Waits) != 1 || report.Waits[0].Pack != "one" || !strings.HasPrefix(report.Waits[0].Why, "one/triggers/new.yaml has no bytes") || !report.Plan.Empty() {
+		t.Errorf("found %+v and %+v", report.Waits, report.Plan)
+	}
+	b.write("one/triggers/new.yaml", "name: new\n")
+	if report := b.reload(); len(report.Waits) != 0 || report.Plan.Empty() {
+		t.Errorf("found %+v and %+v", report.Waits, report.Plan)
+	}
+}
+
 func TestBrokenEditKeepsLastGood(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

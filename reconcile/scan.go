@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -98,14 +99,20 @@ type scanner struct {
 	quiet   time.Duration
 	lenient bool               // see Trust.WorldWritable
 	folders map[string]*folder // by key
-	// waits is since when a pack is being written, or git is at work in it.
-	waits map[string]time.Time
+	// waits are the packs that are being written, or in which git is at work, by key.
+	waits map[string]waiting
 	// stood are the packs that lookAhead looked at; true: nothing in it changed.
 	stood map[string]bool
 }
 
 func newScanner(cover coverage, quiet time.Duration) *scanner {
-	return &scanner{cover: cover, quiet: quiet, folders: map[string]*folder{}, waits: map[string]time.Time{}}
+	return &scanner{cover: cover, quiet: quiet, folders: map[string]*folder{}, waits: map[string]waiting{}}
+}
+
+// waiting is that a pack is being written: since when, and what tells so.
+type waiting struct {
+	since time.Time
+	why   string
 }
 
 // visit is one scan of one pack.
@@ -174,24 +181,38 @@ func (s *scanner) wait(p place, w *walk, old, next *folder, now time.Time, settl
 	}
 	young := settle && w.newest <= now.UnixNano() && now.UnixNano()-w.newest < s.quiet.Nanoseconds()
 	locked := gitLocked(w.base)
-	if !w.unstable && !w.empty && !young && !locked {
+	if !w.unstable && w.empty == "" && !young && !locked {
 		return 0
 	}
-	since, ok := s.waits[p.key]
+	of, ok := s.waits[p.key]
 	if !ok {
-		since = now
-		s.waits[p.key] = now
+		of.since = now
 	}
-	waited := now.Sub(since)
+	waited := now.Sub(of.since)
+	var retry time.Duration
 	switch {
 	case locked && waited < lockPatience:
-		return lockRetry
+		of.why, retry = "git is at work in it", lockRetry
 	case w.unstable:
-		return s.quiet
-	case w.empty && waited < emptyPatience, young && waited < emptyPatience:
-		return min(s.quiet, emptyPatience-waited)
+		of.why, retry = "it changed while it was read", s.quiet
+	case w.empty != "" && waited < emptyPatience:
+		of.why = fmt.Sprintf("%s/%s has no bytes, and for %s that means that it is being written", p.ref, w.empty, emptyPatience)
+		retry = min(s.quiet, emptyPatience-waited)
+	case young && waited < emptyPatience:
+		of.why, retry = "it changed a moment ago", min(s.quiet, emptyPatience-waited)
 	}
-	return 0
+	s.waits[p.key] = of
+	return retry
+}
+
+// waitsFor tells of each pack that is being written what it waits for, by ref.
+func (s *scanner) waitsFor() []PackWait {
+	list := []PackWait{}
+	for key, of := range s.waits {
+		list = append(list, PackWait{Pack: filepath.Base(key), Why: of.why})
+	}
+	slices.SortFunc(list, func(a, b PackWait) int { return cmp.Or(cmp.Compare(a.Pack, b.Pack), cmp.Compare(a.Why, b.Why)) })
+	return list
 }
 
 // gitLocked says that git is changing the work tree that a folder belongs to: files are absent for a

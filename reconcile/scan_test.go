@@ -314,6 +314,41 @@ func TestPolledChangesSettle(t *testing.T) {
 	}
 }
 
+// What is waited for is named: the file that has no bytes, and the rest in words.
+func TestWaitsAreNamed(t *testing.T) {
+	t.Parallel()
+	f := newTree(t)
+	for _, ref := range []string{"empty", "git", "young", "done"} {
+		f.pack(ref)
+	}
+	f.write("empty/rules/new.yaml", "")
+	f.write("git/.git/index.lock", "")
+	s := newScanner(uncovered{}, 250*time.Millisecond)
+	look := func(now time.Time, young time.Time) []PackWait {
+		for _, ref := range []string{"empty", "git", "done"} {
+			s.scan(placeOf(f.dir, f.dir, ref), now, false)
+		}
+		s.scan(placeOf(f.dir, f.dir, "young"), young, true)
+		return s.waitsFor()
+	}
+	want := []PackWait{
+		{"empty", "empty/rules/new.yaml has no bytes, and for 2s that means that it is being written"},
+		{"git", "git is at work in it"},
+		{"young", "it changed a moment ago"},
+	}
+	now := later()
+	if diff := cmp.Diff(want, look(now, time.Now())); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(want[1:2], look(now.Add(emptyPatience), now)); diff != "" {
+		t.Error(diff)
+	}
+	f.remove("git")
+	if diff := cmp.Diff([]PackWait{}, look(now.Add(lockPatience), now)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestStaleIndexLock(t *testing.T) {
 	t.Parallel()
 	f := newTree(t)

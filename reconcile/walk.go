@@ -50,7 +50,7 @@ type walk struct {
 	held     bool
 	noPack   bool
 	unstable bool   // something changed while it was looked at
-	empty    bool   // a manifest has no bytes, or a script has none any more
+	empty    string // a manifest that has no bytes, or a script that has none any more; "": there is none
 	kept     int    // bytes of content that are no manifests'
 	read     bool   // a file had to be read
 	linked   bool   // there are links, in the pack or on the way to it
@@ -216,7 +216,9 @@ func (w *walk) regular(d *os.Root, name, here, there string, info fs.FileInfo) {
 	isManifest := manifest.IsManifest(here)
 	w.newest = max(w.newest, m.ctime)
 	old := find(w.old, here)
-	w.empty = w.empty || m.size == 0 && (isManifest || old != nil && old.mark.size > 0)
+	if w.empty == "" && m.size == 0 && (isManifest || old != nil && old.mark.size > 0) {
+		w.empty = here
+	}
 	if isManifest && m.size > manifest.MaxFileSize {
 		w.problems[here] = fmt.Sprintf("it has %d bytes, at most %d are read", m.size, manifest.MaxFileSize)
 		return

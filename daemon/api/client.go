@@ -444,8 +444,9 @@ func (c *Client) Output(ctx context.Context, id int64, follow bool, each func(*O
 	if err != nil {
 		return nil, err
 	}
+	defer response.Body.Close()
 	var last *ExecutionDetail
-	err = decodeLines(ctx, c, response, func(l *OutputLine) error {
+	err = decodeLines(ctx, c, response.Body, func(l *OutputLine) error {
 		switch {
 		case l.Error != nil:
 			return l.Error
@@ -584,12 +585,12 @@ func readLines[T any](ctx context.Context, c *Client, method, path string, query
 	if err != nil {
 		return err
 	}
-	return decodeLines(ctx, c, response, each)
+	defer response.Body.Close()
+	return decodeLines(ctx, c, response.Body, each)
 }
 
-func decodeLines[T any](ctx context.Context, c *Client, response *http.Response, each func(*T) error) error {
-	defer response.Body.Close()
-	decoder := json.NewDecoder(bufio.NewReader(response.Body))
+func decodeLines[T any](ctx context.Context, c *Client, body io.Reader, each func(*T) error) error {
+	decoder := json.NewDecoder(bufio.NewReader(body))
 	decoder.UseNumber()
 	for {
 		value := new(T)

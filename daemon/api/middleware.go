@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 

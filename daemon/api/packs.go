@@ -246,6 +246,7 @@ func (s *Server) told(ctx context.Context, report *Report, pack string) (*Report
 		return nil, err
 	}
 	if pack != "" {
+		narrowed.Waits = slices.DeleteFunc(slices.Clone(report.Waits), func(w reconcile.PackWait) bool { return w.Pack != pack })
 		narrowed.Errors = nil
 		for _, e := range report.Errors {
 			if e.Ref == pack || packOf(e) == pack {

@@ -459,8 +459,11 @@ func (c *command) packReload() *cobra.Command {
 				}
 				return report, err
 			}, func(w io.Writer, _ *api.Report) {
-				if report.Plan != nil {
+				if report.Plan != nil && (len(report.Waits) == 0 || len(report.Plan.Packs) > 0) {
 					c.planScreen(w, report.Plan)
+				}
+				for _, wait := range report.Waits {
+					fmt.Fprintf(w, "%s %s\n", wait.Pack, c.paint(styleWarn, "is not looked at yet: "+wait.Why+"; it is applied when that is over"))
 				}
 				if report.Plan == nil || report.Plan.Empty() {
 					c.findings(w, report.Errors)

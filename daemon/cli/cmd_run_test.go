@@ -26,7 +26,7 @@ func (d *daemons) Output(_ context.Context, id int64, _ bool, each func(*api.Out
 	if len(*d) > 1 {
 		*d = (*d)[1:]
 	}
-	time.Sleep(now.there)
+	<-time.After(now.there)
 	if now.says != "" {
 		if err := each(&api.OutputLine{Stream: "stdout", Text: now.says, Attempt: 1}); err != nil {
 			return nil, err
