@@ -336,8 +336,8 @@ func readFile(name string) ([]byte, error) {
 	return text, err
 }
 
-// credentialDatabase is the credential with the database's URL, which has a password.
-const credentialDatabase = "attune.database-url"
+// CredentialDatabase is the credential with the database's URL, which has a password.
+const CredentialDatabase = "attune.database-url"
 
 // readCredential takes the database's URL from its credential, where nothing else says one.
 func (c *Config) readCredential() []ConfigProblem {
@@ -345,7 +345,7 @@ func (c *Config) readCredential() []ConfigProblem {
 	if dir == "" || c.Database.URL != "" {
 		return nil
 	}
-	path := filepath.Join(dir, credentialDatabase)
+	path := filepath.Join(dir, CredentialDatabase)
 	text, err := readFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):

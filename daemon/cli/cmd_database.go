@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/attune-io/attune/daemon"
 	"github.com/attune-io/attune/exec/postgres"
 )
 
@@ -61,6 +62,9 @@ func (c *command) databaseBackup() *cobra.Command {
 // It returns only where it cannot.
 func (c *command) becomeProgram(name string, args ...string) error {
 	cfg, err := c.config()
+	if err == nil {
+		err = addressElsewhere(cfg, credentialStore)
+	}
 	if err != nil {
 		return err
 	}
@@ -87,6 +91,28 @@ func (c *command) becomeProgram(name string, args ...string) error {
 	})
 	err = syscall.Exec(program, append([]string{name}, args...), append(environ, connection.Env...))
 	return fmt.Errorf("cannot start %s: %v", program, err)
+}
+
+// credentialStore is where systemd finds what the unit's LoadCredential= names.
+const credentialStore = "/etc/credstore"
+
+// addressElsewhere refuses to go to a private database that is not there, or to make one, where the service is given the
+// address of another: a restore would go into one that no daemon ever opens.
+func addressElsewhere(cfg *daemon.Config, store string) error {
+	if cfg.Database.URL != "" {
+		return nil
+	}
+	address := filepath.Join(store, daemon.CredentialDatabase)
+	if _, err := os.Stat(filepath.Join(cfg.StateDirectory(), "postgres")); err == nil {
+		return nil
+	}
+	if _, err := os.Stat(address); err != nil {
+		return nil //nolint:nilerr // there is no such credential, or not for this user
+	}
+	return &usageError{
+		text: fmt.Sprintf("cannot tell which database is meant: there is no private one, and the service gets its address from %s", address),
+		hint: "Say `export CREDENTIALS_DIRECTORY=" + store + "` first, and commands take it from there as the service does.",
+	}
 }
 
 // splitPassword takes the password out of a database's address, which others may see among the arguments.

@@ -36,6 +36,9 @@ func (c *command) databaseRestore() *cobra.Command {
 		Args:    needOne("file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := c.config()
+			if err == nil {
+				err = addressElsewhere(cfg, credentialStore)
+			}
 			if err != nil {
 				return err
 			}

@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/attune-io/attune/daemon"
 )
 
 func TestSchemaVersionOfABackup(t *testing.T) {
@@ -35,5 +38,29 @@ func TestWhatIsNoBackupIsRefused(t *testing.T) {
 	}
 	if _, err := checkMagic(name + "y"); err == nil {
 		t.Error("a file that is not there is taken")
+	}
+}
+
+// Who says nothing of a database, on a machine whose service is given the address of one, means that one.
+func TestAddressOfTheService(t *testing.T) {
+	t.Parallel()
+	credentials, state := t.TempDir(), t.TempDir()
+	cfg := daemon.DefaultConfig()
+	cfg.State.Directory = state
+	if err := addressElsewhere(cfg, credentials); err != nil {
+		t.Errorf("without a credential: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(credentials, "attune.database-url"), []byte("postgres://h/d"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var usage *usageError
+	if err := addressElsewhere(cfg, credentials); !errors.As(err, &usage) || !strings.Contains(usage.hint, "export CREDENTIALS_DIRECTORY="+credentials) {
+		t.Errorf("with a credential: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(state, "postgres"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := addressElsewhere(cfg, credentials); err != nil {
+		t.Errorf("beside a private database: %v", err)
 	}
 }

@@ -107,9 +107,13 @@ func (r *Replacement) mustBeDead(ctx context.Context) error {
 	return err
 }
 
-// Keep ends a restore that succeeded: what stood aside is dropped.
+// Keep ends a restore that succeeded: nobody holds anything of what came, and what stood aside is dropped.
 func (r *Replacement) Keep(ctx context.Context) error {
-	err := r.drop(ctx, asideSchema)
+	_, err := r.conn.Exec(ctx, r.queries.get("ForgetHolders"))
+	if err != nil {
+		err = fmt.Errorf("cannot take back what nodes held: %w", err)
+	}
+	err = errors.Join(err, r.drop(ctx, asideSchema))
 	return errors.Join(err, r.conn.Close(context.WithoutCancel(ctx)))
 }
 

@@ -26,6 +26,11 @@ ALTER SCHEMA attune RENAME TO attune_before_restore;
 -- name: MarkRestore
 CREATE SCHEMA attune_before_restore;
 
+-- name: ForgetHolders
+-- Whoever held something when the backup was made is gone. A young backup would else have the next daemon wait
+-- until the leases of the one before lapse.
+DELETE FROM attune.lease;
+
 -- name: PutBack
 ALTER SCHEMA attune_before_restore RENAME TO attune;
 
