@@ -10,10 +10,12 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,7 +81,18 @@ func Wrap(m *testing.M, leaks ...goleak.Option) Tests {
 	if err := os.Setenv(RaceVariable, RaceOptions); err != nil { // too late for this process, in time for its children
 		panic(err)
 	}
+	passSignalsOn()
 	return Tests{m: m, leaks: leaks}
+}
+
+// passSignalsOn lets what tests start be interrupted, also where the tests themselves are not: a shell starts what
+// runs in the background with SIGINT ignored, nohup with SIGHUP, and that is inherited, unless it is caught here.
+func passSignalsOn() {
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig) // which nobody reads: here it stays ignored
+		}
+	}
 }
 
 // Last runs a function after all tests, while the server still is there: for what several tests shared.
