@@ -28,6 +28,7 @@ echo "{\"payload\":{\"ack\":$ack}}"
 exec sleep 999`, func(m *manifest.Sensor, _ map[string]string) { m.Ack = true })
 	pid := y.running("s")
 	stored := len(y.sink.payloads(t, 2)) // the cursor between them is kept
+	until(t, "both counted", func() bool { return y.info("s").Events == int64(stored) })
 	y.mu.Lock()
 	y.cursors["p.s"] = json.RawMessage(`{"at":7}`)
 	y.mu.Unlock()
