@@ -211,6 +211,7 @@ func (d *Daemon) build(ctx context.Context) error {
 	if d.revisions, err = reconcile.NewRevisions(filepath.Join(d.state, "revisions"), d.store, d.opts.Logger); err != nil {
 		return err
 	}
+	d.undo = append(d.undo, d.revisions.Close)
 	if d.reconciler, err = reconcile.New(reconcile.Options{
 		Directories: c.Packs.Directories, AutoLoad: c.Packs.AutoLoad, PackConfig: c.Packs.Config, ConfigPlace: d.configPlace,
 		Trust: c.Trust(), Store: d.store, Revisions: d.revisions, Interpreters: Interpreters{d.interpreters}, Seals: d.keys.Usable,

@@ -157,6 +157,7 @@ func setup(t testing.TB) *bench {
 		if b.stop != nil {
 			b.stop()
 		}
+		b.revisions.Close()
 		if err := removeTree(b.state); err != nil {
 			t.Error(err)
 		}

@@ -31,6 +31,7 @@ func twoNodes(t *testing.T, fill func(b *bench)) (leader, follower *bench, s *se
 	leader, follower = setup(t), setup(t)
 	follower.store, follower.url = storetest.Open(t, leader.url), leader.url
 	var err error
+	follower.revisions.Close()
 	follower.revisions, err = NewRevisions(follower.state, follower.store, quietLogger())
 	leader.do(err)
 	for name, b := range map[string]*bench{"a": leader, "b": follower} {

@@ -90,6 +90,7 @@ func NewRevisions(dir string, s *store.Store, logger *slog.Logger) (*Revisions, 
 	// What a killed daemon left behind is nobody's.
 	left, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
 	if err != nil {
+		r.Close()
 		return nil, fmt.Errorf("cannot look for unfinished revisions: %v", err)
 	}
 	for _, one := range left {
@@ -98,6 +99,14 @@ func NewRevisions(dir string, s *store.Store, logger *slog.Logger) (*Revisions, 
 		}
 	}
 	return r, nil
+}
+
+// Close ends the watching of revisions' folders. What children change from then on is not noticed.
+func (r *Revisions) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.guard.close()
+	r.guard = nil
 }
 
 // Dir gives the folder of a revision's files, made from the database and verified at first need.

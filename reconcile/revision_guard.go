@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,9 +32,14 @@ func newGuard() (*guard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch the revisions' folders: %v (see fs.inotify.max_user_instances)", err)
 	}
-	g := &guard{fd: fd, digests: map[int32]string{}}
-	runtime.AddCleanup(g, func(fd int) { unix.Close(fd) }, fd)
-	return g, nil
+	return &guard{fd: fd, digests: map[int32]string{}}, nil
+}
+
+// close gives the instance back: a user has 128 of them, on most machines.
+func (g *guard) close() {
+	if g != nil {
+		_ = unix.Close(g.fd)
+	}
 }
 
 // watch sees changes of the folder from now on.

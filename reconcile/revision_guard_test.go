@@ -139,6 +139,7 @@ func TestRevisionIsMadeAnewWhenAChildChangesIt(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer next.Close()
 			if _, err := next.Put(t.Context(), c.digest(), c.tree, content); err != nil {
 				t.Errorf("after a restart: %v", err)
 			}
@@ -148,9 +149,11 @@ func TestRevisionIsMadeAnewWhenAChildChangesIt(t *testing.T) {
 			if made == before || strings.Count(log.String(), "made anew") != 2 {
 				t.Errorf("files were asked for %d and %d times; log:\n%s", before, made, &log)
 			}
-			if _, err := NewRevisions(r.dir, nil, r.logger); err != nil {
+			last, err := NewRevisions(r.dir, nil, r.logger)
+			if err != nil {
 				t.Fatal(err)
 			}
+			defer last.Close()
 			if left, _ := filepath.Glob(filepath.Join(r.dir, unfinished+"*")); len(left) > 0 {
 				t.Errorf("the next start leaves %v", left)
 			}

@@ -55,6 +55,7 @@ func newRevisions(t *testing.T, log *bytes.Buffer) *Revisions {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		r.Close()
 		if err := removeTree(dir); err != nil {
 			t.Error(err)
 		}
@@ -158,6 +159,7 @@ func TestRevisionTamperedWith(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer next.Close()
 	if _, err := next.Put(t.Context(), c.digest(), c.tree, c.content); err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +265,7 @@ func TestRevisionFromDatabase(t *testing.T) {
 	row := b.catalog().Packs["one"]
 	fresh, err := NewRevisions(filepath.Join(t.TempDir(), "other"), b.store, quietLogger())
 	b.do(err)
-	t.Cleanup(func() { b.do(removeTree(fresh.dir)) })
+	t.Cleanup(func() { fresh.Close(); b.do(removeTree(fresh.dir)) })
 	dir, err := fresh.Dir(t.Context(), row.RevisionID, row.TreeDigest)
 	b.do(err)
 	tree, err := readTree(dir)
