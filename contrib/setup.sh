@@ -17,6 +17,8 @@ run | test | package) ;;
     ;;
 esac
 
+umask 022 # what it installs is for every user
+
 have() { command -v "$1" >/dev/null 2>&1; }
 
 have_postgres() {
@@ -72,6 +74,29 @@ if [[ $want == package ]]; then
     have rpm || need rpm "the other kind of package"
 fi
 
+# again COMMAND…: a network that fails once is asked twice more.
+again() {
+    local try
+    for try in 1 2; do
+        if "$@"; then return 0; fi
+        sleep $((5 * try))
+    done
+    "$@"
+}
+
+# Go fetches modules where it needs them, and gives up with the first that does not come.
+modules() {
+    cd "$1"
+    if GOPROXY=off go list -deps -test ./... >/dev/null 2>&1; then return 0; fi
+    again go mod download
+}
+if [[ $want != run ]]; then
+    here=$(cd "$(dirname "$0")" && pwd)
+    for folder in "$here/.." "$here/bench"; do
+        (modules "$folder") || echo "setup: not all modules were fetched, Go tries again where it needs them" >&2
+    done
+fi
+
 if ((${#packages[@]} == 0)); then exit 0; fi
 
 if ! have apt-get; then
@@ -111,13 +136,15 @@ if [[ ! -e $policy ]]; then
 fi
 
 log=$(mktemp)
+# Another apt-get, which most machines run by themselves once a day, is waited for.
+options=(-o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
 install() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -q --no-install-recommends "${packages[@]}" >"$log" 2>&1
+        apt-get install -y -q --no-install-recommends "${options[@]}" "${packages[@]}" </dev/null >"$log" 2>&1
 }
 # The package list may be old or missing: it is fetched only when the first try fails.
 if ! install; then
-    "${as_root[@]}" apt-get update -q >>"$log" 2>&1 || true
+    "${as_root[@]}" apt-get update -q "${options[@]}" </dev/null >>"$log" 2>&1 || true
     if ! install; then
         cat "$log" >&2
         rm -f "$log"
