@@ -77,6 +77,7 @@ type Record struct {
 	Sealed    error
 	Spec      manifest.Component
 	CreatedAt time.Time
+	// UpdatedAt is when it last changed itself, or its files: not when the rest of its pack did.
 	UpdatedAt time.Time
 }
 

@@ -93,6 +93,39 @@ func TestApplyOfTheSameChangesNothing(t *testing.T) {
 }
 
 // An edit waits for each round trip, on a busy machine longer than for what is done in it.
+// TestChangedMeansItself: a component that only moves to its pack's next revision has not changed.
+func TestChangedMeansItself(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, whole("core"))
+	at := func() map[string]time.Time {
+		times := map[string]time.Time{}
+		for _, kind := range manifest.ComponentKinds() {
+			for ref, record := range catalog(t, s, nil).Records(kind) {
+				times[ref] = record.UpdatedAt
+			}
+		}
+		return times
+	}
+	before := at()
+	next := whole("core")
+	next.Revision = files(map[string]string{"README.md": "x"})
+	for i := range next.Put {
+		switch next.Put[i].Spec.Head().Ref {
+		case "core.echo":
+			next.Put[i].FilesDigest = "g"
+		case "core.r":
+			next.Put[i] = change("core", rule("core", "r", "core.t", map[string]any{"n": 2})).Put[0]
+		}
+	}
+	apply(t, s, next)
+	for ref, now := range at() {
+		if changed := ref == "core.echo" || ref == "core.r"; now.After(before[ref]) != changed {
+			t.Errorf("%s: changed at %v, before at %v", ref, now, before[ref])
+		}
+	}
+}
+
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	p := newProxy(t, storetest.NewURL(t))

@@ -197,7 +197,14 @@ SET pack_id = EXCLUDED.pack_id,
     files_digest = EXCLUDED.files_digest,
     revision_id = EXCLUDED.revision_id,
     generation = EXCLUDED.generation,
-    updated_at = now()
+    updated_at = CASE
+        WHEN component.present
+            AND (component.pack_id, component.file, component.pack_enabled, component.digest, component.files_digest)
+                IS NOT DISTINCT FROM
+                (EXCLUDED.pack_id, EXCLUDED.file, EXCLUDED.pack_enabled, EXCLUDED.digest, EXCLUDED.files_digest)
+        THEN component.updated_at -- another file of its pack has changed
+        ELSE now()
+    END
 WHERE NOT component.present
     OR (component.pack_id, component.file, component.pack_enabled, component.digest, component.files_digest, component.revision_id)
         IS DISTINCT FROM
