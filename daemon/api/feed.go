@@ -29,9 +29,9 @@ type feed[T any] struct {
 	// begin takes the position from which on everything is told, and gives what looks from there. The payloads are
 	// those of the notices that came since the last look.
 	begin func(context.Context) (looker[T], error)
-	// notices wakes it between the ticks.
-	notices func() (<-chan string, func())
-	log     *slog.Logger
+	// notices wakes it between the ticks, and so does nudges, which has nothing to say.
+	notices, nudges func() (<-chan string, func())
+	log             *slog.Logger
 
 	mu       sync.Mutex
 	run      string // names this life of the feed: numbers of another one mean something else
@@ -60,8 +60,8 @@ type feedEntry[T any] struct {
 	gap string
 }
 
-func newFeed[T any](log *slog.Logger, notices func() (<-chan string, func()), begin func(context.Context) (looker[T], error)) *feed[T] {
-	return &feed[T]{begin: begin, notices: notices, log: log, wake: make(chan struct{}), wanted: make(chan struct{}, 1)}
+func newFeed[T any](log *slog.Logger, notices, nudges func() (<-chan string, func()), begin func(context.Context) (looker[T], error)) *feed[T] {
+	return &feed[T]{begin: begin, notices: notices, nudges: nudges, log: log, wake: make(chan struct{}), wanted: make(chan struct{}, 1)}
 }
 
 // pump looks, for as long as somebody wants it, until ctx ends.
@@ -79,6 +79,8 @@ func (f *feed[T]) pump(ctx context.Context) {
 // live is one life of the feed.
 func (f *feed[T]) live(ctx context.Context) {
 	payloads, unsubscribe := f.notices()
+	defer unsubscribe()
+	nudges, unsubscribe := f.nudges()
 	defer unsubscribe()
 	look, err := f.begin(ctx)
 	f.mu.Lock()
@@ -130,7 +132,9 @@ func (f *feed[T]) live(ctx context.Context) {
 		case <-tick.C:
 		case payload := <-payloads:
 			said = append(said, payload)
+		case <-nudges:
 		}
+		pending(nudges)
 		said = append(said, pending(payloads)...)
 	}
 }

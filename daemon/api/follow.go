@@ -31,10 +31,12 @@ func (s *Server) newFeeds() feeds {
 	on := func(channel string) func() (<-chan string, func()) {
 		return func() (<-chan string, func()) { return s.opts.Notices.Subscribe(channel) }
 	}
+	claimed := on(store.ChannelClaimed)
+	never := func() (<-chan string, func()) { return nil, func() {} }
 	return feeds{
-		executions: newFeed(log, on(store.ChannelFinished), s.beginExecutions),
-		events:     newFeed(log, on(store.ChannelQueue), s.beginEvents),
-		reconcile:  newFeed(log, on(store.ChannelCatalog), s.beginReconcile),
+		executions: newFeed(log, on(store.ChannelFinished), claimed, s.beginExecutions),
+		events:     newFeed(log, on(store.ChannelQueue), claimed, s.beginEvents),
+		reconcile:  newFeed(log, on(store.ChannelCatalog), never, s.beginReconcile),
 	}
 }
 

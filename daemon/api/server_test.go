@@ -154,7 +154,12 @@ func (f *fakes) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 
 func (f *fakes) TokensChanged() {}
 
-func (f *fakes) Subscribe(string) (<-chan string, func()) { return f.notices, func() {} }
+func (f *fakes) Subscribe(channel string) (<-chan string, func()) {
+	if channel == store.ChannelClaimed {
+		return nil, func() {}
+	}
+	return f.notices, func() {}
+}
 
 // raise raises the generation, and says so.
 func (f *fakes) raise() {

@@ -22,6 +22,7 @@ import (
 // source is what a feed looks at, in the hands of a test.
 type source struct {
 	notices chan string
+	nudges  chan string
 	looks   chan []string // what each look finds
 	begins  int
 	err     error
@@ -29,6 +30,7 @@ type source struct {
 
 func (s *source) feed() *feed[string] {
 	return newFeed(slog.New(slog.DiscardHandler), func() (<-chan string, func()) { return s.notices, func() {} },
+		func() (<-chan string, func()) { return s.nudges, func() {} },
 		func(context.Context) (looker[string], error) {
 			s.begins++
 			return func(context.Context, []string) (items []feedItem[string], gap string, more bool, err error) {
@@ -63,7 +65,7 @@ func took(c *cursor[string]) string {
 func TestFeed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &source{notices: make(chan string), looks: make(chan []string, 100)}
+		s := &source{notices: make(chan string), nudges: make(chan string), looks: make(chan []string, 100)}
 		f := s.feed()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -104,8 +106,12 @@ func TestFeed(t *testing.T) {
 			many[i] = "x"
 		}
 		s.looks <- many
-		s.notices <- ""
+		nudged := time.Now()
+		s.nudges <- ""
 		synctest.Wait()
+		if took := time.Since(nudged); took > 0 {
+			t.Errorf("a nudge waits %v for the tick", took)
+		}
 		if got := took(follow(first.id(1), "")); !strings.HasPrefix(got, "from 4, 2 missed x x") {
 			t.Errorf("too late: found %.40q", got)
 		}

@@ -436,6 +436,9 @@ func (p *Pool) admit(claimed []store.Claimed, reserved int) {
 		p.slots.ask(a)
 		p.attempts.Go(a.live)
 	}
+	if len(claimed) > 0 {
+		p.opts.Listener.Claimed()
+	}
 }
 
 // free gives a slot back.

@@ -39,7 +39,12 @@ func TestReserve(t *testing.T) {
 		if s.started() != 0 {
 			t.Error("a slot that was kept is used")
 		}
+		told, unsubscribe := s.opts.Listener.Subscribe(store.ChannelClaimed)
+		defer unsubscribe()
 		s.take(first, 1)
+		if len(told) != 1 {
+			t.Errorf("who follows executions is told %d times of what was claimed as it was queued", len(told))
+		}
 		pass(3 * time.Second)
 		s.proc(t, 1)
 		s.proc(t, 7) // in the slot that was not needed

@@ -36,6 +36,10 @@ const (
 	subscriberBuffer = 64 // payloads
 )
 
+// ChannelClaimed is of one node alone, and of no database: executions were claimed here. Of those that are claimed as
+// they are queued nobody is notified, for no other node has anything to do with them.
+const ChannelClaimed = "claimed"
+
 func channels() []string {
 	return []string{ChannelQueue, ChannelCatalog, ChannelFinished, ChannelCancel, ChannelNotice, ChannelErrand, ChannelLease}
 }
@@ -73,6 +77,9 @@ func (l *Listener) Subscribe(channel string) (<-chan string, func()) {
 		delete(l.subscribers[channel], sub)
 	}
 }
+
+// Claimed tells who subscribed to ChannelClaimed on this node.
+func (l *Listener) Claimed() { l.deliver(ChannelClaimed, "") }
 
 func (l *Listener) deliver(channel, payload string) {
 	l.mu.Lock()
