@@ -296,9 +296,20 @@ WHERE ref = ANY (@refs::text[])
     AND (disabled_at IS NULL) = (NOT @enable::boolean)
 RETURNING pack_id AS id, ref;
 
+-- name: RULE_TO_PLACE
+-- A fragment: a rule as it is looked at to give it its trigger instance. asked is its trigger, whose manifest goes
+-- with the first of its rules alone.
+rule.id,
+    rule.pack_id,
+    rule.ref,
+    rule.trigger_ref,
+    rule.manifest #> '{trigger,parameters}' AS parameters,
+    rule.trigger_secrets AS secrets,
+    COALESCE(rule.instance_id, '') AS instance_id,
+    CASE WHEN row_number() OVER (PARTITION BY rule.trigger_ref ORDER BY rule.ref) = 1 THEN asked.manifest END AS trigger
+
 -- name: RulesToPlace
 -- Rules that this apply changed or was given parameters for, and rules of any pack whose trigger it changed.
--- The first rule of each trigger has the trigger's manifest.
 WITH
 touched AS MATERIALIZED (
     SELECT id
@@ -326,15 +337,8 @@ concerned AS MATERIALIZED (
     WHERE trigger.generation = @generation::bigint
 )
 SELECT
-    rule.id,
-    rule.pack_id,
-    rule.ref,
-    rule.trigger_ref,
-    rule.manifest #> '{trigger,parameters}' AS parameters,
-    rule.trigger_secrets AS secrets,
-    COALESCE(rule.instance_id, '') AS instance_id,
-    rule.generation = @generation::bigint AS changed,
-    CASE WHEN row_number() OVER (PARTITION BY rule.trigger_ref ORDER BY rule.ref) = 1 THEN asked.manifest END AS trigger
+    RULE_TO_PLACE,
+    rule.generation = @generation::bigint AS changed
 FROM concerned
 JOIN attune.rule
     ON rule.id = concerned.id
@@ -350,15 +354,8 @@ WITH secretive AS MATERIALIZED (
     WHERE parameters_schema::text LIKE '%"secret": true%'
 )
 SELECT
-    rule.id,
-    rule.pack_id,
-    rule.ref,
-    rule.trigger_ref,
-    rule.manifest #> '{trigger,parameters}' AS parameters,
-    rule.trigger_secrets AS secrets,
-    COALESCE(rule.instance_id, '') AS instance_id,
-    FALSE AS changed,
-    CASE WHEN row_number() OVER (PARTITION BY rule.trigger_ref ORDER BY rule.ref) = 1 THEN asked.manifest END AS trigger
+    RULE_TO_PLACE,
+    FALSE AS changed
 FROM secretive
 JOIN attune.trigger AS asked
     ON asked.id = secretive.id

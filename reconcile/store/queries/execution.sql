@@ -100,6 +100,24 @@ judged AS (
     FROM enforced
 )
 
+-- name: CLAIMED_ACTION
+-- A fragment: the action in force, as a claim answers it. Its manifest is not sent where it is known.
+action.id AS action_id,
+        action.generation AS action_generation,
+        action.enabled AS action_enabled,
+        action.disabled_by AS action_disabled_by,
+        action.file,
+        CASE WHEN NOT EXISTS (
+            SELECT
+            FROM unnest(@known_ids::bigint[], @known_generations::bigint[]) AS known (id, generation)
+            WHERE known.id = action.id
+                AND known.generation = action.generation
+        ) THEN action.manifest END AS manifest,
+        action.digest,
+        action.files_digest,
+        action.created_at AS action_created_at,
+        action.updated_at AS action_updated_at
+
 -- name: QueueExecutions
 WITH
 NEW_EXECUTIONS,
@@ -146,21 +164,7 @@ placed AS MATERIALIZED (
         ) AS expired,
         CASE WHEN asked.is_claimed THEN revision.id END AS revision_id,
         CASE WHEN asked.is_claimed THEN revision.digest END AS revision,
-        action.id AS action_id,
-        action.generation AS action_generation,
-        action.enabled AS action_enabled,
-        action.disabled_by AS action_disabled_by,
-        action.file,
-        CASE WHEN NOT EXISTS (
-            SELECT
-            FROM unnest(@known_ids::bigint[], @known_generations::bigint[]) AS known (id, generation)
-            WHERE known.id = action.id
-                AND known.generation = action.generation
-        ) THEN action.manifest END AS manifest,
-        action.digest,
-        action.files_digest,
-        action.created_at AS action_created_at,
-        action.updated_at AS action_updated_at
+        CLAIMED_ACTION
     FROM (
         SELECT
             asked.*,
@@ -415,24 +419,7 @@ RETURNING
     ) AS expired,
     queue.revision_id,
     queue.revision,
-    action.id AS action_id,
-    action.generation AS action_generation,
-    action.enabled AS action_enabled,
-    action.disabled_by AS action_disabled_by,
-    action.file,
-    -- Not sent where it is known.
-    CASE
-        WHEN NOT EXISTS (
-            SELECT
-            FROM unnest(@known_ids::bigint[], @known_generations::bigint[]) AS known (id, generation)
-            WHERE known.id = action.id
-                AND known.generation = action.generation
-        ) THEN action.manifest
-    END AS manifest,
-    action.digest,
-    action.files_digest,
-    action.created_at AS action_created_at,
-    action.updated_at AS action_updated_at,
+    CLAIMED_ACTION,
     queue.concurrency_key,
     chosen.place;
 
