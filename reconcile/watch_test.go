@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -284,6 +285,35 @@ func TestUnwatchableKinds(t *testing.T) {
 	}
 	if unwatchable[unix.NFS_SUPER_MAGIC] != "nfs" {
 		t.Error("nfs is not told")
+	}
+}
+
+// A watch that went without a word, as with what was mounted there, is missed by whoever compares, and all are made
+// anew; who is in a hurry does not compare. So is one that is left under a path where no folder is.
+func TestLostWatchesAreMissed(t *testing.T) {
+	t.Parallel()
+	f := newTree(t)
+	w := newWatcher(newWindows(defaultQuiet, defaultMaxWait), quietLogger(), newMetrics(nil), func() {})
+	w.start()
+	defer w.stop()
+	f.pack("p")
+	for what, harm := range map[string]func() error{
+		"one is lost":       func() error { return w.notify.Remove(f.path("p/actions")) },
+		"one is left over":  func() error { return w.notify.Add(f.dir) },
+		"one is of another": func() error { return errors.Join(w.notify.Remove(f.path("p/rules")), w.notify.Add(f.dir)) },
+	} {
+		look(t, newScanner(w, 0), f, "p")
+		if w.repair(true) {
+			t.Fatalf("%s: watches were made anew before", what)
+		}
+		f.do(harm())
+		former := w.notify
+		if w.repair(false) {
+			t.Errorf("%s: who is in a hurry compared", what)
+		}
+		if !w.repair(true) || w.notify == former {
+			t.Errorf("%s: nobody missed it", what)
+		}
 	}
 }
 

@@ -557,13 +557,12 @@ func TestF84MillionQueuedNoVacuum(t *testing.T) {
 			y.check(err)
 			return n
 		}
-		const rounds, each, reaps = 300, 20, 30 // the queue is vacuumed once in these rounds, by a reap
+		// What goes through the queue from one vacuum to the next. The vacuum itself reads all that waits, by its
+		// nature: it is no part of this.
+		const rounds, each = 250, 20
+		y.exec("VACUUM attune.queue")
 		before := blocks()
-		for round := range rounds {
-			if round%reaps == 0 {
-				_, _, err := l.store.Reap(t.Context())
-				y.check(err)
-			}
+		for range rounds {
 			claimed, err := l.store.Claim(t.Context(), "test", each)
 			y.check(err)
 			if len(claimed) != each {
@@ -587,7 +586,8 @@ func TestF84MillionQueuedNoVacuum(t *testing.T) {
 	queue(1_000_000)
 	many := touched()
 	t.Logf("an execution touches %.1f blocks where little waits, %.1f where a million does", few, many)
-	if many > 2*few {
+	const deeper = 1.25 // an index of a million is a level deeper than one of few
+	if many > deeper*few {
 		t.Errorf("an execution touches %.1f blocks where a million waits, %.1f where little does", many, few)
 	}
 }

@@ -115,6 +115,9 @@ sleep 999`, func(m *manifest.Sensor, _ map[string]string) {
 	if strings.Contains(string(environ), "sesame") {
 		t.Error("the secret is in the environment")
 	}
+	if strings.Contains(string(environ), "TRACEPARENT=") {
+		t.Error("a sensor finds a trace, whose events begin their own")
+	}
 	y.stop()
 	left, err := os.ReadDir(y.opts.TempDir)
 	if err != nil || len(left) > 0 {

@@ -216,6 +216,99 @@ func TestConcurrencyReplaces(t *testing.T) {
 	}
 }
 
+// What replaces is of the same action and key, and is named by who it replaces, also where several lines are looked at
+// at once.
+func TestReplacesItsOwn(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	apply(t, s, change("a", action("a", "x", limited(1, "replace")), action("a", "y", limited(1, "replace"))))
+	of := func(action, key string) store.NewExecution {
+		return keyed(key, func(e *store.NewExecution) { e.Action = "a." + action })
+	}
+	stopped := func() string {
+		t.Helper()
+		return one[string](t, s, "SELECT COALESCE(string_agg(execution_id || ' by ' || cancel_by, ', ' ORDER BY execution_id), '') FROM attune.queue WHERE cancel_at IS NOT NULL")
+	}
+	by := func(old, next int64) string {
+		return fmt.Sprintf("%d by execution %d, which replaces it", old, next)
+	}
+	holders := enqueue(t, s, of("x", "a"), of("x", "b"), of("x", "c"), of("y", "a"), of("y", "c"))
+	start(t, s, wantClaimed(t, s, holders...)...)
+
+	b := enqueue(t, s, of("x", "b"))[0]
+	if got := stopped(); got != by(holders[1], b) {
+		t.Errorf("to be stopped: %s", got)
+	}
+	a := enqueue(t, s, of("x", "a"))[0]
+	if got := stopped(); got != by(holders[0], a)+", "+by(holders[1], b) {
+		t.Errorf("to be stopped: %s", got)
+	}
+	all := enqueue(t, s, of("y", "a"), of("y", "c"), of("x", "a"), of("x", "b"), of("x", "c"))
+	wantEnded(t, s, a, fmt.Sprintf("replaced by execution %d", all[2]))
+	wantEnded(t, s, b, fmt.Sprintf("replaced by execution %d", all[3]))
+	want := strings.Join([]string{by(holders[0], a), by(holders[1], b), by(holders[2], all[4]), by(holders[3], all[0]), by(holders[4], all[1])}, ", ")
+	if got := stopped(); got != want {
+		t.Errorf("to be stopped: %s\nwant: %s", got, want)
+	}
+}
+
+// Of those that are queued together the newest is wanted, and no place is kept for the others; one that somebody has
+// stopped already wants none.
+func TestReplacesAllButTheNewest(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	apply(t, s, change("a", action("a", "x", limited(1, "replace"))))
+	a := enqueue(t, s, times(3, keyed("a"))...)
+	wantClaimed(t, s, a[2])
+	wantEnded(t, s, a[0], fmt.Sprintf("replaced by execution %d", a[2]))
+	wantEnded(t, s, a[1], fmt.Sprintf("replaced by execution %d", a[2]))
+
+	apply(t, s, change("a", action("a", "x", limited(2, "replace"))))
+	b := enqueue(t, s, times(2, keyed("b"))...)
+	start(t, s, wantClaimed(t, s, b...)...)
+	if _, err := s.Cancel(t.Context(), b[1], "ada"); err != nil {
+		t.Fatal(err)
+	}
+	enqueue(t, s, keyed("b"))
+	if got := one[string](t, s, "SELECT string_agg(execution_id || ' by ' || cancel_by, ', ') FROM attune.queue WHERE cancel_at IS NOT NULL"); got != fmt.Sprintf("%d by ada", b[1]) {
+		t.Errorf("to be stopped: %s", got)
+	}
+
+	// Where several are wanted the oldest of them is named.
+	c := enqueue(t, s, times(4, keyed("c"))...)
+	start(t, s, wantClaimed(t, s, c[2:]...)...)
+	wantEnded(t, s, c[1], fmt.Sprintf("replaced by execution %d", c[2]))
+	d := enqueue(t, s, times(2, keyed("c"))...)
+	by := fmt.Sprintf("%d by execution %d, which replaces it, %d by execution %[2]d, which replaces it", c[2], d[0], c[3])
+	if got := one[string](t, s, "SELECT string_agg(execution_id || ' by ' || cancel_by, ', ' ORDER BY execution_id) FROM attune.queue WHERE cancel_at IS NOT NULL AND concurrency_key = 'c'"); got != by {
+		t.Errorf("to be stopped: %s, want %s", got, by)
+	}
+}
+
+// Whatever the policy, places go by priority, then by when it was due, then by who came first.
+func TestLinesKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	for _, policy := range []string{"queue", "skip"} {
+		apply(t, s, change("a", action("a", "x", limited(1, policy))))
+		later := keyed("a", func(e *store.NewExecution) { e.DueAt = new(time.Now().Add(time.Hour)) })
+		line := enqueue(t, s, times(4, later)...)
+		held := wantClaimed(t, s, enqueue(t, s, keyed("a"))...)
+		// As after a try that failed, which is not skipped.
+		sql(t, s, `UPDATE attune.queue SET in_line = TRUE, attempt = 1, due_at = now() - CASE execution_id
+			WHEN $1 THEN INTERVAL '1 hour' WHEN $2 THEN INTERVAL '1 hour' WHEN $3 THEN INTERVAL '2 hours' ELSE INTERVAL '0' END,
+			priority = (execution_id = $4)::integer
+			WHERE execution_id BETWEEN $1 AND $4`, line[0], line[1], line[2], line[3])
+		for _, next := range []int{3, 2, 0, 1} {
+			start(t, s, held...)
+			finish(t, s, store.Outcome{Token: held[0].Token, Status: store.StatusSucceeded})
+			held = wantClaimed(t, s, line[next])
+		}
+		start(t, s, held...)
+		finish(t, s, store.Outcome{Token: held[0].Token, Status: store.StatusSucceeded})
+	}
+}
+
 // A node that dies gives its places up when it is reaped, and what nobody admitted is admitted then.
 func TestConcurrencyOutlivesNodes(t *testing.T) {
 	t.Parallel()
@@ -268,6 +361,10 @@ func TestConcurrencyFollowsItsAction(t *testing.T) {
 	reap(t, s)
 	two := wantClaimed(t, s, a[1], a[2])
 	apply(t, s, change("a", action("a", "x", limited(2, ""))))
+	enqueue(t, s, keyed("a")) // whoever lines up has the places counted
+	if renewal, err := s.Renew(t.Context(), "n"); err != nil || len(renewal.Held) != 3 || len(renewal.Cancel) > 0 {
+		t.Errorf("of three that hold two places some are to end: %+v, %v", renewal, err)
+	}
 	finish(t, s, store.Outcome{Token: one.Token, Status: store.StatusSucceeded})
 	reap(t, s)
 	wantClaimed(t, s)

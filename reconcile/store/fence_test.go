@@ -722,11 +722,28 @@ func TestPlacesOfActions(t *testing.T) {
 	waitListening(t, s, l)
 	all := append(enqueue(t, s, of("a.x")), enqueue(t, s, of("a.y"), of("a.x"), of("a.y"))...)
 	next(t, ends, func(payload string) bool { return payload == fmt.Sprint(all[3]) })
-	wantClaimed(t, s, all[0], all[1])
+	held := wantClaimed(t, s, all[0], all[1])
 	apply(t, s, change("a", action("a", "x"), action("a", "y", limited(1, "skip"))))
 	wantClaimed(t, s)
 	reap(t, s)
 	wantClaimed(t, s, all[2])
+
+	// Whoever claims is woken for who gets a place.
+	apply(t, s, change("a", action("a", "x", limited(3, "")), action("a", "y", limited(1, "skip"))))
+	start(t, s, held...)
+	last := enqueue(t, s, of("a.x"), of("a.x"))
+	wantClaimed(t, s, last[0])
+	wakes, leaveQueue := l.Subscribe(store.ChannelQueue)
+	defer leaveQueue()
+	sql(t, s, "SELECT pg_notify('attune_queue', 'begin')")
+	next(t, wakes, func(payload string) bool { return payload == "begin" })
+	for _, c := range held {
+		if c.Action == "a.x" {
+			finish(t, s, store.Outcome{Token: c.Token, Status: store.StatusSucceeded})
+		}
+	}
+	next(t, wakes, nothing)
+	wantClaimed(t, s, last[1])
 }
 
 // Who cancels is recorded, and what became of it: an execution that has begun is to be stopped, another has ended.
@@ -770,8 +787,13 @@ func TestLateAndTheSame(t *testing.T) {
 		return store.Outcome{Token: c.Token, Status: store.StatusSucceeded}
 	}
 	finish(t, s, done(holder))
-	if accepted := finish(t, s, done(former)); accepted[0] {
+	late := done(former)
+	late.Status = store.StatusFailed
+	if accepted := finish(t, s, late); accepted[0] {
 		t.Error("the former holder's outcome counts")
+	}
+	if kept := one[string](t, s, "SELECT string_agg(number || ' ' || status, ', ' ORDER BY number) FROM attune.attempt WHERE late IS NOT NULL"); kept != "1 lost" {
+		t.Errorf("it is kept beside attempts %s, expected the one that was lost", kept)
 	}
 	if accepted := finish(t, s, done(holder)); !accepted[0] {
 		t.Error("the holder's outcome, sent again, does not count")

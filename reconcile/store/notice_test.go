@@ -231,6 +231,50 @@ func TestNodesAreNoted(t *testing.T) {
 	}
 }
 
+// That a node is back is noted of that node alone, once, and only where an enabled rule asks for it; what is known of
+// it is put right in any case.
+func TestWhoIsBack(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	for _, id := range []string{"n-1", "n-2"} {
+		if err := s.PutNode(t.Context(), store.Node{ID: id, Host: "h"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// back loses both nodes, renews the one, and gives what was noted.
+	back := func(when string) []store.Notice {
+		t.Helper()
+		sql(t, s, "UPDATE attune.node SET seen_at = now() - INTERVAL '1 hour', lost_at = now()")
+		for range 2 {
+			if _, err := s.Renew(t.Context(), "n-1"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const want = "n-1 true true, n-2 false false"
+		if got := one[string](t, s, "SELECT string_agg(concat_ws(' ', id, seen_at > now() - INTERVAL '1 minute', lost_at IS NULL), ', ' ORDER BY id) FROM attune.node"); got != strings.NewReplacer("true", "t", "false", "f").Replace(want) {
+			t.Errorf("%s: seen and not lost are %s", when, got)
+		}
+		_, notices := taken(t, s)
+		return notices
+	}
+	if noted := back("without a rule"); len(noted) > 0 {
+		t.Errorf("noted without a rule: %+v", noted)
+	}
+	listening(t, s, "pack_failed")
+	if noted := back("another rule"); len(noted) > 0 {
+		t.Errorf("noted for a rule of something else: %+v", noted)
+	}
+	listening(t, s, "pack_failed", "node_state_changed")
+	sql(t, s, "UPDATE attune.rule SET disabled_at = now(), disabled_by = 'ada' WHERE trigger_ref = 'core.node_state_changed'")
+	if noted := back("a disabled rule"); len(noted) > 0 {
+		t.Errorf("noted for a rule that is disabled: %+v", noted)
+	}
+	sql(t, s, "UPDATE attune.rule SET disabled_at = NULL, disabled_by = NULL")
+	if noted := back("a rule"); len(noted) != 1 || field(t, noted[0], "node") != "n-1" || field(t, noted[0], "state") != "back" {
+		t.Errorf("noted: %+v", noted)
+	}
+}
+
 // Who takes notices has them until they are dropped, or too long.
 func TestNoticesAreTakenOnce(t *testing.T) {
 	t.Parallel()
