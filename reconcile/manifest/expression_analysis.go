@@ -251,7 +251,11 @@ func (a *analysis) unknownName(id *ast.IdentifierNode, steps []string) {
 	if a.known.secret {
 		candidates = append(candidates, "secret")
 	}
-	a.fail(id, didYouMean(name, candidates), "unknown name %s", name)
+	hint := didYouMean(name, candidates)
+	if hint == "" && a.known.noEvent && a.known.parameters { // there is nothing else that it could be of
+		hint = "write " + path{steps: append([]string{"parameters", name}, steps...)}.String()
+	}
+	a.fail(id, hint, "unknown name %s", name)
 }
 
 // secretName gives the name if the whole expression is a reference to a secret.
