@@ -216,6 +216,51 @@ func TestConcurrencyReplaces(t *testing.T) {
 	}
 }
 
+// Of those that are queued together who is skipped is told who took the last place: of its own action and key, and
+// not who came first.
+func TestSkipsForItsOwn(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	apply(t, s, change("a", action("a", "x", limited(1, "skip")), action("a", "y", limited(1, "skip"))))
+	all := enqueue(
+		t, s, keyed("a", func(e *store.NewExecution) { e.Action = "a.y" }), keyed("b"), keyed("a"),
+		keyed("a", func(e *store.NewExecution) { e.Priority = 5 }),
+	)
+	wantClaimed(t, s, all[0], all[1], all[3])
+	wantEnded(t, s, all[2], fmt.Sprintf("skipped: concurrency allows 1 at once for key \"a\", and execution %d has not ended", all[3]))
+}
+
+// Who was passed over while somebody held it, or whose admission died with its node, is found by the next look,
+// whatever holds places of other lines.
+func TestStrayLinesAreFound(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	policies := []string{"queue", "skip", "replace"}
+	for _, policy := range policies {
+		apply(t, s, change("a", action("a", "x", limited(1, policy)), action("a", "y", limited(1, policy))))
+		holders := enqueue(t, s, keyed("full"), keyed("other"), keyed("free", func(e *store.NewExecution) { e.Action = "a.y" }))
+		start(t, s, wantClaimed(t, s, holders...)...)
+		later := func(e *store.NewExecution) { e.DueAt = new(time.Now().Add(time.Hour)) }
+		line := enqueue(t, s, keyed("full", later), keyed("full", later), keyed("free", later))
+		sql(t, s, "UPDATE attune.queue SET in_line = TRUE, due_at = now() WHERE execution_id = ANY ($1)", line)
+		reap(t, s)
+		wantClaimed(t, s, line[2])
+		switch policy {
+		case "queue":
+			if n := one[int](t, s, "SELECT count(*) FROM attune.queue WHERE execution_id = ANY ($1) AND in_line", line[:2]); n != 2 {
+				t.Errorf("%d wait in line, expected both", n)
+			}
+		case "skip":
+			for _, id := range line[:2] {
+				wantEnded(t, s, id, fmt.Sprintf("skipped: concurrency allows 1 at once for key \"full\", and execution %d has not ended", holders[0]))
+			}
+		case "replace":
+			wantEnded(t, s, line[0], fmt.Sprintf("replaced by execution %d", line[1]))
+		}
+		sql(t, s, "DELETE FROM attune.queue")
+	}
+}
+
 // What replaces is of the same action and key, and is named by who it replaces, also where several lines are looked at
 // at once.
 func TestReplacesItsOwn(t *testing.T) {

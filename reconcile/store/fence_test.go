@@ -657,8 +657,15 @@ func TestTheFirstOfMany(t *testing.T) {
 func TestHurryLeavesTheOthers(t *testing.T) {
 	t.Parallel()
 	s := storetest.New(t)
-	enqueue(t, s, store.NewExecution{Action: "a.runs"}, store.NewExecution{Action: "a.waits"}, store.NewExecution{Action: "b.waits"}, store.NewExecution{Action: "a.runs"})
-	for _, c := range claim(t, s, "n", 4) {
+	enqueue(
+		t, s, store.NewExecution{Action: "a.runs"}, store.NewExecution{Action: "a.waits"}, store.NewExecution{Action: "b.waits"},
+		store.NewExecution{Action: "a.runs"}, store.NewExecution{Action: "a.lined"},
+	)
+	l := listen(t, s)
+	wakes, leave := l.Subscribe(store.ChannelQueue)
+	defer leave()
+	waitListening(t, s, l)
+	for _, c := range claim(t, s, "n", 5) {
 		if err := s.PutOff(t.Context(), c.Token, "files", time.Hour); err != nil {
 			t.Fatal(err)
 		}
@@ -668,13 +675,43 @@ func TestHurryLeavesTheOthers(t *testing.T) {
 	if n := len(claim(t, s, "n", 2)); n != 2 {
 		t.Fatalf("claimed %d", n)
 	}
+	// One whose time had come before stands in line by now.
+	sql(t, s, "UPDATE attune.queue SET in_line = TRUE, concurrency_key = 'k' WHERE action_ref = 'a.lined'")
+	sql(t, s, "SELECT pg_notify('attune_queue', 'begin')")
+	next(t, wakes, func(payload string) bool { return payload == "begin" })
 	hurried, err := s.Hurry(t.Context(), "a")
 	if err != nil || hurried != 1 {
 		t.Errorf("hurried %d: %v", hurried, err)
 	}
-	const want = "a.later scheduled, a.runs running held, a.runs running held, a.waits requested, b.waits scheduled"
+	next(t, wakes, nothing)
+	const want = "a.later scheduled, a.lined scheduled, a.runs running held, a.runs running held, a.waits requested, b.waits scheduled"
 	if got := one[string](t, s, "SELECT string_agg(concat_ws(' ', action_ref, status, CASE WHEN token IS NOT NULL THEN 'held' END), ', ' ORDER BY action_ref) FROM attune.queue"); got != want {
 		t.Errorf("they are %s, expected %s", got, want)
+	}
+}
+
+// However often it is put off, it counts from when it was first due; and only who holds it puts it off.
+func TestPutOffByItsHolder(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	due := time.Now().Add(-time.Hour).Round(time.Second)
+	id := enqueue(t, s, store.NewExecution{Action: "a.x", DueAt: &due})[0]
+	former := claim(t, s, "n", 1)[0]
+	if err := s.PutOff(t.Context(), former.Token, "files", 0); err != nil {
+		t.Fatal(err)
+	}
+	holder := claim(t, s, "n", 1)[0]
+	if err := s.PutOff(t.Context(), former.Token, "nothing", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if now := queuedOf(t, s, id); now.Status != string(store.StatusRunning) || now.Due.After(time.Now().Add(time.Minute)) {
+		t.Errorf("who no longer holds it has put it off: %+v", now)
+	}
+	if err := s.PutOff(t.Context(), holder.Token, "files", time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if now := queuedOf(t, s, id); now.Status != string(store.StatusScheduled) || now.OffFrom == nil || !now.OffFrom.Equal(due) {
+		t.Errorf("put off twice it is %+v, and was due at %v", now, due)
 	}
 }
 
