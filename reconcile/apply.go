@@ -28,7 +28,7 @@ const (
 	manySteps = 100
 )
 
-// apply puts the plan into force and gives the packs for which it did. An error is of those that it
+// apply puts the plan into force and gives the packs that are known to be in force by it. An error is of those that it
 // could not; the others are in force nevertheless.
 func (r *Reconciler) apply(ctx context.Context, j *job, plan *Plan) (applied map[string]bool, err error) {
 	var ready []*PackPlan
@@ -67,8 +67,10 @@ func (r *Reconciler) apply(ctx context.Context, j *job, plan *Plan) (applied map
 			break
 		}
 	}
-	if len(applied) > 0 {
-		r.announce(ctx, plan, applied, generation)
+	if len(applied) > 0 && !r.announce(ctx, plan, applied, generation) {
+		// The next pass compares these packs again: by then the database may be an older one, in which they are
+		// what they were when this pass began, and nothing else would tell that they are not in force.
+		applied = nil
 	}
 	return applied, joinFew(errs)
 }
@@ -161,8 +163,9 @@ func (r *Reconciler) commit(ctx context.Context, batch []*PackPlan, applied map[
 	return generation, errs
 }
 
-// announce tells everybody what is in force now: the log, Prometheus, and who listens.
-func (r *Reconciler) announce(ctx context.Context, plan *Plan, applied map[string]bool, generation int64) {
+// announce tells everybody what is in force now: the log, Prometheus, and who listens. It gives whether the
+// catalog tells of it.
+func (r *Reconciler) announce(ctx context.Context, plan *Plan, applied map[string]bool, generation int64) bool {
 	now := time.Now()
 	r.mu.Lock()
 	r.status.LastApply = now
@@ -175,8 +178,10 @@ func (r *Reconciler) announce(ctx context.Context, plan *Plan, applied map[strin
 	r.logApplied(plan, applied)
 	r.opts.Applied(generation, sortedKeys(applied))
 	if err := r.refresh(ctx); err != nil {
-		r.logger.Warn("catalog is read later", "err", err) // the next pass compares these packs again
+		r.logger.Warn("catalog is read later", "err", err)
+		return false
 	}
+	return true
 }
 
 func (r *Reconciler) logApplied(plan *Plan, applied map[string]bool) {
