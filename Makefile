@@ -27,9 +27,10 @@ run: ## Install what is missing, build, and run the daemon on packs/ (Ctrl-C sto
 # by the tests themselves, with what else is better for them.
 test faults: export GORACE ?= atexit_sleep_ms=0
 
+# More tests at once than there are processors: most of them wait for processes, ticks and the database half of their time.
 test: ## Install what is missing, and run every test with the race detector
 	@contrib/setup.sh test
-	go test -race -shuffle=on -timeout 12m ./...
+	go test -race -shuffle=on -parallel 4 -timeout 12m ./...
 
 faults: ## Break real daemons in every way of daemon/faults: takes long, wants root
 	@contrib/setup.sh test
