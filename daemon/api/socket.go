@@ -43,14 +43,14 @@ func listenSocket(path string, log *slog.Logger) (*socket, error) {
 	}
 	listener, err := bind(path, log)
 	if err != nil {
-		lock.Close()
+		unlock(lock)
 		return nil, err
 	}
 	s := &socket{Listener: listener, path: path, lock: lock}
 	s.close = sync.OnceFunc(func() {
 		os.Remove(path)
 		_ = listener.Close() // it fails only where it was closed before
-		lock.Close()
+		unlock(lock)
 	})
 	return s, nil
 }
@@ -91,6 +91,13 @@ func lockSocket(path string) (*os.File, error) {
 		return nil, err
 	}
 	return lock, nil
+}
+
+// unlock lets go of the lock. Closing alone is not enough: a child that is being started has it open too, until it
+// runs its program.
+func unlock(lock *os.File) {
+	_ = unix.Flock(int(lock.Fd()), unix.LOCK_UN)
+	lock.Close()
 }
 
 // bind listens under a second name, sets owner and mode, and then puts the socket in place, so that

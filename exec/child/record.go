@@ -143,6 +143,8 @@ func (s *stateDir) clear() error {
 
 func (s *stateDir) close() {
 	if s != nil {
+		// Closing alone is not enough: a child that is being started has it open too, until it runs its program.
+		_ = unix.Flock(int(s.lock.Fd()), unix.LOCK_UN)
 		s.lock.Close()
 	}
 }
