@@ -134,10 +134,12 @@ func TestGrandchildKeepsPipe(t *testing.T) {
 	pid := pidIn(t, dir+"/pid")
 	defer func() { killByIdentity(identify(pid)) }()
 	eventually(t, "the leader has ended", func() bool { return !alive(p.PID()) })
-	begun := time.Now()
 	e := waitDone(t, p)
-	if d := time.Since(begun); d > time.Second {
-		t.Errorf("noticed after %v", d)
+	if !alive(pid) {
+		t.Error("it was noticed only when nobody held the pipe any more")
+	}
+	if pipeWait >= time.Second {
+		t.Errorf("the pipe is waited for %v, F40 promises that an exit is noticed within a second", pipeWait)
 	}
 	if text, _, _ := c.Text(); !e.OutputIncomplete || e.Code != 0 || text != "before\n" {
 		t.Errorf("got %v, %q", e, text)
