@@ -2,6 +2,7 @@ package worker
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -9,12 +10,14 @@ import (
 func TestWhatFallsDueIsClaimedAtOnce(t *testing.T) {
 	t.Parallel()
 	onStage(t, false, func(s *stage, _ func()) {
+		synctest.Wait() // it has looked, and found nothing that falls due
+		const until = pollPeriod + 1300*time.Millisecond
 		s.offer(1)
 		s.queue.set(func() {
 			s.queue.later, s.queue.waiting = s.queue.waiting, nil
-			s.queue.dueAt = time.Now().Add(1300 * time.Millisecond)
+			s.queue.dueAt = time.Now().Add(until)
 		})
-		pass(1299 * time.Millisecond)
+		pass(until - time.Millisecond)
 		if n := s.started(); n != 0 {
 			t.Errorf("%d were started before their time", n)
 		}
