@@ -113,6 +113,8 @@ func operatorsGuide() []guideStep {
 		{line: "{ openssl rand -base64 32; cat attune.key; } >attune.key.new && chmod 600 attune.key.new && mv attune.key.new attune.key"},
 		{line: "attune pack sign --new-key ~/attune-signing.key packs/tour"},
 		{line: "[packs] …"},
+		{line: "cp -R /usr/share/attune/packs/core /etc/attune/packs/"},
+		{line: "attune pack sign --key ~/attune-signing.key /etc/attune/packs/core", want: "core"},
 	}
 }
 
@@ -194,7 +196,7 @@ type operator struct {
 func newOperator(t *testing.T, url string) *operator {
 	t.Helper()
 	o := &operator{instance: newInstance(t, url, "core", "tour"), url: url}
-	for _, folder := range []string{"bin", "etc/cron.d", "backups", ".config/attune", "etc/attune/tls"} {
+	for _, folder := range []string{"bin", "etc/cron.d", "backups", ".config/attune", "etc/attune/tls", "etc/attune/packs"} {
 		if err := os.MkdirAll(filepath.Join(o.dir, folder), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -243,7 +245,7 @@ func (o *operator) take(s *guideStep, files map[string]string) {
 // here has a command do on this machine's folders what it does on those of a whole system.
 func (o *operator) here(command string) string {
 	pairs := []string{
-		"/var/backups", o.dir + "/backups", "/etc/", o.dir + "/etc/", "/var/lib/attune", o.dir + "/state", "/run/attune/attune.sock", o.dir + "/s",
+		"/usr/share/attune/packs", o.dir + "/packs", "/var/backups", o.dir + "/backups", "/etc/", o.dir + "/etc/", "/var/lib/attune", o.dir + "/state", "/run/attune/attune.sock", o.dir + "/s",
 		"postgres:///attune?host=/var/run/postgresql", o.url,
 	}
 	if strings.Contains(command, "https://") {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -144,5 +145,102 @@ func TestTranslateInterval(t *testing.T) {
 	files, _, err := u.files("x", "x.timer")
 	if rule := string(files["rules/x.yaml"]); err != nil || rule == "" || strings.Contains(rule, "enabled") {
 		t.Errorf("%v\n%s", err, rule)
+	}
+}
+
+// Each setting of a unit, alone: what it makes of an action and its rules, and what is told of it.
+func TestEachSetting(t *testing.T) {
+	t.Parallel()
+	const daily, truth = "[Timer]\nOnCalendar=daily\n", "[Service]\nExecStart=/bin/true\n"
+	for _, c := range []struct {
+		timer, service string
+		has, hasNot    []string // in all files together
+		left           []string
+		isOff          bool
+	}{
+		{timer: daily, service: truth, has: []string{"misfire: none", "timeout: 24h", "description: What x.timer did."}, hasNot: []string{"run_as", "jitter", "memory", "timeout: 0s", "enabled"}},
+		{timer: "# [Timer]\n; OnBootSec=1\n" + daily, service: truth},
+		{timer: "OnCalendar=daily\n" + daily, service: truth, left: []string{"OnCalendar=daily"}},
+		{timer: "[Timer\n" + daily, service: truth, left: []string{"[Timer"}},
+		{timer: daily + "Persistent=no\n", service: truth, has: []string{"misfire: none"}},
+		{timer: daily + "AccuracySec=1h\nUnit=x.service\nRemainAfterElapse=no\nWakeSystem=no\nFixedRandomDelay=no\nOnClockChange=false\nOnTimezoneChange=0\n", service: truth},
+		{timer: daily + "WakeSystem=yes\n", service: truth, left: []string{"WakeSystem=yes"}},
+		{timer: daily + "OnClockChange=yes\n", service: truth, left: []string{"OnClockChange=yes"}},
+		{timer: "[Timer]\nOnCalendar=daily\nOnCalendar=\nOnCalendar=weekly\n", service: truth, has: []string{"0 0 0 * * MON"}, hasNot: []string{"x_2"}},
+		{timer: daily + "OnCalendar=weekly\n", service: truth, has: []string{"name: x_2"}},
+		{timer: daily + "OnUnitInactiveSec=1h\n", service: truth, left: []string{"OnUnitInactiveSec=1h"}},
+		{timer: daily + "OnStartupSec=1h\n", service: truth, left: []string{"OnStartupSec=1h"}},
+		{timer: daily + "OnActiveSec=1h\n", service: truth, left: []string{"OnActiveSec=1h"}},
+		{timer: daily + "OnUnitActiveSec=500ms\n", service: truth, left: []string{"OnUnitActiveSec=500ms"}},
+		{timer: daily + "OnUnitActiveSec=1500ms\n", service: truth, left: []string{"OnUnitActiveSec=1500ms"}},
+		{timer: daily + "OnUnitActiveSec=soon\n", service: truth, left: []string{"OnUnitActiveSec=soon"}},
+		{timer: daily + "OnCalendar=*-*-* 61:00\n", service: truth, left: []string{"OnCalendar=*-*-* 61:00"}},
+		{timer: daily + "RandomizedDelaySec=soon\n", service: truth, left: []string{"RandomizedDelaySec=soon"}},
+		{timer: daily + "RandomizedDelaySec=0\n", service: truth, hasNot: []string{"jitter"}},
+		{timer: "[Service]\nOnCalendar=weekly\nPersistent=yes\n" + daily, service: truth, left: []string{"OnCalendar=weekly", "Persistent=yes"}, hasNot: []string{"MON", "latest"}},
+		{timer: daily, service: "[Unit]\nDescription=What it is\n" + truth, has: []string{"description: What it is"}},
+		{timer: "[Unit]\nDescription=The timer\n" + daily, service: "[Unit]\nDescription=The service\n" + truth, has: []string{"description: The timer"}},
+		{timer: daily, service: truth + "StandardOutput=journal\nKillMode=mixed\n[Install]\nWantedBy=x\n"},
+		{timer: daily, service: "[Unit]\nOnFailure=mail.service\n" + truth, left: []string{"OnFailure=mail.service"}},
+		{timer: daily, service: "[X-Other]\nExecStart=/bin/false\n" + truth, left: []string{"ExecStart=/bin/false"}, hasNot: []string{"/bin/false"}},
+		{timer: daily, service: truth + "Type=simple\n"},
+		{timer: daily, service: truth + "Type=exec\n"},
+		{timer: daily, service: truth + "Type=forking\n", left: []string{"Type=forking"}},
+		{timer: daily, service: truth + "User=%i\n", left: []string{"User=%i"}, isOff: true},
+		{timer: daily, service: truth + "User=ada\n", has: []string{"run_as: ada\n"}},
+		{timer: daily, service: truth + "TimeoutStartSec=infinity\n", hasNot: []string{"timeout: 0s"}},
+		{timer: daily, service: truth + "TimeoutSec=soon\n", left: []string{"TimeoutSec=soon"}},
+		{timer: daily, service: truth + "MemoryMax=infinity\n", hasNot: []string{"memory"}},
+		{timer: daily, service: truth + "MemoryMax=50%\n", left: []string{"MemoryMax=50%"}},
+		{timer: daily, service: truth + "Restart=no\n"},
+		{timer: daily, service: truth + "Restart=on-failure\n", left: []string{"Restart=on-failure"}},
+		{timer: daily, service: truth + "Environment=A=1\nEnvironment=\nEnvironment=B=100%%\n", has: []string{"export B='100%'"}, hasNot: []string{"export A"}},
+		{timer: daily, service: truth + "Environment=\"A=1\n", left: []string{"Environment=\"A=1"}, isOff: true},
+		{timer: daily, service: truth + "Environment=nothing\n", left: []string{"Environment=nothing"}, isOff: true},
+		{timer: daily, service: truth + "Environment=a-b=1\n", left: []string{"Environment=a-b=1"}, isOff: true},
+		{timer: daily, service: truth + "Environment=A=%h\n", left: []string{"Environment=A=%h"}, isOff: true},
+		{timer: daily, service: "[Service]\nExecStart=/bin/false\nExecStart=\nExecStart=/bin/true\n", hasNot: []string{"/bin/false"}},
+		{timer: daily, service: "[Service]\nExecStart=/bin/true\nExecStartPost=/bin/after\nExecStartPre=/bin/before\n", has: []string{"\n/bin/before || exit\n/bin/true || exit\n/bin/after\n"}},
+		{timer: daily, service: truth + "ExecStart=+/bin/root\n", left: []string{"ExecStart=+/bin/root"}, isOff: true},
+		{timer: daily, service: truth + "ExecStart=/bin/x 'a\n", left: []string{"ExecStart=/bin/x 'a"}, isOff: true},
+		{timer: daily, service: truth + "ExecStart=/bin/x \\q\n", left: []string{"ExecStart=/bin/x \\q"}, isOff: true},
+		{timer: daily, service: truth + "ExecStart=-\n", left: []string{"ExecStart=-"}, isOff: true},
+		{timer: daily, service: "[Service]\nExecStart=/bin/x a\\sb\t\"c\" '' 5% %% $ x$HOME \"$HOME\" $HOME\n", left: []string{"ExecStart=/bin/x a\\sb\t\"c\" '' 5% %% $ x$HOME \"$HOME\" $HOME"}, isOff: true},
+		{timer: daily, service: "[Service]\nExecStart=/bin/x a\\sb\t\"c\" '' 5%% $ x$HOME \"$HOME\" $HOME\n", has: []string{"/bin/x 'a b' c '' 5% '$' x'$HOME' '$HOME' $HOME\n"}},
+		{timer: daily, service: "[Service]\nExecStart=/bin/x \\\n# a comment\n; another\n  y \\\n\n", has: []string{"\n/bin/x y\n"}},
+		{timer: daily, service: truth + "WorkingDirectory=~\n", has: []string{"\ncd || exit\n"}},
+		{timer: daily, service: truth + "WorkingDirectory=-/srv\n", has: []string{"\ncd '/srv' || true\n"}},
+	} {
+		timer, left := readUnit("x.timer", c.timer)
+		service, more := readUnit("x.service", c.service)
+		u := translateTimer(timer, service, "UTC")
+		var told []string
+		for _, l := range slices.Concat(left, more, u.left) {
+			told = append(told, l.Text)
+		}
+		if !slices.Equal(told, c.left) {
+			t.Errorf("%q, %q: left out %q, expected %q", c.timer, c.service, told, c.left)
+		}
+		if u.isPart != c.isOff {
+			t.Errorf("%q, %q: in part: %v", c.timer, c.service, u.isPart)
+		}
+		files, _, err := u.files("x", "x.timer")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all strings.Builder
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			all.Write(files[name])
+		}
+		for _, want := range c.has {
+			if !strings.Contains(all.String(), want) {
+				t.Errorf("%q, %q: there is no %q in\n%s", c.timer, c.service, want, all.String())
+			}
+		}
+		for _, word := range c.hasNot {
+			if strings.Contains(all.String(), word) {
+				t.Errorf("%q, %q: there is a %q in\n%s", c.timer, c.service, word, all.String())
+			}
+		}
 	}
 }

@@ -3,6 +3,9 @@ package cli
 import (
 	"context"
 	"errors"
+	"net"
+	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -177,6 +180,115 @@ func TestTopAsks(t *testing.T) {
 	has(t, screen, "resume? y/n")
 	screen.send(key("n"), topDone{err: context.DeadlineExceeded})
 	has(t, screen, "deadline exceeded")
+}
+
+// What is said yes to is what the daemon is asked for, and nothing else; what it answers is told.
+func TestTopOrders(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan string, 10)
+	daemon := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Method + " " + r.URL.RequestURI()
+		w.WriteHeader(http.StatusTeapot)
+	})}
+	go func() { _ = daemon.Serve(listener) }()
+	t.Cleanup(func() { daemon.Close() })
+	client, err := api.NewSocketClient([]string{socket})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(client.Close)
+	screen := newTestTop(t)
+	screen.daemon.client = client
+	screen.send(busy())
+	paused := busy()
+	paused.status.Queue.Pause = &api.Pause{By: "ada", At: time.Now()}
+	for _, c := range []struct{ list, key, wants string }{
+		{"1", "c", "POST /api/v1/executions/50/cancel"},
+		{"2", "r", "POST /api/v1/executions/90/rerun"},
+		{"3", "r", "POST /api/v1/sensors/demo.watch/restart"},
+		{"4", "r", "POST /api/v1/executions/80/rerun"},
+		{"1", "p", "POST /api/v1/pause"},
+		{"", "p", "POST /api/v1/resume"},
+		{"1", "enter", "GET /api/v1/executions/50"},
+		{"3", "enter", "GET /api/v1/sensors/demo.watch"},
+	} {
+		if c.list == "" {
+			screen.send(paused)
+		} else {
+			screen.send(busy(), key(c.list))
+		}
+		cmd := screen.send(key(c.key))
+		if c.key != "enter" {
+			cmd = screen.send(key("y"))
+		}
+		if cmd == nil {
+			t.Fatalf("%s is asked for by nothing", c.wants)
+		}
+		answer := cmd()
+		if got, _, _ := strings.Cut(<-asked, "?"); got != c.wants {
+			t.Errorf("asked for %s, want %s", got, c.wants)
+		}
+		if done, ok := answer.(topDone); !ok || done.err == nil {
+			t.Errorf("%s: the refusal became %+v", c.wants, answer)
+		}
+		screen.send(answer)
+		has(t, screen, "cannot use the answer")
+	}
+	if data, ok := screen.daemon.look().(topData); !ok || data.err == nil {
+		t.Error("a refusal is taken for a look")
+	}
+	if got := <-asked; got != "GET /api/v1/status" || len(asked) > 0 {
+		t.Errorf("after a refusal asked for %s and %d more", got, len(asked))
+	}
+}
+
+// Each key does what the foot of the screen says, and says what it cannot do.
+func TestTopKeys(t *testing.T) {
+	t.Parallel()
+	screen := newTestTop(t)
+	for _, k := range []string{"enter", "c", "r", "down"} {
+		if cmd := screen.send(key(k)); cmd != nil {
+			t.Errorf("%s does something before there is anything", k)
+		}
+	}
+	if text := strings.TrimSpace(strings.Join(drawn(t, screen)[topHead:screen.height-1], "")); text != "" {
+		t.Errorf("before there is anything: %q", text)
+	}
+	empty := topData{status: &api.Status{Version: "1.0.0", StartedAt: time.Now()}}
+	screen.send(empty)
+	has(t, screen, "not ready")
+	has(t, screen, "nothing here")
+	screen.send(busy())
+	for _, c := range []struct{ list, key string }{{"1", "r"}, {"2", "c"}, {"3", "c"}, {"5", "c"}, {"5", "r"}} {
+		if screen.send(key(c.list), key(c.key)); screen.question != "" {
+			t.Errorf("list %s, %s: it asks %q", c.list, c.key, screen.question)
+		}
+		has(t, screen, "there is nothing to cancel or to restart in this line")
+	}
+	screen.send(key("1"), key("x"))
+	has(t, screen, "q quit")
+	if !strings.Contains(ansi.Strip(screen.View().Content), "[1 queue]  2 executions") {
+		t.Error("more than one list is marked")
+	}
+	if n := strings.Count(ansi.Strip(screen.View().Content), "\n> "); n != 1 {
+		t.Errorf("%d lines are marked", n)
+	}
+	for _, k := range []string{"l", "enter"} {
+		screen.send(key(k))
+		has(t, screen, "esc back")
+		has(t, screen, "…")
+		screen.send(key("esc"))
+		has(t, screen, "tab list")
+	}
+	screen.send(topDone{text: "execution 7 repeats 6"})
+	has(t, screen, "execution 7 repeats 6")
+	screen.send(topDetail{of: "50", text: "of nobody"})
+	has(t, screen, "> 50  ")
 }
 
 func TestTopLooksInside(t *testing.T) {

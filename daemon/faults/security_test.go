@@ -87,8 +87,10 @@ entry_point: talk.sh
 trigger_types: [leaky.called]
 parameters:
   token: {type: string, secret: true}
+  word: {type: string, secret: true}
 config:
   token: "{{ secret.database }}"
+  word: "{{ secret.token }}"
 -- leaky/sensors/talk.sh --
 read -r config
 echo "I was given $config" >&2
@@ -306,8 +308,25 @@ done
 	if last != "0 1 2 4" { // bash holds its script open beside 0, 1 and 2
 		t.Errorf("descriptors: %q", last)
 	}
-	if out := n.must("run", "spy.pry", "pid="+strconv.Itoa(n.pid())); out != "" {
-		t.Errorf("of the daemon's process a child of the same user can read: %s", out)
+	pried := []string{strconv.Itoa(n.pid())}
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", n.pid()))
+	y.check(err)
+	for _, thread := range threads {
+		children, err := os.ReadFile(thread)
+		y.check(err)
+		for pid := range strings.FieldsSeq(string(children)) {
+			if command, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil && bytes.Contains(command, []byte("\x00keeper")) {
+				pried = append(pried, pid)
+			}
+		}
+	}
+	if len(pried) != 2 {
+		t.Errorf("found %q, expected the daemon and its keeper", pried)
+	}
+	for _, pid := range pried {
+		if out := n.must("run", "spy.pry", "pid="+pid); out != "" {
+			t.Errorf("of the daemon, or its keeper, a child of the same user can read: %s", out)
+		}
 	}
 }
 
