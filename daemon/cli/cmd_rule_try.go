@@ -29,7 +29,7 @@ func (c *command) ruleTest() *cobra.Command {
 	var payload, file, since string
 	var inForce bool
 	cmd := &cobra.Command{
-		Use:   "test (REF | FILE) (--event ID | --payload FILE|JSON | --since AGE)",
+		Use:   "test REF|FILE (--event ID | --payload FILE | --since AGE)",
 		Short: "Try a rule, edited or as it is, on an event; nothing runs",
 		Long: "Shows what a rule would make of an event: whether it matches, the value of each part of its condition, and\n" +
 			"the parameters that its actions would get. Limits (throttle, debounce, dedupe, breaker) are not asked.\n\n" +

@@ -196,7 +196,7 @@ func TestBillOfMaterials(t *testing.T) {
 // What a command's usage line asks for is offered: nobody adds a verb whose words a shell cannot complete.
 func TestCompletionCoversUsage(t *testing.T) {
 	t.Parallel()
-	known := []string{"REF", "REF…", "ID", "ID…", "NAME=VALUE…|@FILE|-", "NAME=VALUE…", "TRIGGER", "RULE", "REVISION", "FROM", "TO", "PATH…", "FILE", "UNIT", "event|execution", "ARGUMENT…"}
+	known := []string{"REF", "REF|FILE", "REF…", "ID", "ID…", "NAME=VALUE…|@FILE|-", "NAME=VALUE…", "TRIGGER", "RULE", "REVISION", "FROM", "TO", "PATH…", "FILE", "UNIT", "event|execution", "ARGUMENT…"}
 	// These are names that do not exist yet, or that nobody can list.
 	known = append(known, "NAME", "KIND", "bash|zsh|fish", "--event", "|", "--payload", "--since", "AGE")
 	for _, cmd := range visible(newRoot(t)) {
