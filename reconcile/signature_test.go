@@ -252,3 +252,11 @@ func TestRollbackToUnsigned(t *testing.T) {
 		t.Error("an unsigned revision came into force")
 	}
 }
+
+// What is signed begins with what it is: a signature that a key has made of anything else is none of a pack.
+func TestSignedTextSaysWhatItIs(t *testing.T) {
+	t.Parallel()
+	if text := string(signedText("p", nil)); !strings.Contains(text, "attune pack signature 1") {
+		t.Errorf("signed is %q", text)
+	}
+}
