@@ -64,6 +64,10 @@ func TestF106RuntimeRole(t *testing.T) {
 	if _, err := conn.Exec(t.Context(), "INSERT INTO attune.later VALUES (1)"); err != nil {
 		t.Errorf("what a later migration made: %v", err)
 	}
+	storetest.Exec(t, owner, "CREATE SEQUENCE attune.later_id")
+	if _, err := conn.Exec(t.Context(), "SELECT nextval('attune.later_id')"); err != nil {
+		t.Errorf("a sequence that a later migration made: %v", err)
+	}
 	// A schema that is behind is not the runtime role's to mend.
 	storetest.Exec(t, owner, "DELETE FROM attune.schema_version WHERE version_id = (SELECT max(version_id) FROM attune.schema_version)")
 	if _, _, err := s.Migrate(t.Context()); !errors.Is(err, store.ErrNotOwner) {
