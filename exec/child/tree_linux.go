@@ -95,7 +95,7 @@ func (r *Runner) janitor() {
 	defer close(r.janitorDone)
 	t := time.NewTicker(janitorPeriod)
 	defer t.Stop()
-	before := map[int]uint64{}
+	var before map[int]procStat
 	for {
 		select {
 		case <-r.stopJanitor:
@@ -110,10 +110,12 @@ func (r *Runner) janitor() {
 // A zombie that was one in the last pass too is nobody's: who started it would have reaped it within
 // milliseconds, be it this Runner, another one in this process or os/exec. It gives what it left alone,
 // for the next pass.
-func (r *Runner) tidy(before map[int]uint64) map[int]uint64 {
-	left := map[int]uint64{}
+func (r *Runner) tidy(before map[int]procStat) map[int]procStat {
+	left := map[int]procStat{}
 	for _, st := range r.strangers() {
-		again := before[st.pid] == st.start && st.start != 0
+		// What lived then and is a zombie now may be waited for at this moment.
+		last, again := before[st.pid]
+		again = again && last.start == st.start && (last.state == 'Z') == (st.state == 'Z')
 		m, sight := r.readMarks(st.pid)
 		switch {
 		case st.state == 'Z' && again:
@@ -123,7 +125,7 @@ func (r *Runner) tidy(before map[int]uint64) map[int]uint64 {
 			r.logger.Warn("killed a process that had outlived its child", "pid", st.pid)
 			killChild(st.pid, st)
 		default:
-			left[st.pid] = st.start
+			left[st.pid] = st
 		}
 	}
 	return left

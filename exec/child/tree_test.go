@@ -205,6 +205,26 @@ func TestTidyLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+// TestTidyLeavesZombiesToWhoWaits: what lived in the last pass has ended a moment ago, and os/exec is about to hear of it.
+func TestTidyLeavesZombiesToWhoWaits(t *testing.T) {
+	r := newTestRunner(t)
+	cmd := exec.Command("/bin/sleep", "300")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	seen := r.tidy(nil)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if !hasEnded(cmd.Process.Pid, 0) {
+		t.Fatal("it lives")
+	}
+	r.tidy(seen)
+	if err := cmd.Wait(); cmd.ProcessState == nil {
+		t.Errorf("somebody else reaped it: %v", err)
+	}
+}
+
 // TestTidyKillsTheUnmarked is not parallel: it takes all unmarked strangers of this process for its own.
 func TestTidyKillsTheUnmarked(t *testing.T) {
 	r := newTestRunner(t)
