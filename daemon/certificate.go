@@ -52,6 +52,17 @@ func loadCertificate(c HTTPConfig, log *slog.Logger, registerer prometheus.Regis
 	return one, nil
 }
 
+// CheckCertificate tells whether the files of http.tls_cert and http.tls_key are there and belong together.
+func (c *Config) CheckCertificate() error {
+	if c.HTTP.TLSCert == "" {
+		return nil
+	}
+	if _, err := tls.LoadX509KeyPair(c.HTTP.TLSCert, c.HTTP.TLSKey); err != nil {
+		return fmt.Errorf("cannot load the certificate of http.tls_cert and http.tls_key: %w", err)
+	}
+	return nil
+}
+
 // load reads the files, and serves what they hold from now on.
 func (c *certificate) load() error {
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)

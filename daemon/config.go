@@ -541,7 +541,7 @@ func (c *Config) validate() []ConfigProblem {
 		}
 	}
 	if c.Packs.Signatures == reconcile.SignaturesEnforce && len(c.Packs.Keys) == 0 {
-		refuse("packs.signatures", "found %q without packs.keys, expected one key or more: no pack would be loaded", c.Packs.Signatures)
+		refuse("packs.signatures", "found %q without packs.keys, expected one key or more, as `attune pack sign --new-key FILE packs/*` prints it: no pack would be loaded", c.Packs.Signatures)
 	}
 	if problem := databaseProblem(c.Database.URL); problem != "" {
 		refuse("database.url", "%s", problem)

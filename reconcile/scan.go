@@ -147,7 +147,9 @@ func (s *scanner) scan(p place, now time.Time, settle bool) visit {
 		return visit{outcome: gone}
 	}
 	if err != nil {
-		w.refuse("", "cannot read it: "+unreadable(err, nil))
+		// Told of pack.yaml, without which it would be taken for a folder that is none.
+		info, _ := os.Stat(p.key)
+		w.problems["pack.yaml"], w.held = "its folder cannot be opened, "+unreadable(err, info), true
 	}
 	next := old
 	if !w.confirms(p, old) {
@@ -235,10 +237,12 @@ func gitLocked(dir string) bool {
 // errUnstable says that one is no longer what the scan found.
 func (f *folder) bundle(content map[string][]byte) (*manifest.Bundle, error) {
 	root, err := os.OpenRoot(f.real)
-	if err != nil {
+	switch {
+	case err == nil:
+		defer root.Close()
+	case len(f.files) > 0 || len(f.problems) == 0: // else it was not to be opened when it was scanned, and nothing of it is read here
 		return nil, errUnstable
 	}
-	defer root.Close()
 	files := map[string]manifest.File{}
 	for at, one := range reachable(f.files) {
 		entry := manifest.File{Executable: one.mark.executable()}

@@ -299,6 +299,21 @@ func TestScanUnreadable(t *testing.T) {
 	}
 }
 
+// TestScanUnopened: a pack whose folder cannot be opened is told of, where it could be taken for one that changes or is gone.
+func TestScanUnopened(t *testing.T) {
+	t.Parallel()
+	f := newTree(t)
+	f.do(os.Symlink("p", f.path("p"))) // which stops root, too
+	v := look(t, newScanner(uncovered{}, 0), f, "p")
+	b, err := v.folder.bundle(v.content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have := errorTexts(b.Errors); b.Pack != nil || !v.folder.held || !strings.Contains(have, "p/pack.yaml: cannot read the manifest: its folder cannot be opened, ") {
+		t.Errorf("held %v, pack %v: %s", v.folder.held, b.Pack, have)
+	}
+}
+
 // TestPolledChangesSettle: who polls has no window, and must not take a half for the whole.
 func TestPolledChangesSettle(t *testing.T) {
 	t.Parallel()

@@ -391,7 +391,7 @@ func (t *Trust) judge(f *folder, content map[string][]byte, b *manifest.Bundle) 
 	if errors.Is(err, errUnstable) {
 		return err
 	}
-	finding := signatureFinding(f.ref, manifest.SeverityWarning, err)
+	finding := signatureFinding(f, manifest.SeverityWarning, err)
 	if t.Signatures == SignaturesEnforce {
 		finding.Severity = manifest.SeverityError
 		finding.Hint = "what is in force stays; " + finding.Hint
@@ -402,10 +402,10 @@ func (t *Trust) judge(f *folder, content map[string][]byte, b *manifest.Bundle) 
 	return nil
 }
 
-func signatureFinding(ref string, severity manifest.Severity, err error) *manifest.Error {
+func signatureFinding(f *folder, severity manifest.Severity, err error) *manifest.Error {
 	return &manifest.Error{
-		Place: manifest.Place{File: ref + "/" + SignatureFile}, Severity: severity, Kind: manifest.KindPack, Ref: ref,
-		Message: "cannot trust the pack: " + err.Error(), Hint: "sign it with `attune pack sign` and a key of packs.keys, or put back what was signed",
+		Place: manifest.Place{File: f.ref + "/" + SignatureFile}, Severity: severity, Kind: manifest.KindPack, Ref: f.ref,
+		Message: "cannot trust the pack: " + err.Error(), Hint: "sign it with `attune pack sign --key FILE " + f.key + "`, by a key whose public half is in packs.keys, or put back what was signed",
 	}
 }
 
@@ -425,7 +425,7 @@ func (t *Trust) lintSignature(f *folder, b *manifest.Bundle) error {
 			err = s.fits(f.ref, by, unsigned(tree))
 		}
 		if err != nil {
-			b.Errors = append(b.Errors, signatureFinding(f.ref, manifest.SeverityWarning, err))
+			b.Errors = append(b.Errors, signatureFinding(f, manifest.SeverityWarning, err))
 		}
 		return nil
 	}

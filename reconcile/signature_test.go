@@ -164,6 +164,30 @@ func TestSigningKeys(t *testing.T) {
 	}
 }
 
+// TestUnsignedDependency: a pack that needs one without a signature is told so, and where to sign.
+func TestUnsignedDependency(t *testing.T) {
+	t.Parallel()
+	f := newTree(t)
+	f.pack("base")
+	f.pack("top")
+	f.write("base/triggers/beat.yaml", "name: beat\n")
+	f.write("top/rules/beat.yaml", "name: beat\ntrigger: {ref: base.beat}\naction: {ref: top.act}\n")
+	key, trust := signer(t, SignaturesEnforce)
+	_, err := Sign(f.path("top"), key)
+	f.do(err)
+	report, err := Lint([]string{f.dir}, LintOptions{Trust: trust})
+	f.do(err)
+	have := errorTexts(report.Errors)
+	for _, want := range []string{
+		"sign it with `attune pack sign --key FILE " + f.path("base") + "`",
+		`cannot find trigger "base.beat"; pack "base" is refused itself; correct that pack first`,
+	} {
+		if !strings.Contains(have, want) {
+			t.Errorf("not found: %s\n%s", want, have)
+		}
+	}
+}
+
 // TestSignedPacks has a daemon that enforces: what is not signed does not come into force, what was in force stays,
 // and what was signed once can be gone back to.
 func TestSignedPacks(t *testing.T) {

@@ -63,8 +63,11 @@ func WithRoots(roots *x509.CertPool) Option {
 // connected yet.
 func NewClient(rawURL string, options ...Option) (*Client, error) {
 	u, err := url.Parse(rawURL)
-	if err != nil {
+	switch {
+	case err != nil && strings.Contains(rawURL, "://"):
 		return nil, fmt.Errorf("cannot read URL of the daemon: %v", err)
+	case err != nil: // host:port
+		u = &url.URL{}
 	}
 	switch {
 	case u.Scheme == "unix" && u.Path != "":
@@ -98,14 +101,14 @@ func NewSocketClient(paths []string) (*Client, error) {
 	}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		dialer := &net.Dialer{Timeout: dialTimeout}
-		var denied error
+		var denied *deniedError
 		for _, path := range paths {
 			conn, err := dialer.DialContext(ctx, "unix", path)
 			if err == nil {
 				return conn, nil
 			}
 			if errors.Is(err, fs.ErrPermission) && denied == nil {
-				denied = fmt.Errorf("no permission for socket %s: join the group that owns it, or use the daemon's user", path)
+				denied = &deniedError{path}
 			}
 		}
 		if denied != nil {
@@ -663,6 +666,9 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot reach a daemon at %s: %w", c.name, ErrNoDaemon)
+	}
+	if denied, ok := errors.AsType[*deniedError](err); ok {
+		return fmt.Errorf("cannot reach a daemon: %w", denied)
 	}
 	if untrusted, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Errorf("cannot talk to the daemon at %s: %w: %v", c.name, ErrUntrusted, untrusted.Err)

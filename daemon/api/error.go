@@ -9,6 +9,16 @@ import (
 // ErrNoDaemon says that no daemon answers where one was looked for.
 var ErrNoDaemon = errors.New("no daemon answers")
 
+// ErrDenied says that there is a socket, and that it is not for this user. It is ErrNoDaemon, too.
+var ErrDenied = errors.New("no permission")
+
+// deniedError is of a socket that this user may not use.
+type deniedError struct{ path string }
+
+func (e *deniedError) Error() string { return "no permission for socket " + e.path }
+
+func (e *deniedError) Is(target error) bool { return target == ErrNoDaemon || target == ErrDenied }
+
 // ErrUntrusted says that somebody answers who does not prove to be the daemon.
 var ErrUntrusted = errors.New("its certificate is not believed")
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -733,6 +734,7 @@ func TestClientTellsWhatIsThere(t *testing.T) {
 	for url, want := range map[string]string{
 		"":                      "expected http://host:port",
 		"localhost:9753":        "expected http://host:port",
+		"127.0.0.1:9753":        "expected http://host:port",
 		"ftp://x":               "expected http://host:port",
 		"unix://":               "expected http://host:port",
 		"http://127.0.0.1:%zz/": "cannot read URL",
@@ -772,6 +774,10 @@ func TestClientTellsWhatIsThere(t *testing.T) {
 	}
 	_, err = gone.Status(t.Context())
 	if want := "cannot reach a daemon at socket /nonexistent/a.sock, /nonexistent/b.sock: no daemon answers"; !errors.Is(err, ErrNoDaemon) || err.Error() != want {
+		t.Errorf("found %v, want %s", err, want)
+	}
+	err = gone.unreachable(t.Context(), &url.Error{Op: "Get", URL: "/", Err: &deniedError{"/a.sock"}})
+	if want := "cannot reach a daemon: no permission for socket /a.sock"; !errors.Is(err, ErrNoDaemon) || !errors.Is(err, ErrDenied) || err.Error() != want {
 		t.Errorf("found %v, want %s", err, want)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -77,7 +77,7 @@ func (s *socket) Close() error {
 func lockSocket(path string) (*os.File, error) {
 	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("cannot lock socket %s: %v", path, cause(err))
+		return nil, fmt.Errorf("cannot lock socket %s: %v; set http.socket to a path whose folder this user may write", path, cause(err))
 	}
 	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	switch {

@@ -113,6 +113,9 @@ func (c *command) finish(err error) int {
 	case errors.Is(err, api.ErrUntrusted):
 		c.complain(err.Error(), "Name the certificates that sign it with --ca-file or ATTUNE_CA_FILE, or a name that it is for with --url.")
 		return exitNoDaemon
+	case errors.Is(err, api.ErrDenied):
+		c.complain(err.Error(), "Join the group that owns it and log in anew, or use the daemon's user.")
+		return exitNoDaemon
 	case errors.Is(err, api.ErrNoDaemon):
 		c.complain(err.Error(), "Start one with `attune daemon`, or name another with --url or --config.")
 		return exitNoDaemon
@@ -250,7 +253,7 @@ func (c *command) strictGroups(cmd *cobra.Command) {
 			}
 			if err := check(cmd, args); err != nil {
 				return &usageError{
-					text: fmt.Sprintf("cannot run %q: %v", cmd.CommandPath(), err),
+					text: fmt.Sprintf("cannot run %q: %s", cmd.CommandPath(), wordsProblem(cmd, args, err)),
 					hint: "Usage: " + cmd.UseLine(),
 				}
 			}
@@ -260,6 +263,24 @@ func (c *command) strictGroups(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		c.strictGroups(sub)
 	}
+}
+
+// wordsProblem says in this program's words what cobra found wrong with the number of words.
+func wordsProblem(cmd *cobra.Command, args []string, err error) string {
+	text := err.Error()
+	switch {
+	case strings.HasPrefix(text, "unknown command "): // what cobra.NoArgs says
+		return fmt.Sprintf("expected nothing behind it, found %q", strings.Join(args, " "))
+	case !strings.Contains(text, "arg(s)"):
+		return text
+	case len(args) == 0:
+		for word := range strings.FieldsSeq(cmd.Use) { // the first that is no choice between words
+			if word = strings.Trim(word, "(…"); word == strings.ToUpper(word) {
+				return strings.ToLower(word) + " is missing"
+			}
+		}
+	}
+	return fmt.Sprintf("found %d words, more than it takes", len(args))
 }
 
 // helpWidth is how wide help is, in columns: what every terminal has.
@@ -317,6 +338,11 @@ func fill(text string, width int) string {
 // flagError names the nearest flag.
 func flagError(cmd *cobra.Command, err error) error {
 	usage := &usageError{text: fmt.Sprintf("cannot run %q: %v", cmd.CommandPath(), err)}
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		if expected := flagValues()[invalid.GetFlag().Value.Type()]; expected != "" {
+			usage.text = fmt.Sprintf("cannot run %q: cannot use --%s %q: expected %s", cmd.CommandPath(), invalid.GetFlag().Name, invalid.GetValue(), expected)
+		}
+	}
 	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		var names []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) {
@@ -334,6 +360,11 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usage
 }
 
+// flagValues says what a flag of each type takes.
+func flagValues() map[string]string {
+	return map[string]string{"duration": "a duration such as 30s or 5m", "int": "a whole number", "int64": "a whole number", "bool": "true or false"}
+}
+
 // terminalWidth gives the width of stdout, and whether it is a terminal at all.
 func (c *command) terminalWidth() (int, bool) {
 	if c.width > 0 {
@@ -346,6 +377,9 @@ func (c *command) terminalWidth() (int, bool) {
 	width, _, err := term.GetSize(int(file.Fd()))
 	if err != nil {
 		return 0, false
+	}
+	if width <= 0 { // nobody told the terminal how wide it is, as on a serial line
+		width = helpWidth
 	}
 	return width, true
 }

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"regexp"
 	"strings"
 
@@ -56,6 +58,10 @@ func (c *command) configCheck() *cobra.Command {
 			cfg, err := c.config()
 			if err != nil {
 				return err
+			}
+			// Who may not read the key, as most who check may not, cannot say anything about it.
+			if err := cfg.CheckCertificate(); err != nil && !errors.Is(err, fs.ErrPermission) {
+				return usagef("%v", err)
 			}
 			findings := lintConfig(cfg).Findings
 			c.findings(c.sys.Stdout, findings)

@@ -51,6 +51,9 @@ func (c *command) databaseBackup() *cobra.Command {
 				return usagef("cannot back up: %v", err)
 			}
 			file.Close()
+			if cfg, err := c.config(); err == nil && cfg.Database.URL == "" {
+				c.note("backing up the private database in %s", cfg.StateDirectory())
+			}
 			err = c.becomeProgram("pg_dump", "--format=custom", "--schema=attune", "--file="+args[0])
 			os.Remove(args[0]) // whoever comes back has not become anything
 			return err

@@ -68,6 +68,21 @@ func (c *command) executionList() *cobra.Command {
 	return cmd
 }
 
+// oneOf has a list refuse a value of its filter that nothing has, where it would only find nothing.
+func oneOf(cmd *cobra.Command, flag string, known func() []string) {
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		word := cmd.Flags().Lookup(flag).Value.String()
+		if word == "" || slices.Contains(known(), word) {
+			return nil
+		}
+		err := &usageError{text: fmt.Sprintf("cannot filter by %s %q: expected %s", flag, word, strings.Join(known(), ", "))}
+		if near := manifest.Nearest(word, known()); near != "" {
+			err.hint = fmt.Sprintf("Did you mean --%s %s?", flag, near)
+		}
+		return err
+	}
+}
+
 // parseStatuses reads the words of --status.
 func parseStatuses(words []string) ([]store.Status, error) {
 	var found []store.Status

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/exec/sensor"
 	"github.com/attune-io/attune/reconcile/manifest"
 )
 
@@ -36,6 +37,7 @@ func (c *command) sensorList() *cobra.Command {
 	})
 	componentFlags(cmd, &filter)
 	cmd.Flags().StringVar(&filter.State, "state", "", "only in this state: running, idle, backoff, …")
+	oneOf(cmd, "state", sensorStates)
 	return cmd
 }
 
@@ -156,5 +158,11 @@ func (c *command) sensorRestart() *cobra.Command {
 		Use:     "restart REF",
 		Short:   "Restart a sensor now, whatever its backoff",
 		Example: "  attune sensor restart tour.load",
-	}, "sensor", (*api.Client).RestartSensor, func(w io.Writer, s *api.Sensor) { fmt.Fprintf(w, "%s is restarting\n", s.Ref) })
+	}, "sensor", (*api.Client).RestartSensor, func(w io.Writer, s *api.Sensor) {
+		if s.State == string(sensor.StateIdle) {
+			fmt.Fprintf(w, "%s is idle, and there is nothing to restart: %s\n", s.Ref, s.Problem)
+			return
+		}
+		fmt.Fprintf(w, "%s is restarting\n", s.Ref)
+	})
 }

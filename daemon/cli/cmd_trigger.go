@@ -47,6 +47,7 @@ func (c *command) triggerList() *cobra.Command {
 	})
 	componentFlags(cmd, &filter)
 	cmd.Flags().StringVar(&filter.Type, "type", "", "only of this type: interval, cron, datetime, webhook or custom")
+	oneOf(cmd, "type", triggerTypes)
 	return cmd
 }
 

@@ -287,6 +287,8 @@ func fileFlags() []string {
 }
 
 // sensorStates are what a sensor's process does.
+func triggerTypes() []string { return []string{"interval", "cron", "datetime", "webhook", "custom"} }
+
 func sensorStates() []string {
 	return []string{
 		string(sensor.StateRunning), string(sensor.StateStarting), string(sensor.StateStopping), string(sensor.StateStopped),
@@ -308,7 +310,7 @@ func (c *command) completeFlags(cmd *cobra.Command) {
 	}
 	offers := map[string]func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective){
 		"status": words(statuses()...),
-		"type":   words("interval", "cron", "datetime", "webhook", "custom"),
+		"type":   words(triggerTypes()...),
 		"since":  words("15m", "1h", "1d", "7d"),
 		"event": func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 			return c.offered(cmd, nil, typed, idsOf("event"))

@@ -144,6 +144,10 @@ func TestColour(t *testing.T) {
 	if c := (&command{sys: System{Stdout: terminal, Getenv: func(string) string { return "" }}}); !c.colour() {
 		t.Error("no colour on a terminal")
 	}
+	// Nobody has told this one how wide it is.
+	if width, _ := (&command{sys: System{Stdout: terminal}}).terminalWidth(); width != helpWidth {
+		t.Errorf("a terminal of unknown width has %d columns", width)
+	}
 	for name, c := range map[string]*command{
 		"--no-color": {noColor: true, sys: System{Stdout: terminal, Getenv: func(string) string { return "" }}},
 		"NO_COLOR": {sys: System{Stdout: terminal, Getenv: func(name string) string {

@@ -53,11 +53,18 @@ func checkDaemon(s *Snapshot) (list []Finding, in string) {
 	switch {
 	case s.IsDenied:
 		return []Finding{found(Error, "sudo usermod -aG attune "+s.User+"; then log in anew", "%s", s.DaemonProblem)}, ""
+	case s.Refusal != "":
+		return []Finding{found(Warning, s.Refusal, "the daemon does not say how it is: %s", s.DaemonProblem)}, ""
 	case s.Status == nil:
 		return []Finding{found(Warning, "systemctl start attune, or: attune daemon", "no daemon answers: %s", s.DaemonProblem)}, ""
 	}
 	if s.Version != s.Status.Version {
 		list = append(list, found(Warning, "systemctl restart attune", "the daemon is attune %s, and this command %s", s.Status.Version, s.Version))
+	}
+	if of := s.Status.Reconcile.Directories; s.Config != nil && len(of) > 0 && !slices.Equal(of, s.Config.Packs.Directories) {
+		list = append(list, found(Warning, "name its configuration by --config or ATTUNE_CONFIG",
+			"the daemon watches %s, and this command's configuration says %s: what is said of files is of the latter",
+			strings.Join(of, ", "), strings.Join(s.Config.Packs.Directories, ", ")))
 	}
 	for _, problem := range s.Status.Problems {
 		severity := Warning

@@ -85,6 +85,8 @@ func TestFindings(t *testing.T) {
 
 		{"no daemon", down, "daemon", Warning, "no daemon answers: nobody listens", "systemctl start attune"},
 		{"no permission", func(s *Snapshot) { down(s); s.IsDenied = true }, "daemon", Error, "nobody listens", "sudo usermod -aG attune ada"},
+		{"not for this token", func(s *Snapshot) { down(s); s.Refusal = "make one that may" }, "daemon", Warning, "does not say how it is: nobody listens", "make one that may"},
+		{"other folders", func(s *Snapshot) { s.Status.Reconcile.Directories = []string{"/srv/packs"} }, "daemon", Warning, "the daemon watches /srv/packs, and this command's configuration says ", "--config"},
 		{"other version", func(s *Snapshot) { s.Status.Version = "0.9.0" }, "daemon", Warning, "attune 0.9.0, and this command 1.0.0", "systemctl restart attune"},
 		{"degraded", func(s *Snapshot) { s.Status.Problems = []string{"a breaker is open"} }, "daemon", Warning, "a breaker is open", "attune status"},
 		{"not ready", func(s *Snapshot) { s.Status.Problems, s.Status.Ready = []string{"no database"}, false }, "daemon", Error, "no database", "attune status"},

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -117,7 +118,10 @@ func (g *gathering) daemon(ctx context.Context) {
 	defer cancel()
 	status, err := g.Client.Status(ctx)
 	if err != nil {
-		g.s.DaemonProblem, g.s.IsDenied = err.Error(), errors.Is(err, api.ErrNoDaemon) && strings.Contains(err.Error(), "no permission")
+		g.s.DaemonProblem, g.s.IsDenied = strings.TrimSuffix(err.Error(), ": "+api.ErrNoDaemon.Error()), errors.Is(err, api.ErrDenied)
+		if refused, ok := errors.AsType[*api.Error](err); ok {
+			g.s.Refusal = cmp.Or(refused.Hint, "attune status")
+		}
 		return
 	}
 	g.s.Status, g.s.Private = status, status.Database.Private
@@ -298,7 +302,7 @@ func (g *gathering) packs() {
 		return
 	}
 	report, err := reconcile.Lint(paths, reconcile.LintOptions{
-		PackConfig: c.Packs.Config, ConfigPlace: c.PackConfigPlace, Version: g.Version, Interpreters: daemon.Interpreters{Found: g.probed},
+		PackConfig: c.Packs.Config, ConfigPlace: c.PackConfigPlace, Version: g.Version, Trust: c.Trust(), Interpreters: daemon.Interpreters{Found: g.probed},
 	})
 	if err != nil {
 		g.s.PackProblem = err.Error()

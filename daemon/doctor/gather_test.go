@@ -106,6 +106,21 @@ url = "`+storetest.NewURL(t)+`"
 	}
 }
 
+func TestGatherUnsignedPacks(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	write(t, root+"/packs/bare/pack.yaml", "ref: bare\nversion: 1.0.0\n")
+	_, report := look(t, `
+[packs]
+directory = "`+root+`/packs"
+signatures = "enforce"
+keys = ["MCowBQYDK2VwAyEAqIy1tQSbikXiocktkiL3j1Inti4aVwmBzjhELuTKngA="]
+[state]
+directory = "`+root+`/state"
+`)
+	wants(t, report, "error packs: pack bare has 1 error: bare/pack.sig: cannot trust the pack: it has no signature", "attune pack sign --key FILE "+root+"/packs/bare")
+}
+
 func TestGatherOnAFreshMachine(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()

@@ -29,6 +29,8 @@ type Snapshot struct {
 	Status        *api.Status
 	Examination   *api.Examination
 	DaemonProblem string
+	// Refusal is what to do about a daemon that answers, but not who asked; "": it did not answer.
+	Refusal string
 	// IsDenied says that there is a daemon, and its socket is not for this user.
 	IsDenied bool
 

@@ -56,7 +56,7 @@ func openStateDir(dir string) (*stateDir, error) {
 	name := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the state directory: %v", err)
+		return nil, fmt.Errorf("cannot use the state directory: %v; set state.directory to a folder that this user may write", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()

@@ -114,6 +114,9 @@ func ProbeInterpreters(ctx context.Context, r *Runner, extraPath string) (*Inter
 	for i, c := range candidates {
 		probes.Go(func() {
 			in, err := probe(ctx, r, c.kind, c.path, search)
+			if ctx.Err() != nil {
+				return // the daemon ends: it may well have answered
+			}
 			if err != nil {
 				r.logger.Warn("interpreter does not answer, it is left out", "path", c.path, "err", err)
 				return

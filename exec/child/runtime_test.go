@@ -1,6 +1,10 @@
 package child
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -53,6 +57,22 @@ func TestProbeInterpreters(t *testing.T) {
 	path, args, err := found.Command("python", "", func(v string) bool { return v == "9.9.9" }, "/x.py")
 	if err != nil || path != real || !slices.Equal(args, []string{"/x.py"}) {
 		t.Errorf("got %s %q, %v", path, args, err)
+	}
+}
+
+// TestProbesThatAreCutShort accuse no interpreter: who asked has ended.
+func TestProbesThatAreCutShort(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	var log bytes.Buffer
+	r.logger = slog.New(slog.NewTextHandler(&log, nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := ProbeInterpreters(ctx, r, ""); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if strings.Contains(log.String(), "left out") {
+		t.Errorf("logged %s", log.String())
 	}
 }
 

@@ -532,6 +532,8 @@ func (k *componentCheck) meant(kind Kind, ref string, known []string) string {
 		return "it is a trigger; a rule queues an action"
 	case k.world.Packs[pack] == nil && k.refusedFile(KindPack, pack) != "":
 		return fmt.Sprintf("pack %q is refused itself, see %s; correct that file first", pack, k.refusedFile(KindPack, pack))
+	case k.world.Packs[pack] == nil && k.byFolder[pack] != nil:
+		return fmt.Sprintf("pack %q is refused itself; correct that pack first", pack)
 	case k.world.Packs[pack] == nil:
 		near := Nearest(pack, k.packNames())
 		switch {
