@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -83,6 +84,16 @@ func TestWithoutATokenTCPServesHealthAndMetricsOnly(t *testing.T) {
 		if status != test.status || !strings.Contains(body, test.body) {
 			t.Errorf("%s %s %v: found %d %s, want %d %s", test.method, test.path, test.header, status, body, test.status, test.body)
 		}
+	}
+}
+
+// A header has a bound, and whoever is slow with one is not waited for: the server of the standard library sees to it
+// where it is told.
+func TestHeadersAreBounded(t *testing.T) {
+	t.Parallel()
+	server := setup(t).server.server(t.Context(), nil)
+	if server.ReadHeaderTimeout != headerTimeout || server.IdleTimeout != idleTimeout || server.MaxHeaderBytes != maxHeaderBytes {
+		t.Errorf("a header may take %v and %d bytes, and a connection be idle for %v", server.ReadHeaderTimeout, server.MaxHeaderBytes, server.IdleTimeout)
 	}
 }
 
@@ -271,6 +282,98 @@ func TestBadTokensAreLimited(t *testing.T) {
 	if n := strings.Count(b.logged.String(), "requests refused"); n != 3 {
 		t.Errorf("%d lines of the log tell of it", n)
 	}
+}
+
+// Whoever asks over TCP has a pace: of bad tokens an address, or a network of IPv6, has few, a good token many, and
+// what needs no token as many for an address.
+func TestPaces(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakes{tokens: []store.GoodToken{
+			{ID: 1, Name: "ci", Hash: hashToken("att_ci"), Scope: "read"}, {ID: 2, Name: "other", Hash: hashToken("att_other"), Scope: "read"},
+		}}
+		s := &Server{
+			limits: newLimits(), keyring: newKeyring(f), refusals: newRefusals(slog.New(slog.DiscardHandler), nil, f.Audit),
+		}
+		held := make(chan struct{})
+		handler := identify(s.gate(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Has("hold") {
+				<-held
+			}
+		})))
+		ask := func(address, path, token string) *httptest.ResponseRecorder {
+			request := httptest.NewRequest("GET", "http://127.0.0.1"+path, nil)
+			request.RemoteAddr = address
+			if token != "" {
+				request.Header.Set("Authorization", "Bearer "+token)
+			}
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, request)
+			return w
+		}
+		times := func(n int, address, path, token string) (answers map[int]int) {
+			answers = map[int]int{}
+			for range n {
+				w := ask(address, path, token)
+				answers[w.Code]++
+				if again := w.Header().Get("Retry-After"); w.Code == http.StatusTooManyRequests && again == "" {
+					t.Error("it is not said when to come again")
+				}
+			}
+			return answers
+		}
+		const here, there, page = "127.0.0.1:1", "192.0.2.7:1", prefix + "/packs"
+		for _, test := range []struct {
+			what, address, path, token string
+			good, burst, rate          int
+			same, other                [2]string // addresses and tokens
+		}{
+			{"bad tokens", "[2001:db8::1]:1", page, "att_bad", 401, failureBurst, failureRate, [2]string{"[2001:db8::2]:1", "att_worse"}, [2]string{"[2001:db8:0:1::1]:1", "att_bad"}},
+			{"no token", there, page, "", 401, failureBurst, failureRate, [2]string{there, "att_bad"}, [2]string{"192.0.2.8:1", ""}},
+			{"a good token", there, page, "att_ci", 200, requestBurst, requestRate, [2]string{here, "att_ci"}, [2]string{there, "att_other"}},
+			{"a public path", here, pathMetrics, "", 200, requestBurst, requestRate, [2]string{here, ""}, [2]string{"127.0.0.2:1", ""}},
+		} {
+			const more = 50
+			if answers := times(test.burst+more, test.address, test.path, test.token); answers[test.good] != test.burst || answers[429] != more {
+				t.Errorf("%s: %v at once, want %d", test.what, answers, test.burst)
+			}
+			time.Sleep(time.Second) //nolint:forbidigo // of a bubble
+			if answers := times(test.rate+more, test.address, test.path, test.token); answers[test.good] != test.rate || answers[429] != more {
+				t.Errorf("%s: %v a second later, want %d", test.what, answers, test.rate)
+			}
+			if w := ask(test.same[0], test.path, test.same[1]); w.Code != 429 {
+				t.Errorf("%s, of %q: %d, want 429", test.what, test.same, w.Code)
+			}
+			if w := ask(test.other[0], test.path, test.other[1]); w.Code != test.good {
+				t.Errorf("%s, of %q: %d, want %d", test.what, test.other, w.Code, test.good)
+			}
+		}
+		time.Sleep(time.Minute) //nolint:forbidigo // of a bubble
+		var wg sync.WaitGroup
+		for range underWayEach {
+			wg.Go(func() { ask(there, page+"?hold", "att_ci") })
+		}
+		synctest.Wait()
+		for address, want := range map[string]int{there: 429, here: 200} {
+			if w := ask(address, page, "att_other"); w.Code != want {
+				t.Errorf("%s beside all that is under way: %d, want %d", address, w.Code, want)
+			}
+		}
+		close(held)
+		wg.Wait()
+		if n := s.limits.places.Taken(); n != 0 {
+			t.Errorf("%d places not left", n)
+		}
+		told := map[string]bool{}
+		for kind := range s.refusals.counts {
+			told[kind.reason+" "+kind.name+" "+kind.origin] = true
+		}
+		for _, want := range []string{"token  2001:db8::/64", "rate  2001:db8::/64", "rate token ci 192.0.2.7", "rate  127.0.0.1"} {
+			if !told[want] {
+				t.Errorf("%q is not told of: %v", want, told)
+			}
+		}
+	})
 }
 
 // Tokens are read anew within seconds, and the last ones count while the database is away.

@@ -31,6 +31,61 @@ func TestLimitersAreForgotten(t *testing.T) {
 	}
 }
 
+// What there is no bucket for shares one, and who has asked a moment ago is not forgotten for that.
+func TestLimitersThatShare(t *testing.T) {
+	t.Parallel()
+	const burst = 3
+	r := NewRates[int](1, burst)
+	now := time.Unix(1700000000, 0)
+	for key := range maxBuckets {
+		r.Allow(key, now)
+	}
+	for i := range burst {
+		if !r.Allow(maxBuckets+i, now) {
+			t.Errorf("stranger %d is refused", i)
+		}
+	}
+	if r.Allow(2*maxBuckets, now) {
+		t.Error("the strangers together have more than one address")
+	}
+	for range burst - 1 {
+		r.Allow(0, now)
+	}
+	if r.Allow(0, now) {
+		t.Error("the bucket of one that is known was emptied")
+	}
+	if !r.Allow(0, now.Add(time.Second)) || r.Allow(0, now.Add(time.Second)) {
+		t.Error("a second fills it by other than one")
+	}
+}
+
+// Places are bounded in all and for each address, of which a network of IPv6 is one.
+func TestPlaces(t *testing.T) {
+	t.Parallel()
+	p := NewPlaces(3, 2)
+	var leave []func()
+	for _, c := range []struct {
+		address string
+		ok      bool
+	}{
+		{"2001:db8::1", true}, {"2001:db8::2", true}, {"2001:db8::3", false}, {"192.0.2.7", true}, {"192.0.2.8", false},
+	} {
+		left, ok := p.Enter(c.address)
+		if ok != c.ok {
+			t.Errorf("%s: %v, want %v", c.address, ok, c.ok)
+		}
+		if ok {
+			leave = append(leave, left)
+		}
+	}
+	for _, left := range leave {
+		left()
+	}
+	if p.Taken() != 0 || len(p.each) != 0 {
+		t.Errorf("%d places taken by %d addresses when all have left", p.Taken(), len(p.each))
+	}
+}
+
 func TestRemote(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ peer, forwarded, want string }{
@@ -49,7 +104,8 @@ func TestRemote(t *testing.T) {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.RemoteAddr = c.peer
 		if c.forwarded != "" {
-			r.Header.Set("X-Forwarded-For", c.forwarded)
+			r.Header.Add("X-Forwarded-For", "203.0.113.9") // the asker's own
+			r.Header.Add("X-Forwarded-For", c.forwarded)
 		}
 		if got := Remote(r); got != c.want {
 			t.Errorf("%q and %q: %q, want %q", c.peer, c.forwarded, got, c.want)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -379,6 +380,13 @@ func TestWhatHasNothingToDoWithTheSender(t *testing.T) {
 			status(http.StatusForbidden, "x", "Origin", "http://evil.example")
 			status(http.StatusForbidden, "x", "Sec-Fetch-Site", "same-origin")
 			status(http.StatusRequestEntityTooLarge, large)
+			// One that says how long it is, is not read.
+			long := httptest.NewRequest(http.MethodPost, Path+path, brokenReader{})
+			long.ContentLength = MaxBody + 1
+			answer := httptest.NewRecorder()
+			if v.ServeHTTP(answer, long); answer.Code != http.StatusRequestEntityTooLarge {
+				t.Errorf("%s: %d by its length", path, answer.Code)
+			}
 			// Without a length it is seen as it comes.
 			r := httptest.NewRequest(http.MethodPost, Path+path, io.MultiReader(strings.NewReader(large)))
 			w := httptest.NewRecorder()
@@ -401,6 +409,13 @@ func TestWhatHasNothingToDoWithTheSender(t *testing.T) {
 		}
 		if len(f.events) != 0 {
 			t.Errorf("%d events", len(f.events))
+		}
+		// What is just not too large is taken, with a length and without.
+		for _, body := range []io.Reader{strings.NewReader(large[1:]), io.MultiReader(strings.NewReader(large[1:]))} {
+			w := httptest.NewRecorder()
+			if v.ServeHTTP(w, httptest.NewRequest(http.MethodPost, Path+"p/open", body)); w.Code != http.StatusAccepted {
+				t.Errorf("%d for the largest body", w.Code)
+			}
 		}
 		for fate, want := range map[error]int{
 			rule.ErrUnknownTrigger: http.StatusUnauthorized, rule.ErrDisabledTrigger: http.StatusUnauthorized,
@@ -443,10 +458,32 @@ func TestLimits(t *testing.T) {
 		if w, _ := ask(v, "p/strict", "x"); w.Code != http.StatusAccepted {
 			t.Errorf("another trigger: %d", w.Code)
 		}
-		time.Sleep(time.Second) //nolint:forbidigo // of a bubble
-		if code := from("1.1.1.1"); code != http.StatusAccepted {
-			t.Errorf("a second later: %d", code)
+		at := func(address string) int {
+			r := httptest.NewRequest(http.MethodPost, Path+"p/open", strings.NewReader("x"))
+			r.RemoteAddr = address
+			w := httptest.NewRecorder()
+			v.ServeHTTP(w, r)
+			return w.Code
 		}
+		if code := at("198.51.100.7:1"); code != http.StatusAccepted {
+			t.Errorf("another address: %d", code)
+		}
+		time.Sleep(time.Second) //nolint:forbidigo // of a bubble
+		counts := map[int]int{}
+		for range 2 * requestRate {
+			counts[from("1.1.1.1")]++
+		}
+		if want := map[int]int{http.StatusAccepted: requestRate, http.StatusTooManyRequests: requestRate}; !cmp.Equal(counts, want) {
+			t.Errorf("a second later: %v, want %v", counts, want)
+		}
+		// A network of IPv6 is one address.
+		for i := range requestBurst {
+			at(fmt.Sprintf("[2001:db8::%x]:1", i))
+		}
+		if code := at("[2001:db8::ffff]:1"); code != http.StatusTooManyRequests {
+			t.Errorf("beyond the burst of a network: %d", code)
+		}
+		time.Sleep(time.Minute) //nolint:forbidigo // of a bubble
 		// Those that are under way are bounded for each address.
 		f.hold = make(chan struct{})
 		var wg sync.WaitGroup
@@ -504,3 +541,46 @@ func TestTokensAreKept(t *testing.T) {
 		t.Errorf("tokens %q and %q", one, two)
 	}
 }
+
+// A body that does not come is waited for so long and no longer, and its sender is told.
+func TestSlowBody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, v, _ := setup(t)
+		ours, theirs := net.Pipe()
+		listener := &oneConn{conn: theirs, closed: make(chan struct{})}
+		server := &http.Server{Handler: v} //nolint:gosec // the header comes at once
+		done := make(chan error, 1)
+		go func() { done <- server.Serve(listener) }()
+		began := time.Now()
+		fmt.Fprintf(ours, "POST %sp/open HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", Path)
+		text, err := io.ReadAll(ours)
+		if took := time.Since(began); err != nil || !strings.HasPrefix(string(text), "HTTP/1.1 408 ") || took != bodyTimeout {
+			t.Errorf("after %v: %s, %v", took, text, err)
+		}
+		if len(f.events) != 0 {
+			t.Error("half a body is an event")
+		}
+		_ = server.Close()
+		<-done
+	})
+}
+
+// oneConn is a listener that has one connection.
+type oneConn struct {
+	conn   net.Conn
+	closed chan struct{}
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if conn := l.conn; conn != nil {
+		l.conn = nil
+		return conn, nil
+	}
+	<-l.closed
+	return nil, net.ErrClosed
+}
+
+func (l *oneConn) Close() error { close(l.closed); return nil }
+
+func (*oneConn) Addr() net.Addr { return &net.TCPAddr{} }
