@@ -144,6 +144,7 @@ func TestF102ForbiddenAddresses(t *testing.T) {
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "PYTHONDONTWRITEBYTECODE=1", `ATTUNE_PACK_CONFIG_HTTP_DENY=["127.0.0.0/8", "::1/128"]`,
 		`ATTUNE_PACK_CONFIG_HTTP_ALLOW=["127.0.0.2/32"]`,
+		"http_proxy=http://" + r.other, // which would be the address that is checked
 	}
 	var in bytes.Buffer
 	for _, a := range asks {
