@@ -343,7 +343,8 @@ entry_point: keep.sh
 parameters: {text: {type: string}, wrapped: {type: string}}
 -- data/actions/keep.sh --
 cat >"$ATTUNE_RESULT_FILE"
-[ "$ATTUNE_ACTION_WRAPPED" = "<$ATTUNE_ACTION_TEXT>" ] || echo differs
+printf %s "$ATTUNE_ACTION_TEXT"
+[ "$ATTUNE_ACTION_WRAPPED" = "<$ATTUNE_ACTION_TEXT>" ] || echo differs >&2
 -- data/triggers/said.yaml --
 name: said
 -- data/rules/keep.yaml --
@@ -359,7 +360,7 @@ action: {ref: data.keep, parameters: {text: "{{ event.payload.text }}", wrapped:
 	texts := []string{
 		"{{ secret.x }}", "{{ 1 + 1 }}", "@secret:x", "$(touch " + marker + ")", "`touch " + marker + "`", "; touch " + marker, "a\nb\r\n\tc",
 		"${HOME}", "$HOME", `'; touch ` + marker + `; '`, `"; touch ` + marker + `; "`, "|| touch " + marker, "{% raw %}", "\\", "%s%n", "\x1b[31m", "\u202e",
-		"'", `"`, "--help", "sealed:00000000:AAAA",
+		"'", `"`, "--help", "sealed:00000000:AAAA", " a ", "a\n",
 	}
 	for _, text := range texts {
 		payload, err := json.Marshal(map[string]any{"text": text})
@@ -379,8 +380,8 @@ action: {ref: data.keep, parameters: {text: "{{ event.payload.text }}", wrapped:
 			t.Errorf("%q: result %s, stderr %s, error %v", text, executions.Result, executions.Stderr, executions.Error)
 			continue
 		}
-		if got["text"] != text || got["wrapped"] != "<"+text+">" || executions.Stdout != "" {
-			t.Errorf("%q arrived as %q and %q; stdout %q", text, got["text"], got["wrapped"], executions.Stdout)
+		if got["text"] != text || got["wrapped"] != "<"+text+">" || executions.Stdout != text || executions.Stderr != "" {
+			t.Errorf("%q arrived as %q, %q and %q; stderr %q", text, got["text"], got["wrapped"], executions.Stdout, executions.Stderr)
 		}
 	}
 	if exists(marker) {
