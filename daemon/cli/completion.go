@@ -286,9 +286,9 @@ func fileFlags() []string {
 	return []string{"directory", "each", "file", "payload", "packs", "socket", "state"}
 }
 
-// sensorStates are what a sensor's process does.
 func triggerTypes() []string { return []string{"interval", "cron", "datetime", "webhook", "custom"} }
 
+// sensorStates are what a sensor's process does.
 func sensorStates() []string {
 	return []string{
 		string(sensor.StateRunning), string(sensor.StateStarting), string(sensor.StateStopping), string(sensor.StateStopped),
