@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -158,11 +159,74 @@ func TestEnvironment(t *testing.T) {
 	got := strings.Split(strings.TrimSpace(out), "\n")
 	slices.Sort(got)
 	want := []string{
-		EnvChildID + "=1", EnvRunID + "=" + r.RunID(), "GIVEN=a=b", "HOME=/home/x", "LANG=C.UTF-8",
+		EnvChildID + "=1", EnvRunID + "=" + r.RunID(), "GIVEN=a=b", "HOME=/home/x", "LC_CTYPE=C.UTF-8",
 		"PATH=" + ChildPath, "PYTHONDONTWRITEBYTECODE=1", "TMPDIR=/tmp/x", "TZ=Europe/Berlin",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("environment (-want +got):\n%s", d)
+	}
+}
+
+func TestLocale(t *testing.T) {
+	for _, test := range []struct {
+		daemon string
+		given  string // name=value
+		want   []string
+	}{
+		{"", "", []string{"LC_CTYPE=C.UTF-8"}},
+		{"C.UTF-8", "", []string{"LC_CTYPE=C.UTF-8"}},
+		{"de_DE.UTF-8", "", []string{"LANG=de_DE.UTF-8"}},
+		{"de_DE.UTF-8", "LANG=C.UTF-8", []string{"LANG=C.UTF-8"}},
+		{"", "LANG=de_DE.UTF-8", []string{"LANG=de_DE.UTF-8"}},
+		{"", "LANG=", []string{"LANG="}},
+		{"", "LC_ALL=C", []string{"LC_ALL=C"}},
+		{"", "LC_CTYPE=C", []string{"LC_CTYPE=C"}},
+		{"", "LC_TIME=de_DE.UTF-8", []string{"LC_CTYPE=C.UTF-8", "LC_TIME=de_DE.UTF-8"}},
+	} {
+		t.Setenv("LANG", test.daemon)
+		env := NewEnv("", "")
+		if name, value, ok := strings.Cut(test.given, "="); ok {
+			if err := env.Set(name, value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := slices.DeleteFunc(env.List(), func(v string) bool { return !strings.HasPrefix(v, "L") })
+		if !slices.Equal(got, test.want) {
+			t.Errorf("LANG %q, given %q: got %q, want %q", test.daemon, test.given, got, test.want)
+		}
+	}
+}
+
+// What a child gets instead of LANG=C.UTF-8 means the same to what scripts are made of.
+func TestLocaleMeansTheSame(t *testing.T) {
+	t.Setenv("LANG", "")
+	r := newTestRunner(t)
+	for _, test := range []struct {
+		program string
+		args    []string
+		want    string
+	}{
+		{"bash", []string{"-c", `x=äö; echo "${#x} ${x:1} ${x^^}"; printf '%s\n' é e z B Ä b | sort | tr '\n' ' '; printf äb | wc -m; echo ä | sed 's/./x/g'`}, "2 ö ÄÖ\nB b e z Ä é 2\nx\n"},
+		{"python3", []string{"-c", `import locale, sys; print(sys.stdout.encoding, sys.getfilesystemencoding(), locale.getpreferredencoding(), "ä")`}, "utf-8 utf-8 UTF-8 ä\n"},
+		{"node", []string{"-e", `console.log(Intl.DateTimeFormat().resolvedOptions().locale, (1234.5).toLocaleString(), "ä")`}, "en-US 1,234.5 ä\n"},
+		{"perl", []string{"-CSAL", "-e", `print "${^UTF8LOCALE} ", length($ARGV[0]), "\n"`, "ä"}, "1 1\n"},
+	} {
+		path, err := exec.LookPath(test.program)
+		if err != nil {
+			t.Logf("%s is not here", test.program)
+			continue
+		}
+		spec := Spec{Name: test.program, Path: path, Args: test.args, Env: NewEnv("/", "").List(), Dir: "/"}
+		ours, _ := output(t, r, spec)
+		env := NewEnv("/", "")
+		if err := env.Set("LANG", utf8Locale); err != nil {
+			t.Fatal(err)
+		}
+		spec.Env = env.List()
+		theirs, _ := output(t, r, spec)
+		if ours != test.want || theirs != test.want {
+			t.Errorf("%s prints %q, with LANG %q, want %q", test.program, ours, theirs, test.want)
+		}
 	}
 }
 

@@ -19,22 +19,24 @@ const (
 	EnvChildID = "ATTUNE_CHILD_ID"
 )
 
-// defaultLang makes programs speak UTF-8, in the one locale that every libc has.
-const defaultLang = "C.UTF-8"
+// utf8Locale is the one locale of UTF-8 that every libc has.
+const utf8Locale = "C.UTF-8"
 
 // Env is an environment under construction: it starts empty, for a child gets nothing by accident.
 type Env struct{ vars map[string]string }
 
-// NewEnv starts with PATH, LANG, TZ (the daemon's, where set), HOME and TMPDIR, and
-// PYTHONDONTWRITEBYTECODE. HOME and TMPDIR are left out where empty.
+// NewEnv starts with PATH, LANG and TZ (the daemon's, where set), HOME and TMPDIR, and
+// PYTHONDONTWRITEBYTECODE. HOME and TMPDIR are left out where empty. Programs speak UTF-8 also where
+// nothing names a locale: see List.
 func NewEnv(home, tmp string) *Env {
 	const some = 32 // as many as most children have
 	e := &Env{vars: make(map[string]string, some)}
-	e.vars["PATH"], e.vars["LANG"] = ChildPath, defaultLang
+	e.vars["PATH"] = ChildPath
 	// Packs are run from folders that cannot be written.
 	e.vars["PYTHONDONTWRITEBYTECODE"] = "1"
 	for _, name := range []string{"LANG", "TZ"} {
-		if v := os.Getenv(name); v != "" {
+		// That LANG means the same as what List gives where there is none.
+		if v := os.Getenv(name); v != "" && v != utf8Locale {
 			e.vars[name] = v
 		}
 	}
@@ -62,11 +64,18 @@ func (e *Env) Set(name, value string) error {
 	return nil
 }
 
-// List gives the variables as "name=value", sorted.
+// List gives the variables as "name=value", sorted. Where none of them says what characters are, LC_CTYPE
+// says that they are UTF-8. LANG would mean the same, for C.UTF-8 is C in everything else, but have glibc
+// read twelve files instead of one: a tenth of what a short script takes.
 func (e *Env) List() []string {
-	list := make([]string, 0, len(e.vars))
+	list := make([]string, 0, len(e.vars)+1)
+	named := false
 	for name, value := range e.vars {
 		list = append(list, name+"="+value)
+		named = named || name == "LANG" || name == "LC_ALL" || name == "LC_CTYPE"
+	}
+	if !named {
+		list = append(list, "LC_CTYPE="+utf8Locale)
 	}
 	slices.Sort(list)
 	return list
