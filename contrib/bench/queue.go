@@ -17,6 +17,10 @@ import (
 const (
 	noopCount   = 20_000
 	noopWorkers = 100
+	// noopStock and noopClaim are what a worker pool claims ahead of such short attempts (stockMost for each
+	// worker), and how many at once (claimMost).
+	noopStock = 16 * noopWorkers
+	noopClaim = 400
 
 	// historyCount is what a busy week leaves behind.
 	historyCount = 1_000_000
@@ -66,7 +70,7 @@ func queueBenchmarks() []Benchmark {
 				if err != nil {
 					return nil, nil, err
 				}
-				many := &manyQueue{noopQueue: q, lab: lab}
+				many := &manyQueue{noopQueue: q}
 				return many.last, many.first, nil
 			},
 		},
@@ -75,6 +79,7 @@ func queueBenchmarks() []Benchmark {
 
 // noopQueue is the store with a node that does what a worker pool does, but for the processes.
 type noopQueue struct {
+	lab   *Lab
 	url   string
 	store *store.Store
 	ready int64 // the revision whose files would be in place
@@ -96,7 +101,7 @@ func newNoopQueue(ctx context.Context, lab *Lab) (*noopQueue, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &noopQueue{url: url, store: s, ready: catalog.Actions["p.hello"].RevisionID}, nil
+	return &noopQueue{lab: lab, url: url, store: s, ready: catalog.Actions["p.hello"].RevisionID}, nil
 }
 
 // putAction puts an action into force that is claimed and never started.
@@ -123,26 +128,29 @@ func (q *noopQueue) side(ctx context.Context) (float64, error) {
 	if _, err := enqueue(ctx, q.store, "p.hello", noopCount); err != nil {
 		return 0, err
 	}
+	before := cpu(os.Getpid(), q.lab.postmaster)
 	begun := time.Now()
 	err := q.work(ctx, noopCount, nil)
-	return noopCount / time.Since(begun).Seconds(), err
+	took := time.Since(begun)
+	fmt.Fprintln(q.lab.log, cpu(os.Getpid(), q.lab.postmaster).sub(before).per(noopCount, "execution"))
+	return noopCount / took.Seconds(), err
 }
 
-// work runs count executions: one claims at most the free slots, and one commits the outcomes, as many
+// work runs count executions: one claims for the free slots and a stock, and one commits the outcomes, as many
 // as have come together. tell is told how many are done.
 func (q *noopQueue) work(ctx context.Context, count int, tell func(done int)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	reaping, stop := context.WithCancel(ctx)
 	group.Go(func() error { return q.reap(reaping) })
-	free := make(chan struct{}, noopWorkers)
-	for range noopWorkers {
+	free := make(chan struct{}, noopWorkers+noopStock)
+	for range cap(free) {
 		free <- struct{}{}
 	}
-	started := make(chan string, noopWorkers)
+	started := make(chan string, cap(free))
 	group.Go(func() error {
 		defer close(started)
 		for left := count; left > 0; {
-			n, err := take(ctx, free, left)
+			n, err := take(ctx, free, min(left, noopClaim))
 			if err != nil {
 				return err
 			}
@@ -204,20 +212,13 @@ func (q *noopQueue) reap(ctx context.Context) error {
 	}
 }
 
-// take waits for one slot and takes what else is free.
-func take(ctx context.Context, free <-chan struct{}, most int) (int, error) {
-	select {
-	case <-free:
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
-	n := 1
-	for n < most {
+// take waits for so many slots: a claim for a few is hardly cheaper than one for many.
+func take(ctx context.Context, free <-chan struct{}, n int) (int, error) {
+	for range n {
 		select {
 		case <-free:
-			n++
-		default:
-			return n, nil
+		case <-ctx.Done():
+			return 0, ctx.Err()
 		}
 	}
 	return n, nil
@@ -270,7 +271,6 @@ func (q *noopQueue) fillHistory(ctx context.Context, lab *Lab, count int) error 
 // manyQueue runs 100,000 executions once for both sides.
 type manyQueue struct {
 	*noopQueue
-	lab         *Lab
 	took        [2]time.Duration // of the first part and of the last; 0: to be measured
 	highest     uint64           // bytes of this process's heap
 	atBeginning uint64
@@ -298,19 +298,20 @@ func (m *manyQueue) run(ctx context.Context) error {
 	m.atBeginning, m.highest = heap(), 0
 	begun := time.Now()
 	var first, last time.Time
+	looked, rest := 0, 0
 	err := m.work(ctx, manyCount, func(done int) {
 		if first.IsZero() && done >= manyPart {
 			first = time.Now()
 			m.took[0] = first.Sub(begun) * manyPart / time.Duration(done)
 		}
 		if last.IsZero() && done >= manyCount-manyPart {
-			last = time.Now()
+			last, rest = time.Now(), manyCount-done
 		}
-		if done%1000 < noopWorkers {
-			m.highest = max(m.highest, heap())
+		if done-looked >= manyPart/10 {
+			m.highest, looked = max(m.highest, heap()), done
 		}
 	})
-	m.took[1] = time.Since(last)
+	m.took[1] = time.Since(last) * manyPart / time.Duration(max(rest, 1))
 	fmt.Fprintf(m.lab.log, "queue-100k: heap at the beginning %d MiB, at most %d MiB; resident %s\n", m.atBeginning>>20, m.highest>>20, resident())
 	return err
 }

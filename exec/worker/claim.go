@@ -15,6 +15,10 @@ const (
 	// backlogFactor: with so many unwritten outcomes for each worker the database is in trouble, and
 	// more work would only make more of them.
 	backlogFactor = 4
+
+	// claimMost is how many a claim takes at most. A row of a claim for more costs no less, and what was claimed is
+	// begun while the next claim runs.
+	claimMost = 400
 )
 
 // claimLoop claims until ctx ends: when told that something may be due, when something that waited is, and
@@ -85,11 +89,11 @@ func (p *Pool) freeSlots() int {
 	p.mu.Lock()
 	busy, draining := p.busy, p.draining
 	p.mu.Unlock()
-	room := p.opts.Workers + stock - busy
+	room := min(p.opts.Workers+stock-busy, claimMost)
 	switch {
 	case draining:
 		return 0
-	case busy >= p.opts.Workers && room < max(p.opts.Workers, stock/2):
+	case busy >= p.opts.Workers && room < min(max(p.opts.Workers, stock/2), claimMost):
 		return 0 // a claim for a few is hardly cheaper than one for many
 	// Looked at last: who gave a slot back for want of something has said so before.
 	case !p.mayClaim(stock):

@@ -88,6 +88,31 @@ func TestStockIsBounded(t *testing.T) {
 	}
 }
 
+// With many slots the next claim is made while the outcomes of the last are written: it asks for a part of the stock.
+func TestClaimsArePartsOfAStock(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		opts := s.opts
+		opts.Workers = 100
+		p := newPool(opts, s.queue)
+		p.boottime = s.boottime
+		for range paceSamples {
+			p.pace.took(time.Millisecond)
+		}
+		for _, test := range []struct{ busy, want int }{
+			{0, claimMost},
+			{100, claimMost},
+			{100 + 100*stockMost - claimMost, claimMost},
+			{100 + 100*stockMost - claimMost + 1, 0}, // a claim for fewer waits for more
+			{100 + 100*stockMost, 0},
+		} {
+			if p.busy = test.busy; p.freeSlots() != test.want {
+				t.Errorf("with %d claimed it claims %d more, expected %d", test.busy, p.freeSlots(), test.want)
+			}
+		}
+	})
+}
+
 // An attempt that was claimed ahead, and for which no slot becomes free, goes back to the queue and uses
 // no attempt.
 func TestStockThatWaitsInVainGoesBack(t *testing.T) {
