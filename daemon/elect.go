@@ -60,15 +60,21 @@ type elector struct {
 	wake                chan struct{}
 
 	mu      sync.Mutex
-	tokens  map[string]string // by lease
-	leaving map[string]bool   // held until their process has ended
-	// renewed is when the leases of sensors were, renewedLead when the leader's was: that one is a statement
-	// of its own, because it waits while the packs that are applied are committed, and sensors must not.
-	renewed, renewedLead time.Duration
+	held    map[string]holding // by lease
+	leaving map[string]bool    // held until their process has ended
+	// answered is when sensors' leases were asked for the last time that there was an answer.
+	answered time.Duration
 	// settled is until when only what it had is taken.
 	settled time.Duration
 	view    *store.Leases // who held what when it was last seen; nil: it was never seen
 	problem string        // why nothing is renewed; empty: it is
+}
+
+// holding is a lease as it was given. Each is trusted by itself: another session may have locked the rows of
+// some, and the leader's is locked while the packs that are applied are committed.
+type holding struct {
+	token   string
+	renewed time.Duration
 }
 
 func newElector(node string, l leases, log *slog.Logger, registry prometheus.Registerer) *elector {
@@ -79,7 +85,7 @@ func newElector(node string, l leases, log *slog.Logger, registry prometheus.Reg
 		leading: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "attune_leader", Help: "Whether this node applies the packs: 1 on one node of all.",
 		}),
-		tokens: map[string]string{}, leaving: map[string]bool{},
+		held: map[string]holding{}, leaving: map[string]bool{},
 	}
 	registry.MustRegister(e.leading)
 	return e
@@ -98,8 +104,8 @@ func (e *elector) poke() {
 func (e *elector) Leads() (token string, leads bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	token = e.tokens[store.LeaseLeader]
-	return token, token != "" && e.isFresh(store.LeaseLeader)
+	token = e.held[store.LeaseLeader].token
+	return token, e.isFresh(store.LeaseLeader)
 }
 
 // Holds tells whether this node may run a sensor, and the token of its lease.
@@ -107,8 +113,8 @@ func (e *elector) Holds(ref string) (token string, holds bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	name := store.LeaseSensor + ref
-	token = e.tokens[name]
-	return token, token != "" && !e.leaving[name] && e.isFresh(name)
+	token = e.held[name].token
+	return token, !e.leaving[name] && e.isFresh(name)
 }
 
 // Elsewhere tells people why this node does not run a sensor.
@@ -119,7 +125,7 @@ func (e *elector) Elsewhere(ref string) string {
 	switch {
 	case e.leaving[name]:
 		return "another node is to run it, this one has more than its share"
-	case e.tokens[name] != "" && !e.isFresh(name):
+	case e.held[name].token != "" && !e.isFresh(name):
 		return "its lease could not be renewed for so long that another node may run it"
 	case e.view == nil:
 		return "this node has not taken its lease yet"
@@ -152,20 +158,17 @@ func (e *elector) see(view *store.Leases) (changed bool) {
 	return changed
 }
 
-// isFresh tells whether a lease that is held can be trusted.
+// isFresh tells whether a lease is held and can be trusted.
 func (e *elector) isFresh(name string) bool {
-	renewed := e.renewed
-	if name == store.LeaseLeader {
-		renewed = e.renewedLead
-	}
-	return e.boottime()-renewed < electFence
+	h, held := e.held[name]
+	return held && e.boottime()-h.renewed < electFence
 }
 
 // run holds elections until ctx ends, and then gives everything back: what was done under the leases has
 // ended by then.
 func (e *elector) run(ctx context.Context, notices <-chan string) error {
 	failing := false
-	var fenced fence
+	var fenced []string
 	for {
 		wait, err := e.elect(ctx)
 		if ctx.Err() != nil {
@@ -174,15 +177,15 @@ func (e *elector) run(ctx context.Context, notices <-chan string) error {
 		e.mu.Lock()
 		e.problem = ""
 		if err != nil {
-			e.problem = "what this node leads and runs is not renewed: " + err.Error()
+			e.problem = unrenewed(err) + " is not renewed: " + err.Error()
 		}
 		e.mu.Unlock()
 		if failed := err != nil; failed != failing {
 			failing = failed
 			if failed {
-				e.log.Warn("cannot renew what this node leads and runs, trying again", "err", err)
+				e.log.Warn("cannot renew all that this node leads and runs, trying again", "err", err)
 			} else {
-				e.log.Info("what this node leads and runs is renewed again")
+				e.log.Info("all that this node leads and runs is renewed again")
 			}
 		}
 		fenced = e.fence(fenced)
@@ -201,31 +204,40 @@ func (e *elector) run(ctx context.Context, notices <-chan string) error {
 	return e.resign(context.WithoutCancel(ctx))
 }
 
-// fence says what is held and could not be renewed in time.
-type fence struct{ lead, sensors bool }
+// unrenewed says of what an election that failed tells.
+func unrenewed(err error) string {
+	if _, some := errors.AsType[*store.LeasesLockedError](err); some {
+		return "a part of what this node leads and runs"
+	}
+	return "what this node leads and runs"
+}
 
 // fence gives up what could not be renewed in time, and says so once. before is what it gave last.
-func (e *elector) fence(before fence) fence {
+func (e *elector) fence(before []string) (now []string) {
 	e.mu.Lock()
-	var now fence
-	for name := range e.tokens {
-		switch {
-		case e.isFresh(name):
-		case name == store.LeaseLeader:
-			now.lead = true
-		default:
-			now.sensors = true
+	for name := range e.held {
+		if !e.isFresh(name) {
+			now = append(now, name)
 		}
 	}
 	e.mu.Unlock()
-	if now.lead && !before.lead {
-		e.log.Error("the lead of this node could not be renewed, it is given up")
-		e.leading.Set(0)
+	slices.Sort(now)
+	var sensors []string
+	for _, name := range now {
+		ref, isSensor := strings.CutPrefix(name, store.LeaseSensor)
+		switch {
+		case slices.Contains(before, name):
+		case isSensor:
+			sensors = append(sensors, ref)
+		default:
+			e.log.Error("the lead of this node could not be renewed, it is given up")
+			e.leading.Set(0)
+		}
 	}
-	if now.sensors && !before.sensors {
-		e.log.Error("the sensors of this node could not be renewed, they are given up")
+	if len(sensors) > 0 {
+		e.log.Error("sensors of this node could not be renewed, they are given up", "count", len(sensors), "sensors", sensors)
 	}
-	if now != before {
+	if !slices.Equal(now, before) {
 		e.changed()
 	}
 	return now
@@ -260,14 +272,14 @@ func (e *elector) outage() (had map[string]bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.boottime()
-	if e.renewed > 0 && now-e.renewed >= store.LeaseDuration {
+	if e.answered > 0 && now-e.answered >= store.LeaseDuration {
 		e.settled = now + electSettle
 	}
 	if now >= e.settled {
 		return nil
 	}
 	had = map[string]bool{}
-	for name := range e.tokens {
+	for name := range e.held {
 		had[name] = true
 	}
 	return had
@@ -341,35 +353,44 @@ func (e *elector) leave(names []string) (changed bool) {
 	return changed
 }
 
-// holdSensors renews, takes and gives back the leases of sensors.
+// holdSensors renews, takes and gives back the leases of sensors. What is locked is left as it is, the others
+// are not: each is given up when its own time has come.
 func (e *elector) holdSensors(ctx context.Context, hold, release []string) error {
 	isLead := func(name string) bool { return name == store.LeaseLeader }
 	hold, release = slices.DeleteFunc(slices.Clone(hold), isLead), slices.DeleteFunc(slices.Clone(release), isLead)
-	if err := e.leases.ReleaseLeases(ctx, e.node, release); err != nil {
-		return err
-	}
 	sent := e.boottime()
 	tokens, err := e.leases.HoldLeases(ctx, e.node, hold)
-	if err != nil {
+	locked, some := errors.AsType[*store.LeasesLockedError](err)
+	if err != nil && !some {
 		return err
 	}
 	e.mu.Lock()
-	before := map[string]string{}
-	stale := false
-	for name, token := range e.tokens {
-		if !isLead(name) {
-			before[name] = token
-			stale = stale || !e.isFresh(name)
-			delete(e.tokens, name)
+	changed := false
+	now := map[string]holding{}
+	for name, token := range tokens {
+		changed = changed || e.held[name].token != token || !e.isFresh(name)
+		now[name] = holding{token: token, renewed: sent}
+	}
+	if some {
+		for _, name := range locked.Names {
+			if h, held := e.held[name]; held {
+				now[name] = h
+			}
 		}
 	}
-	maps.Copy(e.tokens, tokens)
-	e.renewed = sent
+	for name, h := range e.held {
+		if isLead(name) {
+			now[name] = h
+		} else if _, still := now[name]; !still {
+			changed = true
+		}
+	}
+	e.held, e.answered = now, sent
 	e.mu.Unlock()
-	if stale || !maps.Equal(before, tokens) {
+	if changed {
 		e.changed()
 	}
-	return nil
+	return errors.Join(err, e.leases.ReleaseLeases(ctx, e.node, release))
 }
 
 // holdLead renews, takes or gives back the lead. The statement waits where an apply is being committed,
@@ -389,13 +410,11 @@ func (e *elector) holdLead(ctx context.Context, hold, release []string) error {
 		token = tokens[store.LeaseLeader]
 	}
 	e.mu.Lock()
-	before := e.tokens[store.LeaseLeader]
-	led := before != "" && e.isFresh(store.LeaseLeader)
-	e.renewedLead = sent
+	before, led := e.held[store.LeaseLeader].token, e.isFresh(store.LeaseLeader)
 	if token == "" {
-		delete(e.tokens, store.LeaseLeader)
+		delete(e.held, store.LeaseLeader)
 	} else {
-		e.tokens[store.LeaseLeader] = token
+		e.held[store.LeaseLeader] = holding{token: token, renewed: sent}
 	}
 	e.mu.Unlock()
 	leads := token != ""
@@ -415,7 +434,7 @@ func (e *elector) resign(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
 	e.mu.Lock()
-	e.tokens = map[string]string{}
+	e.held = map[string]holding{}
 	e.mu.Unlock()
 	e.leading.Set(0)
 	if err := e.leases.ResignLeases(ctx, e.node); err != nil {

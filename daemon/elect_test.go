@@ -1,11 +1,14 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -139,7 +142,7 @@ func TestElection(t *testing.T) {
 	// Without a word: its leases lapse, and it is no longer counted.
 	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second' WHERE node = 'b'")
 	storetest.Exec(t, c.url, "UPDATE attune.node SET seen_at = now() - INTERVAL '1 minute' WHERE id = 'b'")
-	b.boottime = func() time.Duration { return max(b.renewed, b.renewedLead) + electFence }
+	b.boottime = func() time.Duration { return b.answered + 2*electFence }
 	c.elect(d) // for all that it knows, the database's clock was put forward
 	if _, leads := d.Leads(); leads {
 		t.Error("d leads before anybody knows that b has died")
@@ -221,7 +224,7 @@ func TestSensorsOutliveTheLead(t *testing.T) {
 		if _, err := a.elect(t.Context()); err == nil {
 			t.Error("that the lead is not renewed is no error")
 		}
-		a.fence(fence{})
+		a.fence(nil)
 	}
 	if _, leads := a.Leads(); leads {
 		t.Error("the lead is trusted for ever")
@@ -240,6 +243,86 @@ func TestSensorsOutliveTheLead(t *testing.T) {
 	c.elect(a)
 	if _, leads := a.Leads(); !leads || told != 1 {
 		t.Errorf("leads again: %v, told %d times", leads, told)
+	}
+}
+
+// What another session has locked is given up when its time has come, and nothing else is: not the other sensors, not
+// the lead. It goes on under the same lease when the lock is gone.
+func TestLocksCostOnlyWhatTheyHold(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 3)
+	a := c.join("a")
+	var logged bytes.Buffer
+	a.log = slog.New(slog.NewTextHandler(&logged, nil))
+	c.elect(a)
+	start := a.boottime()
+	now := start
+	a.boottime = func() time.Duration { return now }
+	c.elect(a)
+	before := maps.Clone(a.held)
+	told := 0
+	a.changed = func() { told++ }
+	blocker := storetest.Connect(t, c.url)
+	if _, err := blocker.Exec(t.Context(), "BEGIN; SELECT FROM attune.lease WHERE name = 'sensor:p.s1' FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() WHERE name <> 'sensor:p.s1'")
+	now = start + electFence - time.Millisecond
+	wait, err := a.elect(t.Context())
+	some, ok := errors.AsType[*store.LeasesLockedError](err)
+	if !ok || !slices.Equal(some.Names, []string{"sensor:p.s1"}) || wait != electRetry {
+		t.Fatalf("the next election is in %v: %v", wait, err)
+	}
+	if view, err := c.store.Leases(t.Context(), "a"); err != nil || view.Holder["sensor:p.s0"] != "a" || view.Holder[store.LeaseLeader] != "a" {
+		t.Errorf("the database has %+v, %v", view, err)
+	}
+	var fenced []string
+	for _, age := range []time.Duration{electFence - time.Millisecond, electFence} {
+		now = start + age
+		fenced = a.fence(fenced)
+		if _, leads := a.Leads(); !leads {
+			t.Errorf("after %v the lead is lost", age)
+		}
+		for _, ref := range c.refs {
+			if want := ref != "p.s1" || age < electFence; holds(a, ref) != want {
+				t.Errorf("after %v it is %v that %s is held", age, !want, ref)
+			}
+		}
+	}
+	if want := []string{"sensor:p.s1"}; !slices.Equal(fenced, want) || told != 1 || strings.Count(logged.String(), "sensors=[p.s1]") != 1 {
+		t.Errorf("given up are %v, told %d times:\n%s", fenced, told, &logged)
+	}
+	if _, err := blocker.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	told = 0
+	c.elect(a)
+	if token, holds := a.Holds("p.s1"); !holds || token != before["sensor:p.s1"].token || told != 1 {
+		t.Errorf("held again: %v, under the same lease: %v, told %d times", holds, token == before["sensor:p.s1"].token, told)
+	}
+	if fenced = a.fence(fenced); len(fenced) != 0 {
+		t.Errorf("given up are %v", fenced)
+	}
+}
+
+// A lease that is to be given back and is locked keeps none from being renewed.
+func TestLockedWhenGivenBack(t *testing.T) {
+	t.Parallel()
+	c := newCandidates(t, 2)
+	a := c.join("a")
+	c.elect(a)
+	blocker := storetest.Connect(t, c.url)
+	if _, err := blocker.Exec(t.Context(), "BEGIN; SELECT FROM attune.lease WHERE name = 'sensor:p.s1' FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	a.ended["p.s1"], c.refs = true, c.refs[:1]
+	now := a.boottime() + electFence
+	a.boottime = func() time.Duration { return now }
+	if _, err := a.elect(t.Context()); err == nil {
+		t.Error("that it is not given back is no error")
+	}
+	if _, leads := a.Leads(); !leads || !holds(a, "p.s0") {
+		t.Errorf("it leads: %v, it runs the other sensor: %v", leads, holds(a, "p.s0"))
 	}
 }
 
@@ -287,7 +370,7 @@ func TestElsewhere(t *testing.T) {
 	}
 	// What the answer of did not come before the end is given back as well.
 	a.mu.Lock()
-	clear(a.tokens)
+	clear(a.held)
 	a.mu.Unlock()
 	if err := a.resign(t.Context()); err != nil {
 		t.Fatal(err)
@@ -371,7 +454,7 @@ func TestElectionAfterAnOutage(t *testing.T) {
 	a, b := c.join("a"), c.join("b")
 	c.elect(a, b)
 	before, _ := c.held(a, b)
-	tokens := a.tokens
+	tokens := maps.Clone(a.held)
 	now := max(a.boottime(), b.boottime())
 	for _, n := range c.nodes {
 		n.boottime = func() time.Duration { return now }
@@ -389,14 +472,17 @@ func TestElectionAfterAnOutage(t *testing.T) {
 		t.Errorf("%v before, %v after", before, after)
 	}
 	for _, ref := range c.refs {
-		if token, holds := a.Holds(ref); holds && token != tokens[store.LeaseSensor+ref] {
+		if token, holds := a.Holds(ref); holds && token != tokens[store.LeaseSensor+ref].token {
 			t.Errorf("sensor %s has another token", ref)
 		}
 	}
 	// The other does not come back.
 	now += electSettle
 	storetest.Exec(t, c.url, "UPDATE attune.lease SET lease_until = now() - INTERVAL '1 second' WHERE node = 'b'")
-	a.renewed, a.renewedLead = now, now
+	for name, h := range a.held {
+		a.held[name] = holding{token: h.token, renewed: now}
+	}
+	a.answered = now
 	b.boottime = func() time.Duration { return now + electFence }
 	c.elect(a)
 	c.later += store.LeaseDuration

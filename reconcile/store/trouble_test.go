@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -183,6 +184,97 @@ func TestLeaseLockedByAnother(t *testing.T) {
 	}
 	if left := one[string](t, s, "SELECT string_agg(name, ', ') FROM attune.lease"); left != "of other" {
 		t.Errorf("held are %s", left)
+	}
+}
+
+// Rows of leases that another session has locked hold up those leases alone: the others are renewed, taken and given
+// back, and it is told which were not.
+func TestSomeLeasesLockedByAnother(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	all := []string{"a", "b", "c", "d"}
+	for node, names := range map[string][]string{"n": all[:3], "dead": all[3:], "leaving": {"e", "f"}, "resigning": {"g", "h"}} {
+		if _, err := s.HoldLeases(t.Context(), node, names); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sql(t, s, "UPDATE attune.lease SET lease_until = now() + INTERVAL '5 seconds'")
+	sql(t, s, "UPDATE attune.lease SET lease_until = now() - INTERVAL '5 seconds' WHERE node = 'dead'")
+	blocker := storetest.Connect(t, url)
+	if _, err := blocker.Exec(t.Context(), "BEGIN; SELECT FROM attune.lease WHERE name IN ('a', 'd', 'e', 'g') FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
+	locked := func(err error, want ...string) {
+		t.Helper()
+		some, ok := errors.AsType[*store.LeasesLockedError](err)
+		if !ok || !slices.Equal(some.Names, want) || !store.IsTransient(err) || !strings.Contains(err.Error(), "session ") {
+			t.Errorf("expected %v to be locked and the session named, found %v", want, err)
+		}
+	}
+	var together sync.WaitGroup
+	together.Go(func() {
+		tokens, err := s.HoldLeases(t.Context(), "n", append(all, "new"))
+		locked(err, "a", "d")
+		if got := slices.Sorted(maps.Keys(tokens)); !slices.Equal(got, []string{"b", "c", "new"}) {
+			t.Errorf("held are %v", got)
+		}
+	})
+	together.Go(func() { locked(s.ReleaseLeases(t.Context(), "leaving", []string{"e", "f"}), "e") })
+	together.Go(func() { locked(s.ResignLeases(t.Context(), "resigning"), "g") })
+	together.Wait()
+	left := func(want string) {
+		t.Helper()
+		if got := one[string](t, s, "SELECT string_agg(name, ' ' ORDER BY name) FROM attune.lease WHERE lease_until > now() + INTERVAL '20 seconds'"); got != want {
+			t.Errorf("renewed are %s, expected %s", got, want)
+		}
+	}
+	left("b c new")
+	if got := one[string](t, s, "SELECT string_agg(name, ' ' ORDER BY name) FROM attune.lease"); got != "a b c d e g new" {
+		t.Errorf("left are %s", got)
+	}
+	if _, err := blocker.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	if tokens, err := s.HoldLeases(t.Context(), "n", all); err != nil || len(tokens) != 4 {
+		t.Errorf("afterwards held are %v: %v", tokens, err)
+	}
+	left("a b c d new")
+}
+
+// A row that is locked only as long as a commit takes is waited for, also beside one that stays locked.
+func TestLeaseLockedForAMoment(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewURL(t)
+	s := storetest.Open(t, url)
+	if _, err := s.HoldLeases(t.Context(), "n", []string{"a", "b"}); err != nil {
+		t.Fatal(err)
+	}
+	forever, moment := storetest.Connect(t, url), storetest.Connect(t, url)
+	for name, session := range map[string]*pgx.Conn{"a": forever, "b": moment} {
+		if _, err := session.Exec(t.Context(), "BEGIN; SELECT FROM attune.lease WHERE name = '"+name+"' FOR SHARE"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type answer struct {
+		tokens map[string]string
+		err    error
+	}
+	answered, ctx := make(chan answer, 1), t.Context()
+	go func() {
+		tokens, err := s.HoldLeases(ctx, "n", []string{"a", "b"})
+		answered <- answer{tokens, err}
+	}()
+	waitFor(t, func() bool {
+		return one[int](t, s, "SELECT count(*) FROM pg_locks WHERE NOT granted AND transactionid = (SELECT transactionid FROM pg_locks WHERE pid = $1 AND locktype = 'transactionid')", moment.PgConn().PID()) == 1
+	})
+	if _, err := moment.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	got := <-answered
+	some, ok := errors.AsType[*store.LeasesLockedError](got.err)
+	if !ok || !slices.Equal(some.Names, []string{"a"}) || got.tokens["b"] == "" {
+		t.Errorf("held are %v: %v", got.tokens, got.err)
 	}
 }
 

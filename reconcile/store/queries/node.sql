@@ -146,45 +146,103 @@ LEFT JOIN attune.lease
 -- name: LeaseSettings
 -- Renewals have to come in time, and nobody of ours keeps a row for longer than a commit takes: who does is
 -- named while there is time to end that session.
-SELECT set_config('lock_timeout', '2s', TRUE);
+SELECT set_config('lock_timeout', @wait::text, TRUE);
 
 -- name: HoldLeases
--- Renews what the node holds and takes what nobody does, of these names. A lease that lapsed and that
--- nobody else took keeps its token: what was done under it meanwhile, by the node alone, still counts.
--- Those to be kept only look lapsed, and are taken from nobody.
-INSERT INTO attune.lease AS lease (name, node, token, lease_until)
-SELECT name, @node::text, gen_random_uuid(), now() + make_interval(secs => @lease_seconds::double precision)
-FROM unnest(@names::text[]) AS input (name)
-ORDER BY name
-ON CONFLICT (name) DO UPDATE
-SET node = EXCLUDED.node,
-    token = CASE WHEN lease.node = EXCLUDED.node THEN lease.token ELSE EXCLUDED.token END,
-    acquired_at = CASE WHEN lease.node = EXCLUDED.node THEN lease.acquired_at ELSE now() END,
-    lease_until = EXCLUDED.lease_until
-WHERE lease.node = EXCLUDED.node
-    OR (lease.lease_until <= now() AND lease.name <> ALL (@kept::text[]))
-RETURNING name, token;
+-- Renews what the node holds and takes what nobody does, of these names, but for rows that somebody else has
+-- locked: one must not hold the others up. Those are told without a token; the last part sees what was there
+-- before. A lease that lapsed and that nobody else took keeps its token: what was done under it meanwhile, by
+-- the node alone, still counts. Those to be kept only look lapsed, and are taken from nobody.
+WITH
+due AS (
+    SELECT name
+    FROM attune.lease
+    WHERE name = ANY (@names::text[])
+        AND (node = @node::text OR (lease_until <= now() AND name <> ALL (@kept::text[])))
+),
+free AS (
+    SELECT name
+    FROM attune.lease
+    WHERE name = ANY (@names::text[])
+        AND (node = @node::text OR (lease_until <= now() AND name <> ALL (@kept::text[])))
+    ORDER BY name
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+renewed AS (
+    UPDATE attune.lease
+    SET RENEWED_LEASE
+    FROM free
+    WHERE lease.name = free.name
+    RETURNING lease.name, lease.token
+),
+taken AS (
+    INSERT INTO attune.lease (name, node, token, lease_until)
+    SELECT name, @node::text, gen_random_uuid(), now() + make_interval(secs => @lease_seconds::double precision)
+    FROM unnest(@names::text[]) AS input (name)
+    WHERE NOT EXISTS (SELECT FROM attune.lease WHERE lease.name = input.name)
+    ORDER BY name
+    ON CONFLICT (name) DO NOTHING
+    RETURNING name, token
+)
+SELECT name, token::text
+FROM renewed
+UNION ALL
+SELECT name, token::text
+FROM taken
+UNION ALL
+SELECT name, NULL
+FROM due
+WHERE NOT EXISTS (SELECT FROM renewed WHERE renewed.name = due.name);
+
+-- name: AwaitLease
+-- HoldLeases of one that is there, which waits for who has locked its row.
+UPDATE attune.lease
+SET RENEWED_LEASE
+WHERE name = @name::text
+    AND (node = @node::text OR (lease_until <= now() AND name <> ALL (@kept::text[])))
+RETURNING token::text;
+
+-- name: RENEWED_LEASE
+-- A fragment.
+node = @node::text,
+        token = CASE WHEN lease.node = @node::text THEN lease.token ELSE gen_random_uuid() END,
+        acquired_at = CASE WHEN lease.node = @node::text THEN lease.acquired_at ELSE now() END,
+        lease_until = now() + make_interval(secs => @lease_seconds::double precision)
 
 -- name: ReleaseLeases
-WITH released AS (
-    DELETE FROM attune.lease
+-- Without names all of the node. Those whose rows somebody else has locked are left, and told: they must not
+-- hold the others up.
+WITH
+held AS (
+    SELECT name
+    FROM attune.lease
     WHERE node = @node::text
-        AND name = ANY (@names::text[])
-    RETURNING name
+        AND (@names::text[] IS NULL OR name = ANY (@names))
+),
+free AS (
+    SELECT name
+    FROM attune.lease
+    WHERE name IN (SELECT name FROM held)
+        AND node = @node::text
+    ORDER BY name
+    FOR UPDATE SKIP LOCKED
+),
+released AS (
+    DELETE FROM attune.lease
+    USING free
+    WHERE lease.name = free.name
+    RETURNING lease.name, pg_notify('attune_lease', '')
 )
-SELECT pg_notify('attune_lease', '')
-FROM released
-LIMIT 1;
+SELECT name
+FROM held
+WHERE NOT EXISTS (SELECT FROM released WHERE released.name = held.name);
 
--- name: ResignLeases
-WITH released AS (
-    DELETE FROM attune.lease
-    WHERE node = @node::text
-    RETURNING name
-)
-SELECT pg_notify('attune_lease', '')
-FROM released
-LIMIT 1;
+-- name: AwaitRelease
+-- ReleaseLeases of one, which waits for who has locked its row.
+DELETE FROM attune.lease
+WHERE node = @node::text
+    AND name = @name::text
+RETURNING pg_notify('attune_lease', '');
 
 -- name: LoseLeases
 -- Of a node that is known to be dead.
