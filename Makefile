@@ -13,7 +13,7 @@ DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test faults check bench build package package-test install clean
+.PHONY: help run test faults check bench build package package-test cgroup-test install clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
@@ -61,6 +61,9 @@ package: ## Build dist/*.deb and dist/*.rpm, reproducibly
 package-test: ## Install, upgrade, remove and purge the packages in a fresh Debian under its own systemd: takes minutes, wants root
 	@contrib/setup.sh package
 	VERSION='$(VERSION)' COMMIT='$(COMMIT)' DATE='$(DATE)' contrib/package/test.sh
+
+cgroup-test: ## Let fork bombs go off in cgroups, in a kernel that runs as a program: takes a minute, wants root and Debian
+	contrib/cgroup/test.sh
 
 install: build ## Install binary, man pages, completion, packs and unit under PREFIX (default /usr/local)
 	install -D -m 0755 bin/attune $(DESTDIR)$(PREFIX)/bin/attune

@@ -188,7 +188,7 @@ func (g *cgroups) child(id string, l Limits) (*cgroup, error) {
 		os.Remove(path)
 		return nil, err
 	}
-	c := &cgroup{path: path, dir: dir, memory: g.controllers["memory"]}
+	c := &cgroup{path: path, dir: dir, memory: g.controllers["memory"], pids: g.controllers["pids"]}
 	if err := g.limit(path, l); err != nil {
 		c.remove()
 		return nil, err
@@ -238,6 +238,7 @@ type cgroup struct {
 	path   string
 	dir    *os.File
 	memory bool
+	pids   bool
 }
 
 // kill ends all that is inside, forks in flight included.
@@ -273,6 +274,17 @@ func (c *cgroup) oomKills() (n uint64, ok bool) {
 	}
 	data, err := os.ReadFile(filepath.Join(c.path, "memory.events"))
 	return counter(data, "oom_kill"), err == nil
+}
+
+// bounds tells whether a limit on processes is the whole tree's, and counted.
+func (c *cgroup) bounds(pids int64) bool { return c != nil && c.pids && pids > 0 }
+
+func (c *cgroup) refusedForks() uint64 {
+	data, err := os.ReadFile(filepath.Join(c.path, "pids.events"))
+	if err != nil {
+		return 0
+	}
+	return counter(data, "max")
 }
 
 // killCgroup ends a run's children by its cgroup. The path comes from a file or a pipe, so only what is

@@ -150,6 +150,7 @@ type Process struct {
 
 	stopping atomic.Bool // Stop was called: Detach counts no more
 	killed   atomic.Bool // the KILL was ours
+	bombed   atomic.Bool // and was for forking on against its limit
 
 	ended func(Exit) // called at the end, where set
 
@@ -277,10 +278,12 @@ func (p *Process) environ() []string {
 // supervise follows the child to its end, in the one order that is safe: while the dead leader is not
 // reaped its pid and its group are nobody else's, so the rest of the tree is killed before it is reaped.
 func (p *Process) supervise() {
+	watched := p.watchForks()
 	if !p.endsSoon() {
 		p.streams.startReading(&p.spec)
 		awaitEnd(p.pid, p.pidfd)
 	}
+	watched()
 	ended := time.Now()
 	gone := true
 	if !p.spec.Unmanaged && (!p.spec.Detach || p.stopping.Load()) {
@@ -288,7 +291,10 @@ func (p *Process) supervise() {
 	}
 	exit := p.reap()
 	exit.EndedAt = ended
-	exit.OOM = p.oomKilled(exit)
+	exit.OOM, exit.ForkBomb = p.oomKilled(exit), p.bombed.Load()
+	if n := p.refusedForks(); n > 0 {
+		exit.RefusedForks, exit.MaxProcesses = n, p.spec.Limits.Pids
+	}
 	if peak, ok := p.group.peak(); ok {
 		exit.MaxRSS = peak
 	}
@@ -360,6 +366,51 @@ func (p *Process) oomKilled(e Exit) bool {
 		return n > 0 && !p.killed.Load()
 	}
 	return e.Signal == "SIGKILL" && !p.killed.Load() && readOOMKills() > p.oomSeen
+}
+
+// forkLook is how often is looked for a child that forks on against its limit: as long it may take a core.
+const forkLook = time.Second / 2
+
+// watchForks kills a child that goes on forking although the limit refuses it, which takes the daemon's time and
+// everybody's, and gives what ends the watch. A program that merely needs more than it may have is refused some
+// times, and does without or gives up; what is refused more often than it may have processes is a fork bomb.
+// Only a cgroup counts that.
+func (p *Process) watchForks() (end func()) {
+	if !p.group.bounds(p.spec.Limits.Pids) {
+		return func() {}
+	}
+	var mu sync.Mutex
+	over := false
+	var next *time.Timer
+	look := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case over:
+		case p.refusedForks() > uint64(p.spec.Limits.Pids):
+			p.bombed.Store(true)
+			p.kill()
+		default:
+			next.Reset(forkLook)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	next = time.AfterFunc(forkLook, look)
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		next.Stop()
+	}
+}
+
+// refusedForks counts what its limit on processes has refused the child.
+func (p *Process) refusedForks() uint64 {
+	if !p.group.bounds(p.spec.Limits.Pids) {
+		return 0
+	}
+	return p.group.refusedForks()
 }
 
 // PID is the leader's process id.
@@ -469,6 +520,11 @@ type Exit struct {
 	Code   int
 	Signal string // "SIGKILL"; empty: none
 	OOM    bool   // the kernel killed it for memory
+	// RefusedForks is how many processes and threads it did not get because it may have MaxProcesses. Known in
+	// a cgroup only.
+	RefusedForks uint64
+	MaxProcesses int64
+	ForkBomb     bool // it was killed for forking on all the same
 	// OutputIncomplete says that a grandchild kept the pipes open and they were closed by us.
 	OutputIncomplete bool
 	EndedAt          time.Time
@@ -478,10 +534,20 @@ type Exit struct {
 	MaxRSS int64
 }
 
+// Refused tells people of refused forks; empty: there were none.
+func (e Exit) Refused() string {
+	if e.RefusedForks == 0 {
+		return ""
+	}
+	return fmt.Sprintf("its limit of %d processes and threads (limits.pids) refused %d more", e.MaxProcesses, e.RefusedForks)
+}
+
 // String is for people: "exit 3", "killed by SIGKILL", "killed for memory".
 func (e Exit) String() string {
 	var b strings.Builder
 	switch {
+	case e.ForkBomb:
+		b.WriteString("killed as a fork bomb")
 	case e.OOM:
 		b.WriteString("killed for memory")
 	case e.Signal != "":
@@ -491,6 +557,9 @@ func (e Exit) String() string {
 	}
 	if e.OutputIncomplete {
 		b.WriteString(", output incomplete")
+	}
+	if text := e.Refused(); text != "" {
+		b.WriteString(": " + text)
 	}
 	return b.String()
 }

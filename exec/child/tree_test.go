@@ -1,9 +1,12 @@
 package child
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -397,5 +400,114 @@ func TestIsRunCgroup(t *testing.T) {
 		if isRunCgroup(path) != want {
 			t.Errorf("%q: %v", path, !want)
 		}
+	}
+}
+
+// What the kernel counts of a bomb is written by hand here, as few machines have a cgroup of processes for a test:
+// contrib/cgroup/test.sh lets a bomb go off in one.
+func TestForksAreWatched(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	const limit = 40
+	for name, test := range map[string]struct {
+		refused int
+		bomb    bool
+		want    string
+	}{
+		"bomb":   {limit + 1, true, "killed as a fork bomb: its limit of 40 processes and threads (limits.pids) refused 41 more"},
+		"greedy": {limit, false, "exit 3: its limit of 40 processes and threads (limits.pids) refused 40 more"},
+		"none":   {0, false, "exit 3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "pids.events"), []byte("max 0\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			// Not yet at the first look.
+			script := fmt.Sprintf("sleep 0.6; echo max %d >%s/pids.events; ", test.refused, dir)
+			if test.bomb {
+				script += "exec sleep 300"
+			} else {
+				script += "sleep 0.6; exit 3"
+			}
+			p, err := r.startIdle(sh(script))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.spec.Limits.Pids = limit
+			open, err := os.Open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.group = &cgroup{path: dir, dir: open, pids: true}
+			go p.supervise()
+			waitDone(t, p)
+			if e := p.Wait(); e.String() != test.want || e.ForkBomb != test.bomb {
+				t.Errorf("found %q, %+v, expected %q", e, e, test.want)
+			}
+		})
+	}
+}
+
+// A bomb is bounded by the cgroup of its child and ended, and nothing is left of it, also where its processes have
+// left the session and taken the environment off. Whoever stands beside it has all that it may have.
+func TestForkBombInCgroup(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	var err error
+	if r.cgroups, err = newRunCgroup(testCgroup(t), r.id); err != nil {
+		t.Skip(err)
+	}
+	if !r.cgroups.has("pids") {
+		t.Skip("no processes may be bounded by a cgroup here")
+	}
+	const limit = 40
+	beside := sh("for i in 1 2 3 4 5 6 7 8 9 10; do sleep 300 & done; read go; exit 7")
+	beside.Limits.Pids, beside.KeepStdin = limit, true
+	b := start(t, r, beside)
+	for name, script := range map[string]string{
+		"in the background": `b() { b | b & }; b; sleep 300`,
+		"another session": `exec env -i python3 -c "
+import os
+while True:
+    try: os.fork() or os.setsid()
+    except OSError: pass
+"`,
+	} {
+		spec := sh("exec bash -c '" + script + "'")
+		spec.Limits.Pids, spec.Stderr = limit, NewCapture(1000, nil)
+		p := start(t, r, spec)
+		path := p.group.path
+		most := 0
+		for running := true; running; {
+			if n, err := os.ReadFile(filepath.Join(path, "pids.current")); err == nil {
+				if now, _ := strconv.Atoi(strings.TrimSpace(string(n))); now > most {
+					most = now
+				}
+			}
+			select {
+			case <-p.Done():
+				running = false
+			default:
+			}
+		}
+		e := p.Wait()
+		if !e.ForkBomb || e.Signal != "SIGKILL" || e.RefusedForks <= limit || e.MaxProcesses != limit {
+			t.Errorf("%s: it ended by %v", name, e)
+		}
+		if most > limit {
+			t.Errorf("%s: it had %d processes", name, most)
+		}
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("%s: the cgroup of the child is left: %v", name, err)
+		}
+	}
+	if _, err := io.WriteString(b.Stdin(), "\n"); err != nil {
+		t.Error(err)
+	}
+	waitDone(t, b)
+	if e := b.Wait(); e.Code != 7 || e.RefusedForks != 0 {
+		t.Errorf("beside them a child ended by %v", e)
 	}
 }

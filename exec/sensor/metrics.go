@@ -27,6 +27,7 @@ const (
 	restartExit     = "exit"
 	restartSignal   = "signal"
 	restartOOM      = "oom"
+	restartForkBomb = "fork_bomb"
 	restartStart    = "start_failed"
 	restartWatchdog = "watchdog"
 	restartChanged  = "changed"

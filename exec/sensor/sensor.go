@@ -536,6 +536,8 @@ func (s *sensor) ended(exit child.Exit) happening {
 	switch {
 	case exit.OOM:
 		s.reason = restartOOM
+	case exit.ForkBomb:
+		s.reason = restartForkBomb
 	case exit.Signal != "":
 		s.reason = restartSignal
 	}

@@ -381,7 +381,7 @@ func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 // endedBy tells what ended a child that this attempt has not stopped: itself, whoever wanted it to, or a
 // kill that came past the attempt, by the guard of the leases or by the keeper while this daemon was frozen.
 func (a *attempt) endedBy(reason stopReason, exit child.Exit) stopReason {
-	if exit.Signal != sigKill || exit.OOM {
+	if exit.Signal != sigKill || exit.OOM || exit.ForkBomb {
 		return stopNot
 	}
 	a.mu.Lock()
@@ -435,6 +435,9 @@ func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkil
 	default:
 		panic("worker: unknown reason to stop: " + string(reason))
 	}
+	if text := exit.Refused(); text != "" && reason != stopNot {
+		o.Error += ": " + text
+	}
 	if unkillable != nil {
 		o.Error += ": " + unkillable.Error()
 		// What is still there and another attempt would be two at once.
@@ -454,7 +457,7 @@ func (a *attempt) judge(plan *plan, exit child.Exit, o *store.Outcome) {
 	o.Status = store.StatusFailed
 	if exit.Code != 0 {
 		o.Error = exit.String()
-		if exit.Signal == sigKill && !exit.OOM {
+		if exit.Signal == sigKill && !exit.OOM && !exit.ForkBomb {
 			o.Error += ", which Attune did not send"
 		}
 		o.Result = plan.result(a.stdout, nil)

@@ -623,6 +623,38 @@ func TestKillsOfTheLeaseAreNoFailures(t *testing.T) {
 	})
 }
 
+// Processes that an action was refused are told with its end, whatever that was.
+func TestRefusedForksAreTold(t *testing.T) {
+	t.Parallel()
+	const refused = "its limit of 40 processes and threads (limits.pids) refused 41 more"
+	for want, end := range map[string]func(a *attempt, p *fakeProcess, e child.Exit){
+		"killed as a fork bomb: " + refused: func(_ *attempt, p *fakeProcess, e child.Exit) {
+			e.Code, e.Signal, e.ForkBomb = -1, sigKill, true
+			p.end(e)
+		},
+		"exit 3: " + refused: func(_ *attempt, p *fakeProcess, e child.Exit) {
+			e.Code = 3
+			p.end(e)
+		},
+		"timed out after 1h0m0s: " + refused: func(a *attempt, p *fakeProcess, e child.Exit) {
+			e.Code, e.Signal = -1, "SIGTERM"
+			a.stop(stopTimeout, time.Second)
+			pass(time.Second / 2)
+			p.end(e)
+		},
+	} {
+		onStage(t, true, func(s *stage, _ func()) {
+			s.offer(1)
+			pass(3 * time.Second)
+			end(s.heldBy(token(1)), s.proc(t, 1), child.Exit{RefusedForks: 41, MaxProcesses: 40})
+			pass(time.Second)
+			if outcomes := s.queue.told().outcomes; len(outcomes) != 1 || outcomes[0].Error != want {
+				t.Errorf("expected %q, found %+v", want, outcomes)
+			}
+		})
+	}
+}
+
 // What cannot be ended is followed by nothing: two of it would run at once.
 func TestUnkillableIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
