@@ -160,7 +160,7 @@ func TestEnvironment(t *testing.T) {
 	slices.Sort(got)
 	want := []string{
 		EnvChildID + "=1", EnvRunID + "=" + r.RunID(), "GIVEN=a=b", "HOME=/home/x", "LC_CTYPE=C.UTF-8",
-		"PATH=" + ChildPath, "PYTHONDONTWRITEBYTECODE=1", "TMPDIR=/tmp/x", "TZ=Europe/Berlin",
+		"PATH=" + ChildPath, "PYTHONDONTWRITEBYTECODE=1", "SHELL=/bin/sh", "TMPDIR=/tmp/x", "TZ=Europe/Berlin",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("environment (-want +got):\n%s", d)

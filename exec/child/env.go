@@ -22,16 +22,20 @@ const (
 // utf8Locale is the one locale of UTF-8 that every libc has.
 const utf8Locale = "C.UTF-8"
 
+// childShell is what cron names, too.
+const childShell = "/bin/sh"
+
 // Env is an environment under construction: it starts empty, for a child gets nothing by accident.
 type Env struct{ vars map[string]string }
 
-// NewEnv starts with PATH, LANG and TZ (the daemon's, where set), HOME and TMPDIR, and
+// NewEnv starts with PATH, SHELL, LANG and TZ (the daemon's, where set), HOME and TMPDIR, and
 // PYTHONDONTWRITEBYTECODE. HOME and TMPDIR are left out where empty. Programs speak UTF-8 also where
 // nothing names a locale: see List.
 func NewEnv(home, tmp string) *Env {
 	const some = 32 // as many as most children have
 	e := &Env{vars: make(map[string]string, some)}
-	e.vars["PATH"] = ChildPath
+	// Without SHELL each bash asks who its user is, of a directory server where users come from one.
+	e.vars["PATH"], e.vars["SHELL"] = ChildPath, childShell
 	// Packs are run from folders that cannot be written.
 	e.vars["PYTHONDONTWRITEBYTECODE"] = "1"
 	for _, name := range []string{"LANG", "TZ"} {

@@ -351,6 +351,8 @@ func (l *launcher) environment(list []byte) ([]string, error) {
 			lib += ":" + l.modules
 		}
 		set("NODE_PATH", lib)
+	case manifest.RuntimeShell:
+		set("SHELL", l.path)
 	}
 	for name, value := range spec.Env {
 		set(name, value)

@@ -408,6 +408,8 @@ func (a *attempt) environment(p *plan, variables map[string]string) ([]string, e
 			lib += ":" + p.modules
 		}
 		set("NODE_PATH", lib)
+	case manifest.RuntimeShell:
+		set("SHELL", p.spec.Path)
 	}
 	for name, value := range p.action.Env {
 		set(name, value)

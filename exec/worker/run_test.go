@@ -32,11 +32,11 @@ func edit(f func(*manifest.Action)) func(*manifest.Action) { return f }
 func TestSucceeds(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	action := m.action("hello", `echo '{"answer": 42.0}'; echo careful >&2`)
+	action := m.action("hello", `echo '{"answer": 42.0}'; echo "careful in ${SHELL##*/}" >&2`)
 	m.run()
 	e := m.do(action, `{}`)
 	m.want(e, store.StatusSucceeded, "")
-	if e.ExitCode == nil || *e.ExitCode != 0 || string(e.Result) != `{"answer": 42.0}` || e.Stdout != "{\"answer\": 42.0}\n" || e.Stderr != "careful\n" {
+	if e.ExitCode == nil || *e.ExitCode != 0 || string(e.Result) != `{"answer": 42.0}` || e.Stdout != "{\"answer\": 42.0}\n" || e.Stderr != "careful in bash\n" {
 		t.Errorf("exit code %v, result %s, stdout %q, stderr %q", e.ExitCode, e.Result, e.Stdout, e.Stderr)
 	}
 	_, attempts := m.execution(e.ID)
@@ -65,7 +65,10 @@ print(json.dumps({
 		"ATTUNE_EXEC_ID", "ATTUNE_LOG_LEVEL", "ATTUNE_PACK_CONFIG_LIMITS", "ATTUNE_PACK_CONFIG_MAX_SIZE", "ATTUNE_PACK_DIR",
 		"ATTUNE_PACK_REF", "ATTUNE_PARAMETER_DELIVERY", "ATTUNE_PARAMETER_FORMAT", "ATTUNE_RESULT_FILE", "ATTUNE_RULE",
 		"ATTUNE_RUN_ID", "ATTUNE_TRIGGER", "HOME", "LC_CTYPE", "OWN", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH",
-		"PYTHONUNBUFFERED", "TMPDIR",
+		"PYTHONUNBUFFERED", "SHELL", "TMPDIR",
+	}
+	if lang := os.Getenv("LANG"); lang != "" && lang != "C.UTF-8" {
+		always[slices.Index(always, "LC_CTYPE")] = "LANG"
 	}
 	if os.Getenv("TZ") != "" {
 		always = append(always, "TZ")
