@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,7 +15,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/jackc/pgx/v5"
 
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 	"github.com/attune-io/attune/reconcile/store/storetest"
 )
@@ -116,6 +119,102 @@ func TestEventsAreStoredAsGiven(t *testing.T) {
 		events[n].Payload = json.RawMessage(fmt.Sprintf(`{"n": %d}`, n))
 	}
 	check(events[:5])
+}
+
+// TestMatchesAreQueuedAsGiven has each of them alone in its group, where a shorter statement may do, and then all in one,
+// where none does.
+func TestMatchesAreQueuedAsGiven(t *testing.T) {
+	t.Parallel()
+	s := counted(t, storetest.NewURL(t))
+	apply(t, s, change("a", action("a", "x"), trigger("a", "t"), sensor("a", "s", "a.t")))
+	later := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
+	changes := []func(m *store.Match, e *store.NewExecution){
+		func(*store.Match, *store.NewExecution) {},
+		func(_ *store.Match, e *store.NewExecution) { e.Priority = 7 },
+		func(_ *store.Match, e *store.NewExecution) { e.Ordinal = 1 },
+		func(_ *store.Match, e *store.NewExecution) { e.Item = 1 },
+		func(_ *store.Match, e *store.NewExecution) { e.DueAt = &later },
+		func(_ *store.Match, e *store.NewExecution) { e.Timeout = time.Minute },
+		func(_ *store.Match, e *store.NewExecution) { e.TimeoutTotal = time.Minute },
+		func(_ *store.Match, e *store.NewExecution) { e.Retry = &manifest.Retry{MaxAttempts: 3} },
+		func(_ *store.Match, e *store.NewExecution) { e.Secrets = map[string]string{"/n": "s"} },
+		func(_ *store.Match, e *store.NewExecution) { e.Parameters = json.RawMessage(`{"k": "line"}`) },
+		func(_ *store.Match, e *store.NewExecution) {
+			e.Former = &store.Former{RevisionID: 1, Manifest: json.RawMessage(`{}`)}
+		},
+		func(_ *store.Match, e *store.NewExecution) { e.RequestedBy = "ada" },
+		func(_ *store.Match, e *store.NewExecution) { e.Rule = "a.q" },
+		func(_ *store.Match, e *store.NewExecution) { e.Trigger = "" },
+		func(m *store.Match, _ *store.NewExecution) { m.Warnings = []string{"odd"} },
+		func(m *store.Match, _ *store.NewExecution) { m.Executions = append(m.Executions, m.Executions...) },
+		func(m *store.Match, _ *store.NewExecution) { m.Executions = nil },
+		func(m *store.Match, _ *store.NewExecution) { m.Status, m.Executions = store.EnforcementThrottled, nil },
+		func(m *store.Match, _ *store.NewExecution) { m.Status = store.EnforcementThrottled },
+		func(m *store.Match, _ *store.NewExecution) { m.Error = "no" },
+	}
+	event := store.NewEvent{Trigger: "a.t", Source: "a.s", Payload: json.RawMessage(`{"n": 1}`)}
+	queue := func(changes ...func(*store.Match, *store.NewExecution)) []string {
+		t.Helper()
+		given := make([]store.NewEvent, len(changes))
+		for i := range given {
+			given[i] = event
+			given[i].Depth = i
+		}
+		stored := commit(t, s, func(_ context.Context, _ int64, events []store.Event) ([][]store.Match, error) {
+			all := make([][]store.Match, len(events))
+			for i := range events {
+				m := store.Match{Rule: "a.r", Status: store.EnforcementMatched, Executions: []store.NewExecution{{
+					Action: "a.x", Rule: "a.r", Trigger: "a.t", Parameters: events[i].Payload, RequestedBy: "rule",
+				}}}
+				changes[i](&m, &m.Executions[0])
+				all[i] = []store.Match{m}
+			}
+			return all, nil
+		}, given...)
+		var texts []string
+		for _, e := range stored {
+			rows, err := s.Pool().Query(t.Context(), `
+				SELECT concat(
+					to_jsonb(enforcement) - '{id, event_id, created_at, execution_ids}'::text[],
+					(SELECT jsonb_agg(to_jsonb(queue) - '{execution_id, event_id, enforcement_id, created_at, due_at, depth}'::text[]
+						|| jsonb_build_object(
+							'of', queue.enforcement_id = enforcement.id AND queue.event_id = enforcement.event_id,
+							'depth', queue.depth = (SELECT depth FROM attune.event WHERE event.id = enforcement.event_id),
+							'due', CASE WHEN queue.due_at > now() THEN queue.due_at END)
+						ORDER BY place)
+					FROM unnest(enforcement.execution_ids) WITH ORDINALITY AS known (id, place)
+					JOIN attune.queue ON queue.execution_id = known.id))
+				FROM attune.enforcement
+				WHERE event_id = $1`, e.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[string])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if told := len(e.Executions); told != len(e.Matches[0].Executions) || !slices.IsSorted(e.Executions) {
+				t.Errorf("%d executions are told: %v", told, e.Executions)
+			}
+			texts = append(texts, text)
+		}
+		return texts
+	}
+	var alone []string
+	for _, change := range changes {
+		alone = append(alone, queue(change)...)
+	}
+	if diff := cmp.Diff(queue(changes...), alone); diff != "" {
+		t.Errorf("what is queued together (-) and alone (+) differ: %s", diff)
+	}
+	if !strings.Contains(alone[0], `"of": true`) || !strings.Contains(alone[0], `"depth": true`) {
+		t.Errorf("the execution is not of its event and enforcement: %s", alone[0])
+	}
+	for i, change := range changes {
+		if diff := cmp.Diff(alone[i], queue(changes[0], change)[1]); diff != "" {
+			t.Errorf("what is queued alone (-) and after another (+) differ: %s", diff)
+		}
+	}
 }
 
 func TestCommitEventsFindsDuplicates(t *testing.T) {

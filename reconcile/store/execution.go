@@ -220,6 +220,9 @@ type executionRows struct {
 	rerunsOf, formerRevisions                                  []int64
 	keys                                                       []*string
 	depths                                                     []int
+
+	// special says that there is more to some than QueueMatches takes.
+	special bool
 }
 
 func (r *executionRows) empty() bool { return len(r.enforcedRules) == 0 && len(r.actions) == 0 }
@@ -234,6 +237,7 @@ func (r *executionRows) addMatch(event Event, m Match) error {
 		}
 		warnings = text
 	}
+	r.special = r.special || m.Status != EnforcementMatched || m.Error != "" || warnings != "" || len(m.Executions) != 1
 	r.enforcedEvents = append(r.enforcedEvents, event.ID)
 	r.enforcedRules = append(r.enforcedRules, m.Rule)
 	r.enforcedStatuses = append(r.enforcedStatuses, m.Status)
@@ -272,6 +276,10 @@ func (r *executionRows) add(e NewExecution, place int) error {
 	if e.Former != nil {
 		former = *e.Former
 	}
+	r.special = r.special || place == 0 || secrets != "" || retry != "" || e.Former != nil || e.key != nil || e.rerunOf != 0 ||
+		e.Ordinal != 0 || e.Item != 0 || e.DueAt != nil || e.Timeout != 0 ||
+		e.Rule != r.enforcedRules[place-1] || e.Trigger == "" ||
+		len(r.actions) > 0 && (cleanText(e.RequestedBy) != r.requestedBy[0] || e.depth != r.depths[0])
 	r.keys = append(r.keys, e.key)
 	r.retries = append(r.retries, retry)
 	r.rerunsOf = append(r.rerunsOf, e.rerunOf)
@@ -341,6 +349,20 @@ func (r *executionRows) args() pgx.StrictNamedArgs {
 		"former_manifests":    r.formerManifests,
 		"concurrency_keys":    r.keys,
 		"depths":              r.depths,
+	}
+}
+
+// plainArgs are those of QueueMatches; there have to be some, and none of them special.
+func (r *executionRows) plainArgs() pgx.StrictNamedArgs {
+	return pgx.StrictNamedArgs{
+		"event_ids":    r.events,
+		"rule_refs":    r.rules,
+		"trigger_refs": r.triggers,
+		"action_refs":  r.actions,
+		"priorities":   r.priorities,
+		"parameters":   r.parameters,
+		"requested_by": r.requestedBy[0],
+		"depth":        r.depths[0],
 	}
 }
 

@@ -84,7 +84,18 @@ type queuedRow struct {
 func (c *eventCommit) queueRows(batch *pgx.Batch, rows *executionRows, queued func(ids []int64)) {
 	due := rows.claimable(c.stored[c.fresh[0]].CreatedAt)
 	claiming, ok := c.reserve(len(due))
-	if !ok {
+	switch {
+	case !ok && !rows.special:
+		c.s.queue(batch, "QueueMatches", rows.plainArgs()).QueryRow(func(row pgx.Row) error {
+			var ids []int64
+			if err := row.Scan(&ids); err != nil {
+				return err
+			}
+			queued(ids)
+			return nil
+		})
+		return
+	case !ok:
 		c.s.queue(batch, "QueueExecutions", rows.args()).Query(func(answer pgx.Rows) error {
 			ids, err := pgx.CollectRows(answer, pgx.RowTo[int64])
 			if err == nil {

@@ -137,6 +137,38 @@ SELECT id
 FROM asked
 ORDER BY place;
 
+-- name: QueueMatches
+-- QueueExecutions where each enforcement has one execution, which is due and of which nothing but its parameters is
+-- said: most of what floods. They get their numbers in their order.
+WITH
+matched AS MATERIALIZED (
+    SELECT
+        nextval('attune.enforcement_id') AS enforcement_id,
+        nextval('attune.execution_id') AS execution_id,
+        given.*
+    FROM unnest(
+        @event_ids::bigint[], @rule_refs::text[], @trigger_refs::text[], @action_refs::text[], @priorities::integer[],
+        @parameters::text[]
+    ) AS given (event_id, rule_ref, trigger_ref, action_ref, priority, parameters)
+),
+judged AS (
+    INSERT INTO attune.enforcement (id, event_id, rule_ref, status, execution_ids)
+    SELECT enforcement_id, event_id, rule_ref, 'matched', ARRAY[execution_id]
+    FROM matched
+),
+queued AS (
+    INSERT INTO attune.queue (
+        execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
+        priority, due_at, parameters, requested_by, depth
+    )
+    SELECT
+        execution_id, now(), 'requested', split_part(action_ref, '.', 1), action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
+        priority, now(), parameters::jsonb, @requested_by::text, @depth::integer
+    FROM matched
+)
+SELECT array_agg(execution_id ORDER BY execution_id) AS ids
+FROM matched;
+
 -- name: QueueClaimed
 -- QueueExecutions, and of those that are due and stand no further back than @last_claimed what ClaimExecutions
 -- would make of them: nobody has seen them yet, so they are written as claimed. The answer has all of them, with
