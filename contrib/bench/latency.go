@@ -26,13 +26,9 @@ const (
 	commitSize = 8 << 10
 )
 
-// pipeSensor prints an event for each line of a named pipe, the moment when it was written included.
-const pipeSensor = `import json, os, sys
-while True:
-    with open(os.environ["ATTUNE_PACK_CONFIG_PIPE"]) as pipe:
-        for line in pipe:
-            sys.stdout.write(json.dumps({"trigger": "p.asked", "payload": {"at": line.strip()}}) + "\n")
-            sys.stdout.flush()
+// pipeSensor prints what is written to a named pipe.
+const pipeSensor = `#!/bin/bash
+exec cat "$ATTUNE_PACK_CONFIG_PIPE"
 `
 
 func latencyBenchmarks() []Benchmark {
@@ -85,8 +81,8 @@ func newLatency(ctx context.Context, lab *Lab) (*latency, error) {
 	}
 	files := helloPack()
 	files["p/triggers/asked.yaml"] = "name: asked\npayload_schema:\n  at: {type: string, required: true}\n"
-	files["p/sensors/pipe.yaml"] = "name: pipe\nrunner_type: python\nentry_point: pipe.py\ntrigger_types: [p.asked]\n"
-	files["p/sensors/pipe.py"] = pipeSensor
+	files["p/sensors/pipe.yaml"] = "name: pipe\ntrigger_types: [p.asked]\n"
+	files["p/sensors/pipe.sh"] = pipeSensor
 	files["p/rules/hello.yaml"] = "name: hello\ntrigger: {ref: p.asked}\naction: {ref: p.hello}\n"
 	if l.d, err = lab.Daemon(ctx, files, fmt.Sprintf("[packs.config.p]\npipe = %q\n", pipe)); err != nil {
 		return nil, err
@@ -123,7 +119,7 @@ func newLatency(ctx context.Context, lab *Lab) (*latency, error) {
 func (l *latency) ask(ctx context.Context) (begun time.Time, id int64, ended time.Time, err error) {
 	<-time.After(latencyPause)
 	begun = time.Now()
-	if _, err := fmt.Fprintln(l.pipe, begun.UnixNano()); err != nil {
+	if _, err := fmt.Fprintf(l.pipe, `{"trigger": "p.asked", "payload": {"at": "%d"}}`+"\n", begun.UnixNano()); err != nil {
 		return begun, 0, ended, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
