@@ -6,7 +6,7 @@
 // commits them in groups, and matches inside the transaction that stores them: the transaction knows
 // the generation in force, and an index that is older is replaced before anything is matched. So an
 // event is judged by the rules that were in force when it was stored, never by older ones. While one group
-// is matched and committed the next is inserted, by a transaction that commits after it.
+// is matched and committed the next two are inserted, by transactions that have their numbers, and commit, after it.
 //
 // What is promised:
 //

@@ -10,15 +10,27 @@ import (
 )
 
 // flow is the way of the groups into the database where nothing is wrong: while one is matched and
-// committed the next is inserted, so that the database and we work at the same time. They are committed
-// one after the other, in their order. Where one fails it goes back, with the next, to storeGroup.
+// committed the next are inserted, so that the database and we work at the same time. They get their
+// numbers one after the other, and are committed one after the other, in their order. Where one fails it
+// goes back, with all behind it, to storeGroup.
 type flow struct {
 	*Intake
 	ctx context.Context //nolint:containedctx // that of the commits, which outlives the one that Run is given
 
-	group     []item      // is being committed; nil: none is
-	committed chan result // gives the result of that; nil: nothing is being committed
-	spare     []item      // a slice to be used again
+	flights []*flight // in their order; only the first is being committed
+	spare   []item    // a slice to be used again
+}
+
+// maxFlights is one group that is committed, and two that are inserted: one backend takes longer to insert
+// events than a sensor takes to print them.
+const maxFlights = 3
+
+// flight is a group on its way. Its channels are nil where there is nothing to come from them.
+type flight struct {
+	group     []item
+	numbered  chan struct{} // closed when the next group may be begun
+	inserted  chan insertion
+	committed chan result
 }
 
 // begun is a group whose events are inserted by a transaction that is still open.
@@ -27,14 +39,19 @@ type begun interface {
 	Rollback(ctx context.Context)
 }
 
+type insertion struct {
+	next begun
+	err  error
+}
+
 type result struct {
 	stored []store.StoredEvent
 	err    error
 }
 
-func beginIn(s *store.Store, hand store.Hand) func(context.Context, []store.NewEvent, bool) (begun, error) {
-	return func(ctx context.Context, events []store.NewEvent, ahead bool) (begun, error) {
-		group, err := s.BeginEvents(ctx, events, ahead)
+func beginIn(s *store.Store, hand store.Hand) func(context.Context, []store.NewEvent, bool, func()) (begun, error) {
+	return func(ctx context.Context, events []store.NewEvent, ahead bool, numbered func()) (begun, error) {
+		group, err := s.BeginEvents(ctx, events, ahead, numbered)
 		if err != nil {
 			return nil, err
 		}
@@ -51,91 +68,157 @@ func eventsOf(group []item) []store.NewEvent {
 	return events
 }
 
-// add stores a group. It returns when the group before is stored and told of.
+// wanted tells of events that may be taken now; nil: none may. A third group has to be worth it: many small
+// ones cost more than few large ones.
+func (f *flow) wanted() <-chan struct{} {
+	switch n := len(f.flights); {
+	case n > 0 && f.last().numbered != nil, n == maxFlights:
+		return nil
+	case n == maxFlights-1:
+		return f.queue.plenty
+	default:
+		return f.queue.filled
+	}
+}
+
+func (f *flow) last() *flight { return f.flights[len(f.flights)-1] }
+
+// numbered tells that the last group has its numbers.
+func (f *flow) numbered() <-chan struct{} {
+	if len(f.flights) == 0 {
+		return nil
+	}
+	return f.last().numbered
+}
+
+// inserted gives the end of the first group's insertion.
+func (f *flow) inserted() <-chan insertion {
+	if len(f.flights) == 0 {
+		return nil
+	}
+	return f.flights[0].inserted
+}
+
+// committed gives the end of the first group's commit.
+func (f *flow) committed() <-chan result {
+	if len(f.flights) == 0 {
+		return nil
+	}
+	return f.flights[0].committed
+}
+
+// add has a group inserted behind our back.
 func (f *flow) add(group []item) {
 	f.spare = nil
 	if len(group) == 0 {
 		return
 	}
-	next, err := f.insert(group)
-	former, before := f.group, result{}
-	if former != nil {
-		before = <-f.committed
-		f.group, f.committed = nil, nil
-	}
-	if before.err != nil {
-		// Its numbers are to be lower than those of the events after it.
-		if err == nil {
-			next.Rollback(f.ctx)
-		}
-		f.storeGroup(f.ctx, former)
-		f.storeGroup(f.ctx, group)
-		return
-	}
-	if err == nil {
-		f.commit(next, group)
-	}
-	f.tell(former, before.stored)
-	if err != nil {
-		f.storeGroup(f.ctx, group)
-	}
-}
-
-// settle ends the group that was committed when no other came meanwhile.
-func (f *flow) settle(r result) {
-	group := f.group
-	f.group, f.committed = nil, nil
-	if r.err != nil {
-		f.storeGroup(f.ctx, group)
-		return
-	}
-	f.tell(group, r.stored)
-}
-
-// tell tells of a stored group, and keeps nothing of it alive.
-func (f *flow) tell(group []item, stored []store.StoredEvent) {
-	if group == nil {
-		return
-	}
-	f.finish(group, stored)
-	clear(group)
-	f.spare = group
+	fl := &flight{group: group, numbered: make(chan struct{}), inserted: make(chan insertion, 1)}
+	ahead := len(f.flights) > 0
+	f.flights = append(f.flights, fl)
+	numbered := fl.numbered
+	go func() { fl.inserted <- f.insert(group, ahead, func() { close(numbered) }) }()
 }
 
 // insert begins a group's transaction.
-func (f *flow) insert(group []item) (next begun, err error) {
+func (f *flow) insert(group []item, ahead bool, numbered func()) (in insertion) {
 	defer func() {
 		if p := recover(); p != nil {
 			f.logger.Error("insertion of events panicked", "err", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = fmt.Errorf("internal error: %v", p)
+			in.err = fmt.Errorf("internal error: %v", p)
 		}
 	}()
 	if err := f.ctx.Err(); err != nil {
-		return nil, err
+		return insertion{err: err}
 	}
 	ctx, cancel := context.WithTimeout(f.ctx, commitTimeout)
 	defer cancel()
-	return f.begin(ctx, eventsOf(group), f.group != nil)
+	in.next, in.err = f.begin(ctx, eventsOf(group), ahead, numbered)
+	return in
 }
 
-// commit has a group committed behind our back.
-func (f *flow) commit(next begun, group []item) {
-	f.group, f.committed = group, make(chan result, 1)
-	committed := f.committed
-	go func() {
-		var r result
-		defer func() {
-			if p := recover(); p != nil {
-				f.logger.Error("commit of events panicked", "err", fmt.Sprint(p), "stack", string(debug.Stack()))
-				r = result{err: fmt.Errorf("internal error: %v", p)}
-			}
-			committed <- r
-		}()
-		ctx, cancel := context.WithTimeout(f.ctx, commitTimeout)
-		defer cancel()
-		r.stored, r.err = next.Commit(ctx, f.match)
-		if r.err == nil && len(r.stored) != len(group) {
-			r.err = errors.New("the store did not tell the fate of every event")
+// commit has the first group committed behind our back, if it is inserted.
+func (f *flow) commit(in insertion) {
+	first := f.flights[0]
+	first.inserted = nil
+	if in.err != nil {
+		f.retreat()
+		return
+	}
+	committed := make(chan result, 1)
+	first.committed = committed
+	go func() { committed <- f.end(in.next, len(first.group)) }()
+}
+
+// end commits a group of so many events.
+func (f *flow) end(next begun, events int) (r result) {
+	defer func() {
+		if p := recover(); p != nil {
+			f.logger.Error("commit of events panicked", "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+			r = result{err: fmt.Errorf("internal error: %v", p)}
 		}
 	}()
+	ctx, cancel := context.WithTimeout(f.ctx, commitTimeout)
+	defer cancel()
+	r.stored, r.err = next.Commit(ctx, f.match)
+	if r.err == nil && len(r.stored) != events {
+		r.err = errors.New("the store did not tell the fate of every event")
+	}
+	return r
+}
+
+// settle ends the first group, and has the next committed before it tells of it.
+func (f *flow) settle(r result) {
+	first := f.flights[0]
+	if r.err != nil {
+		f.retreat()
+		return
+	}
+	f.flights = f.flights[1:]
+	tell := func() {
+		f.finish(first.group, r.stored)
+		clear(first.group) // it keeps nothing alive
+		f.spare = first.group
+	}
+	select {
+	case in := <-f.inserted():
+		if in.err != nil {
+			tell() // before what comes after it
+			f.commit(in)
+			return
+		}
+		f.commit(in)
+	default:
+	}
+	tell()
+}
+
+// retreat stores all groups one by one, because the first failed: the numbers of its events are to be lower
+// than those of the events after it.
+func (f *flow) retreat() {
+	flights := f.flights
+	f.flights = nil
+	for _, fl := range flights {
+		if fl.inserted == nil {
+			continue // the first, of which nothing is left
+		}
+		if in := <-fl.inserted; in.err == nil {
+			in.next.Rollback(f.ctx)
+		}
+	}
+	for _, fl := range flights {
+		f.storeGroup(f.ctx, fl.group)
+	}
+}
+
+// finishAll waits for all groups.
+func (f *flow) finishAll() {
+	for len(f.flights) > 0 {
+		select {
+		case in := <-f.inserted():
+			f.commit(in)
+		case r := <-f.committed():
+			f.settle(r)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -17,19 +18,31 @@ import (
 // them, and lets the test end a commit.
 type transactions struct {
 	*rig
+	mu      sync.Mutex // of notes
 	notes   []string
-	commits chan error // the end of the next commit
-	refuse  error      // of the next beginnings
+	commits chan error    // the end of the next commit
+	refuse  error         // of the next beginnings
+	numbers chan struct{} // has the next that is begun get its numbers; nil: at once
+	rest    chan error    // the end of the next insertion, after that; nil: at once
 }
 
 func newTransactions(t *testing.T) *transactions {
 	tr := &transactions{rig: newRig(t, catalogOf(t, 1, pack), &database{}), commits: make(chan error)}
-	tr.begin = func(_ context.Context, events []store.NewEvent, ahead bool) (begun, error) {
+	tr.begin = func(_ context.Context, events []store.NewEvent, ahead bool, numbered func()) (begun, error) {
 		g := &transaction{tr, events}
 		if tr.refuse != nil {
 			return nil, tr.refuse
 		}
 		g.note(map[bool]string{true: "ahead", false: "begin"}[ahead])
+		if tr.numbers != nil {
+			<-tr.numbers
+		}
+		numbered()
+		if tr.rest != nil {
+			if err := <-tr.rest; err != nil {
+				return nil, err
+			}
+		}
 		return g, nil
 	}
 	return tr
@@ -45,6 +58,8 @@ func (g *transaction) note(what string) {
 	for _, e := range g.events {
 		ids = append(ids, e.EventID)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.notes = append(g.notes, what+" "+strings.Join(ids, ","))
 }
 
@@ -107,6 +122,130 @@ func TestAGroupIsInsertedWhileTheOneBeforeIsCommitted(t *testing.T) {
 			})
 		})
 	}
+}
+
+// many hands over so many events at once, of which the first is n.
+func (tr *transactions) many(t *testing.T, f *fates, n, count int) {
+	t.Helper()
+	for i := range count {
+		if err := tr.SubmitAsync(t.Context(), numbered(n+i), f.of(n+i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Wait()
+}
+
+// Groups get their numbers one after the other, and two are inserted beside the one that is committed; the
+// second of them only when it is worth it.
+func TestTwoGroupsAreInsertedWhileOneIsCommitted(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		first error
+		ends  []string
+		slow  int
+		all   int
+	}{
+		"all well": {
+			nil,
+			[]string{"commit <nil>", "commit <nil>", "commit <nil>", "commit <nil>", "commit <nil>"},
+			0, 2 + maxQueueEvents/2 + 2*maxQueueEvents,
+		},
+		"the first fails": {
+			errLasting,
+			[]string{"commit permission denied", "rollback", "rollback", "commit <nil>"},
+			2 + maxQueueEvents/2, 2 + maxQueueEvents/2 + maxQueueEvents,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				tr, f := newTransactions(t), &fates{}
+				begins := func(want int, why string) {
+					t.Helper()
+					if len(tr.notes) != want {
+						t.Fatalf("%s: %d groups are begun, want %d", why, len(tr.notes), want)
+					}
+				}
+				tr.hand(t, f, 0)
+				tr.numbers, tr.rest = make(chan struct{}), make(chan error)
+				tr.hand(t, f, 1)
+				tr.numbers <- struct{}{}
+				tr.many(t, f, 2, maxQueueEvents/2-1)
+				begins(2, "too few for a third")
+				tr.hand(t, f, 1+maxQueueEvents/2)
+				begins(3, "enough for a third")
+				tr.many(t, f, 2+maxQueueEvents/2, maxQueueEvents)
+				begins(3, "three are under way")
+				tr.commits <- test.first
+				if test.first == nil {
+					synctest.Wait()
+					begins(4, "the third has no numbers") // and the first is committed
+					tr.numbers <- struct{}{}
+					synctest.Wait()
+					begins(5, "the third has its numbers")
+					tr.numbers <- struct{}{}
+					tr.many(t, f, 2+maxQueueEvents/2+maxQueueEvents, maxQueueEvents)
+					begins(5, "three are under way again")
+					close(tr.rest)
+					for range 2 {
+						tr.commits <- nil
+					}
+					tr.numbers <- struct{}{}
+					for range 2 {
+						tr.commits <- nil
+					}
+				} else {
+					tr.numbers <- struct{}{}
+					for range 2 {
+						tr.rest <- nil
+					}
+					tr.numbers <- struct{}{} // of a fourth, begun when the first three are stored
+					tr.rest <- nil
+					tr.commits <- nil
+				}
+				synctest.Wait()
+				var ends []string
+				for _, note := range tr.notes {
+					if kind, _, _ := strings.Cut(note, " "); kind == "rollback" {
+						ends = append(ends, kind)
+					} else if kind == "commit" {
+						ends = append(ends, note[:strings.LastIndex(note, " ")])
+					}
+				}
+				if diff := cmp.Diff(test.ends, ends); diff != "" {
+					t.Error(diff)
+				}
+				if slow := len(tr.database.ids()); slow != test.slow {
+					t.Errorf("%d events went the slow way, want %d", slow, test.slow)
+				}
+				if len(f.order) != test.all || len(f.errors) > 0 {
+					t.Fatalf("%d fates, errors %v", len(f.order), f.errors)
+				}
+				for n, id := range f.order {
+					if id != fmt.Sprint(n) {
+						t.Fatalf("fate %d is that of event %s", n, id)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A group that cannot be inserted is told of after the one before it, whose commit ends when that is known.
+func TestTheOrderOfFatesWhereAnInsertionFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tr, f := newTransactions(t), &fates{}
+		tr.hand(t, f, 0)
+		tr.rest = make(chan error, 1)
+		tr.rest <- errors.New("no room")
+		tr.hand(t, f, 1)
+		tr.commits <- nil
+		synctest.Wait()
+		if diff := cmp.Diff([]string{"0", "1"}, f.order); diff != "" {
+			t.Error(diff)
+		}
+	})
 }
 
 // A group that cannot be begun waits for the one before it, and goes the other way.

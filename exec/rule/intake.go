@@ -84,7 +84,7 @@ type Intake struct {
 	queue      *queue
 
 	commit      func(context.Context, []store.NewEvent, store.Matcher) ([]store.StoredEvent, error)
-	begin       func(ctx context.Context, events []store.NewEvent, ahead bool) (begun, error)
+	begin       func(ctx context.Context, events []store.NewEvent, ahead bool, numbered func()) (begun, error)
 	isTransient func(error) bool
 
 	openBreakers func(ctx context.Context, rule string) ([]store.Breaker, error) // nil: nobody looks
@@ -335,17 +335,20 @@ func (i *Intake) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-		case <-i.queue.filled:
+		case <-f.wanted():
 			f.add(i.queue.take(f.spare))
-		case r := <-f.committed:
+		case <-f.numbered():
+			f.last().numbered = nil
+		case in := <-f.inserted():
+			f.commit(in)
+		case r := <-f.committed():
 			f.settle(r)
 		}
 	}
+	f.finishAll()
 	i.queue.close()
 	f.add(i.queue.take(f.spare))
-	if f.committed != nil {
-		f.settle(<-f.committed)
-	}
+	f.finishAll()
 	return nil
 }
 

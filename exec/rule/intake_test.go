@@ -92,7 +92,7 @@ func newRig(t *testing.T, c *store.Catalog, d *database) *rig {
 	i := New(Options{Catalogs: fixed(c), Logger: quiet()})
 	i.commit = d.commit
 	// What these tests are about is the way where something is wrong.
-	i.begin = func(context.Context, []store.NewEvent, bool) (begun, error) { return nil, errPassing }
+	i.begin = func(context.Context, []store.NewEvent, bool, func()) (begun, error) { return nil, errPassing }
 	i.isTransient = func(err error) bool { return errors.Is(err, errPassing) || errors.Is(err, context.DeadlineExceeded) }
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &rig{Intake: i, database: d, end: cancel, ended: make(chan struct{})}
@@ -491,7 +491,7 @@ func TestEventsOfALostSensor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		i := New(Options{Catalogs: fixed(catalogOf(t, 1, pack)), Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		i.begin = func(context.Context, []store.NewEvent, bool) (begun, error) { return nil, store.ErrNotHeld }
+		i.begin = func(context.Context, []store.NewEvent, bool, func()) (begun, error) { return nil, store.ErrNotHeld }
 		i.commit = func(_ context.Context, events []store.NewEvent, _ store.Matcher) ([]store.StoredEvent, error) {
 			stored := make([]store.StoredEvent, len(events))
 			for n := range events {

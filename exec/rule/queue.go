@@ -11,8 +11,8 @@ import (
 	"github.com/attune-io/attune/reconcile/store"
 )
 
-// The queue holds at most this much between those who hand over and the one who commits; a commit in
-// flight holds as much once more.
+// The queue holds at most this much between those who hand over and the one who commits; each group
+// that is under way holds at most as much again.
 const (
 	maxQueueEvents = 1000
 	maxQueueBytes  = 8 << 20
@@ -20,6 +20,9 @@ const (
 
 // minEventCost makes the one bound of the queue, which is in bytes, a bound on the number too.
 const minEventCost = maxQueueBytes / maxQueueEvents
+
+// plentyCost is what the items of half a full queue cost.
+const plentyCost = maxQueueEvents / 2 * minEventCost
 
 // ErrClosed says that the intake has ended: the event was not stored.
 var ErrClosed = errors.New("the intake of events has ended")
@@ -40,13 +43,15 @@ type queue struct {
 
 	mu     sync.Mutex
 	items  []item
+	cost   int64 // of the items
 	closed bool
 
 	filled chan struct{} // holds a token while there may be items
+	plenty chan struct{} // holds a token while there are as many as a group of its own is always worth
 }
 
 func newQueue() *queue {
-	return &queue{room: semaphore.NewWeighted(maxQueueBytes), filled: make(chan struct{}, 1)}
+	return &queue{room: semaphore.NewWeighted(maxQueueBytes), filled: make(chan struct{}, 1), plenty: make(chan struct{}, 1)}
 }
 
 // put waits for room and appends.
@@ -64,23 +69,34 @@ func (q *queue) put(ctx context.Context, it item) error {
 		return ErrClosed
 	}
 	q.items = append(q.items, it)
+	if q.cost += it.cost; q.cost >= plentyCost {
+		rouse(q.plenty)
+	}
 	q.mu.Unlock()
+	rouse(q.filled)
+	return nil
+}
+
+func rouse(c chan<- struct{}) {
 	select {
-	case q.filled <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // take empties the queue into batch, which it may reuse, and makes room.
 func (q *queue) take(batch []item) []item {
 	q.mu.Lock()
 	batch, q.items = q.items, batch[:0]
-	q.mu.Unlock()
-	var cost int64
-	for i := range batch {
-		cost += batch[i].cost
+	cost := q.cost
+	q.cost = 0
+	for _, token := range []chan struct{}{q.filled, q.plenty} {
+		select {
+		case <-token:
+		default:
+		}
 	}
+	q.mu.Unlock()
 	q.room.Release(cost)
 	return batch
 }

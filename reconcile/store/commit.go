@@ -18,6 +18,9 @@ const (
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 2 * time.Second
 
+	// numberFirst is how many events of a group are worth a round trip of their own for their numbers.
+	numberFirst = 64
+
 	// resolveTimeout is how long a commit without an answer is looked for: a backend that lost its
 	// client notices within that, or it never will.
 	resolveTimeout = 10 * time.Second
@@ -185,7 +188,7 @@ func (s *Store) lostLeases(ctx context.Context, events []NewEvent, known map[str
 
 // transact is one transaction for all events. It takes two round trips, with the matcher between them.
 func (s *Store) transact(ctx context.Context, events []NewEvent, match Matcher) ([]StoredEvent, error) {
-	c, err := s.begin(ctx, events, false)
+	c, err := s.begin(ctx, events, false, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -199,9 +202,10 @@ type EventGroup struct{ c *eventCommit }
 // BeginEvents is the first half of CommitEvents, for who commits one group while the next is inserted. With
 // ahead another group of the same caller's is not committed yet. It then waits for that one where both
 // have an event with the same EventID, and leaves the generation alone, so that an apply finds its place
-// between two groups.
-func (s *Store) BeginEvents(ctx context.Context, events []NewEvent, ahead bool) (*EventGroup, error) {
-	c, err := s.begin(ctx, cleaned(events), ahead)
+// between two groups. It calls numbered, once and unless it fails, as soon as the events have their numbers: from
+// then on the next group may be begun without taking a lower one. Of many events that is before they are inserted.
+func (s *Store) BeginEvents(ctx context.Context, events []NewEvent, ahead bool, numbered func()) (*EventGroup, error) {
+	c, err := s.begin(ctx, cleaned(events), ahead, numbered)
 	if err != nil {
 		return nil, s.failed("store events", err)
 	}
@@ -224,7 +228,7 @@ func (g *EventGroup) Rollback(ctx context.Context) {
 var errRolledBack = errors.New("rolled back")
 
 // begin opens the transaction and inserts events that are clean.
-func (s *Store) begin(ctx context.Context, events []NewEvent, ahead bool) (c *eventCommit, err error) {
+func (s *Store) begin(ctx context.Context, events []NewEvent, ahead bool, numbered func()) (c *eventCommit, err error) {
 	conn, err := s.acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -235,7 +239,7 @@ func (s *Store) begin(ctx context.Context, events []NewEvent, ahead bool) (c *ev
 		}
 	}()
 	c = &eventCommit{s: s, conn: conn, events: events}
-	if err := c.insert(ctx, ahead); err != nil {
+	if err := c.insert(ctx, ahead, numbered); err != nil {
 		return nil, err
 	}
 	if err := c.nameDuplicates(ctx); err != nil {
@@ -340,7 +344,7 @@ func (c *eventCommit) send(ctx context.Context, batch *pgx.Batch) error {
 }
 
 // insert begins the transaction and stores the events that are not stored already.
-func (c *eventCommit) insert(ctx context.Context, ahead bool) error {
+func (c *eventCommit) insert(ctx context.Context, ahead bool, numbered func()) error {
 	var batch pgx.Batch
 	batch.Queue("BEGIN")
 	if c.s.hotPool == nil {
@@ -349,12 +353,45 @@ func (c *eventCommit) insert(ctx context.Context, ahead bool) error {
 	if !ahead {
 		c.queueShare(&batch)
 	}
-	if plain := !slices.ContainsFunc(c.events, func(e NewEvent) bool { return !e.isPlain() }); plain {
+	plain := !slices.ContainsFunc(c.events, func(e NewEvent) bool { return !e.isPlain() })
+	if plain && numbered != nil && len(c.events) >= numberFirst {
+		return c.insertNumbered(ctx, &batch, numbered)
+	}
+	if plain {
 		c.queuePlainEvents(&batch)
 	} else {
 		c.queueEvents(&batch)
 	}
-	return c.send(ctx, &batch)
+	if err := c.send(ctx, &batch); err != nil {
+		return err
+	}
+	if numbered != nil {
+		numbered()
+	}
+	return nil
+}
+
+// insertNumbered takes a round trip more, and lets the next group be inserted meanwhile.
+func (c *eventCommit) insertNumbered(ctx context.Context, batch *pgx.Batch, numbered func()) error {
+	c.s.queue(batch, "NumberEvents", pgx.StrictNamedArgs{"count": len(c.events)}).QueryRow(c.readPlain)
+	if err := c.send(ctx, batch); err != nil {
+		return err
+	}
+	numbered()
+	n := len(c.events)
+	ids, triggers, sources, payloads := make([]int64, n), make([]string, n), make([]string, n), make([]string, n)
+	for i := range c.events {
+		e := &c.events[i]
+		ids[i], triggers[i], sources[i], payloads[i] = c.stored[i].ID, e.Trigger, e.Source, string(e.Payload)
+	}
+	var insert pgx.Batch
+	c.s.queue(&insert, "InsertNumberedEvents", pgx.StrictNamedArgs{
+		"ids":          ids,
+		"trigger_refs": triggers,
+		"sources":      sources,
+		"payloads":     payloads,
+	})
+	return c.send(ctx, &insert)
 }
 
 func (c *eventCommit) queueEvents(batch *pgx.Batch) {
@@ -428,7 +465,7 @@ func (c *eventCommit) read(rows pgx.Rows) error {
 	return rows.Err()
 }
 
-// readPlain takes what InsertPlainEvents answers.
+// readPlain takes what InsertPlainEvents and NumberEvents answer.
 func (c *eventCommit) readPlain(row pgx.Row) error {
 	var ids []int64
 	var at time.Time

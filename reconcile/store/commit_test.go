@@ -627,7 +627,7 @@ func TestGroupsOfEventsOverlap(t *testing.T) {
 		for _, id := range ids {
 			events = append(events, store.NewEvent{Trigger: "a.t", Source: "s", EventID: id})
 		}
-		g, err := s.BeginEvents(t.Context(), events, ahead)
+		g, err := s.BeginEvents(t.Context(), events, ahead, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -672,6 +672,72 @@ func TestGroupsOfEventsOverlap(t *testing.T) {
 	}
 	if n := one[int](t, s, "SELECT count(*) FROM attune.event"); n != 4 {
 		t.Errorf("%d events", n)
+	}
+}
+
+// Many events have their numbers before they are inserted, so that the next group is inserted beside them and
+// gets higher ones.
+func TestGroupsOfEventsAreInsertedAtOnce(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", action("a", "x"), trigger("a", "t")))
+	group := func(first int) (events []store.NewEvent) {
+		for n := range 100 {
+			events = append(events, store.NewEvent{Trigger: "a.t", Source: "s", Payload: fmt.Appendf(nil, `{"n": %d}`, first+n)})
+		}
+		return events
+	}
+	lock, err := s.Pool().Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Rollback(t.Context())
+	if _, err := lock.Exec(t.Context(), "LOCK TABLE attune.event IN SHARE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	type begun struct {
+		group *store.EventGroup
+		err   error
+	}
+	var groups []chan begun
+	for n := range 3 {
+		has, ended := make(chan struct{}), make(chan begun, 1)
+		go func() {
+			g, err := s.BeginEvents(t.Context(), group(100*n), n > 0, func() { close(has) })
+			ended <- begun{g, err}
+		}()
+		select {
+		case <-has:
+		case b := <-ended:
+			t.Fatalf("it ended without its numbers, or in spite of the lock: %v", b.err)
+		}
+		groups = append(groups, ended)
+	}
+	if err := lock.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for n, ended := range groups {
+		b := <-ended
+		if b.err != nil {
+			t.Fatal(b.err)
+		}
+		stored, err := b.group.Commit(t.Context(), matchAll("a.x", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range stored {
+			if len(e.Executions) != 1 || string(e.Payload) != fmt.Sprintf(`{"n": %d}`, 100*n+i) || e.CreatedAt.IsZero() {
+				t.Fatalf("event %d of group %d: %+v", i, n, e)
+			}
+		}
+	}
+	if n := one[int](t, s, `SELECT count(*) FROM (
+		SELECT (payload ->> 'n')::int AS n, row_number() OVER (ORDER BY id) - 1 AS place, trigger_ref, source FROM attune.event
+	) AS e WHERE n = place AND trigger_ref = 'a.t' AND source = 's'`); n != 300 {
+		t.Errorf("%d events are stored in their place, want 300", n)
+	}
+	if n := one[int](t, s, `SELECT count(*) FROM attune.enforcement JOIN attune.event ON event.id = enforcement.event_id AND event.created_at = enforcement.created_at`); n != 300 {
+		t.Errorf("%d enforcements have their event, want 300", n)
 	}
 }
 

@@ -38,7 +38,7 @@ func (h *fakeHand) Take(_ store.Claiming, claimed []store.Claimed) {
 
 // commitFor commits events whose executions the hand may claim.
 func commitFor(ctx context.Context, s *store.Store, hand store.Hand, match store.Matcher, events ...store.NewEvent) ([]store.StoredEvent, error) {
-	g, err := s.BeginEvents(ctx, events, false)
+	g, err := s.BeginEvents(ctx, events, false, nil)
 	if err != nil {
 		return nil, err
 	}

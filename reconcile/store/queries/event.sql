@@ -55,6 +55,20 @@ WITH stored AS (
 SELECT array_agg(id ORDER BY id) AS ids, now() AS created_at
 FROM stored;
 
+-- name: NumberEvents
+-- Numbers of events that are inserted with them, so that others can be numbered meanwhile.
+SELECT
+    ARRAY(
+        SELECT nextval('attune.event_id')
+        FROM generate_series(1, @count::integer)
+    ) AS ids,
+    now() AS created_at;
+
+-- name: InsertNumberedEvents
+INSERT INTO attune.event (id, trigger_ref, source, payload)
+SELECT given.id, given.trigger_ref, given.source, given.payload::jsonb
+FROM unnest(@ids::bigint[], @trigger_refs::text[], @sources::text[], @payloads::text[]) AS given (id, trigger_ref, source, payload);
+
 -- name: KnownEvents
 -- Apart from InsertEvents: a row that another transaction has just committed is in no snapshot there.
 SELECT COALESCE(event_key.id, 0) AS id
