@@ -535,12 +535,23 @@ func (y *yard) rss(pid int) int64 {
 // cpu is the processor time that a process has used.
 func (y *yard) cpu(pid int) time.Duration {
 	y.Helper()
+	return y.processorTime(pid, 2) // utime and stime
+}
+
+// processorTime is that of the daemon and of all children that have ended.
+func (n *node) processorTime() time.Duration {
+	n.Helper()
+	return n.yard.processorTime(n.pid(), 4) // cutime and cstime, too
+}
+
+func (y *yard) processorTime(pid, times int) time.Duration {
+	y.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	y.check(err)
 	_, rest, _ := strings.Cut(string(text), ") ")
-	fields := strings.Fields(rest)
+	const utime = 11
 	var ticks int64
-	for _, field := range fields[11:13] { // utime and stime
+	for _, field := range strings.Fields(rest)[utime : utime+times] {
 		one, err := strconv.ParseInt(field, 10, 64)
 		y.check(err)
 		ticks += one

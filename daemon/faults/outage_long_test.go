@@ -172,6 +172,61 @@ func TestF77LongTransaction(t *testing.T) {
 	y.until("it is over", func() bool { return n.metric("attune_db_oldest_xact_seconds") < 5 })
 }
 
+// F77: of what goes through, 70 % is left beside what nobody could clean up for ten minutes, told by the processor
+// time that an execution takes of everybody: of the server, the daemon and its child.
+func TestF77ThroughputBesideALongTransaction(t *testing.T) {
+	t.Parallel()
+	y, server := withServer(t, rude, "autovacuum=off") // whose time is nobody's
+	n := y.node("exec.workers = 4")
+	n.start()
+	l := y.ledger()
+	c := counted{yard: y, store: l.store, action: "rude.fine"}
+	took := func() time.Duration {
+		const count = 2000
+		n.must("run", "rude.fine") // all is there that comes once
+		before := server.processorTime() + n.processorTime()
+		c.enqueue(count)
+		l.empties()
+		return (server.processorTime() + n.processorTime() - before) / count
+	}
+	alone := took()
+	n.stop()
+	c.count()
+	conn := storetest.Connect(y, y.url)
+	_, err := conn.Exec(t.Context(), "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM attune.queue")
+	y.check(err)
+	const ended = 200 * 10 * 60 // in ten minutes of the load that a fault is under
+	c.enqueue(ended)
+	c.touched(ended, 400)
+	n.start()
+	beside := took()
+	t.Logf("an execution takes %v, beside the transaction %v", alone, beside)
+	if float64(alone) < 0.7*float64(beside) {
+		t.Errorf("an execution takes %v, beside the transaction %v: too little is left of what goes through", alone, beside)
+	}
+	_, err = conn.Exec(t.Context(), "COMMIT")
+	y.check(err)
+}
+
+// processorTime is what the server's sessions that live have taken.
+func (s *server) processorTime() (sum time.Duration) {
+	s.Helper()
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", s.cmd.Process.Pid))
+	if err != nil {
+		s.Fatal(err)
+	}
+	for _, pid := range strings.Fields(string(children)) {
+		var ran int64
+		if text, err := os.ReadFile("/proc/" + pid + "/schedstat"); err == nil {
+			if _, err := fmt.Sscan(string(text), &ran); err != nil {
+				s.Fatal(err)
+			}
+		}
+		sum += time.Duration(ran)
+	}
+	return sum
+}
+
 // F79: the daemon's statements are what the server ends to break a deadlock.
 func TestF79Deadlock(t *testing.T) {
 	t.Parallel()
@@ -528,63 +583,84 @@ func TestF83OtherSchema(t *testing.T) {
 	second.start()
 }
 
+// counted is work on the queue of a server that nobody else uses, told by the blocks that it touches: how long they
+// take depends on the machine and on who else is there.
+type counted struct {
+	*yard
+	store  *store.Store
+	action string
+	ended  int
+}
+
+func (c *counted) enqueue(count int) {
+	c.Helper()
+	const chunk = 20_000
+	list := make([]store.NewExecution, min(count, chunk))
+	for i := range list {
+		list[i] = store.NewExecution{Action: c.action, Parameters: []byte(`{}`)}
+	}
+	for ; count > 0; count -= len(list) {
+		_, err := c.store.Enqueue(c.Context(), list[:min(count, chunk)])
+		c.check(err)
+	}
+}
+
+// touched gives how many blocks of the queue an execution touches between its claim and its end, of so many that go
+// through it between two vacuums, some together. The vacuum itself reads all that waits, by its nature: it is no part of
+// this.
+func (c *counted) touched(count, each int) float64 {
+	c.Helper()
+	c.exec("VACUUM attune.queue")
+	before := c.blocks()
+	for range count / each {
+		claimed, err := c.store.Claim(c.Context(), "test", each)
+		c.check(err)
+		if len(claimed) != each {
+			c.Fatalf("claimed %d of %d", len(claimed), each)
+		}
+		outcomes := make([]store.Outcome, each)
+		tokens := make([]string, each)
+		for i, c := range claimed {
+			outcomes[i], tokens[i] = store.Outcome{Token: c.Token, Status: store.StatusSucceeded}, c.Token
+		}
+		_, err = c.store.Start(c.Context(), tokens)
+		c.check(err)
+		_, err = c.store.Finish(c.Context(), outcomes)
+		c.check(err)
+		c.ended += each
+	}
+	return (c.blocks() - before) / float64(count)
+}
+
+// count takes what was ended by others for its own.
+func (c *counted) count() {
+	c.Helper()
+	var err error
+	c.ended, err = strconv.Atoi(c.query("SELECT count(*) FROM attune.execution")[0])
+	c.check(err)
+}
+
+func (c *counted) blocks() float64 {
+	c.Helper()
+	c.until("what was done is counted", func() bool {
+		return c.query("SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'queue'")[0] == strconv.Itoa(c.ended)
+	})
+	n, err := strconv.ParseFloat(c.query("SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read FROM pg_statio_user_tables WHERE relname = 'queue'")[0], 64)
+	c.check(err)
+	return n
+}
+
 // F84: a million wait, and autovacuum is off. A claim touches no more of the queue than it did when little
 // waited: how long that takes depends on the machine, what it touches does not.
 func TestF84MillionQueuedNoVacuum(t *testing.T) {
 	t.Parallel()
-	y, _ := withServer(t, load, "autovacuum=off")
+	y, _ := withServer(t, rude, "autovacuum=off")
 	y.node().start().stop()
-	l := y.ledger()
-	queue := func(count int) {
-		const chunk = 20_000
-		list := make([]store.NewExecution, min(count, chunk))
-		for i := range list {
-			list[i] = store.NewExecution{Action: "load.book", Parameters: []byte(`{"ledger": "x"}`)}
-		}
-		for ; count > 0; count -= len(list) {
-			_, err := l.store.Enqueue(t.Context(), list)
-			y.check(err)
-		}
-	}
-	ended := 0
-	// touched is how many blocks of the queue an execution touches between its claim and its end.
-	touched := func() float64 {
-		blocks := func() float64 {
-			y.until("what was done is counted", func() bool {
-				return y.query("SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'queue'")[0] == strconv.Itoa(ended)
-			})
-			n, err := strconv.ParseFloat(y.query("SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read FROM pg_statio_user_tables WHERE relname = 'queue'")[0], 64)
-			y.check(err)
-			return n
-		}
-		// What goes through the queue from one vacuum to the next. The vacuum itself reads all that waits, by its
-		// nature: it is no part of this.
-		const rounds, each = 250, 20
-		y.exec("VACUUM attune.queue")
-		before := blocks()
-		for range rounds {
-			claimed, err := l.store.Claim(t.Context(), "test", each)
-			y.check(err)
-			if len(claimed) != each {
-				t.Fatalf("claimed %d of %d", len(claimed), each)
-			}
-			outcomes := make([]store.Outcome, each)
-			tokens := make([]string, each)
-			for i, c := range claimed {
-				outcomes[i], tokens[i] = store.Outcome{Token: c.Token, Status: store.StatusSucceeded}, c.Token
-			}
-			_, err = l.store.Start(t.Context(), tokens)
-			y.check(err)
-			_, err = l.store.Finish(t.Context(), outcomes)
-			y.check(err)
-			ended += each
-		}
-		return (blocks() - before) / (rounds * each)
-	}
-	queue(7000)
-	few := touched()
-	queue(1_000_000)
-	many := touched()
+	c := counted{yard: y, store: y.ledger().store, action: "rude.fine"}
+	c.enqueue(7000)
+	few := c.touched(5000, 20)
+	c.enqueue(1_000_000)
+	many := c.touched(5000, 20)
 	t.Logf("an execution touches %.1f blocks where little waits, %.1f where a million does", few, many)
 	const deeper = 1.25 // an index of a million is a level deeper than one of few
 	if many > deeper*few {

@@ -86,6 +86,8 @@ type turn struct {
 	// ahead are executions in the order in which they are to be claimed, looked up at lookedUp.
 	ahead    []int64
 	lookedUp time.Time
+	// life is how long that counts; 0: nothing was looked up.
+	life time.Duration
 	// deep says that more waited than was asked for, so that it pays to look ahead.
 	deep bool
 }
@@ -96,9 +98,13 @@ const (
 	aheadFactor = 8
 	aheadLeast  = 64
 	aheadMost   = 2000
-	// aheadLife is how long what was looked up counts: what is queued meanwhile with a higher priority,
+	// aheadLife is how long what was looked up counts at least: what is queued meanwhile with a higher priority,
 	// or by a pack whose turn it is, waits that much longer at most.
 	aheadLife = 50 * time.Millisecond
+	// aheadPrice is how many times as long as the look took it counts, up to aheadLifeMost, and the more is looked
+	// up: somebody's open transaction keeps what was claimed from being vacuumed away, and each look walks past it.
+	aheadPrice    = 10
+	aheadLifeMost = 10 * aheadLife
 	// aheadSpare is how many more are offered to a claim than it may take, for other nodes look ahead too.
 	aheadSpare = 8
 )
@@ -107,10 +113,24 @@ const (
 func (t *turn) next(limit int) (ids []int64, after string, deep bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if time.Since(t.lookedUp) > aheadLife {
+	if time.Since(t.lookedUp) > t.life {
 		t.ahead = nil
 	}
 	return t.ahead[:min(len(t.ahead), 2*limit+aheadSpare)], t.after, t.deep
+}
+
+// depth is how many are to be looked up.
+func (t *turn) depth(limit int) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return min(max(aheadFactor*limit, aheadLeast)*int(max(t.life/aheadLife, 1)), aheadMost)
+}
+
+// price says how long the last look took.
+func (t *turn) price(took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.life = min(max(aheadPrice*took, aheadLife), aheadLifeMost)
 }
 
 // look takes what was looked up; more says that more waits.
@@ -179,11 +199,12 @@ func (s *Store) NextDue(ctx context.Context) (left time.Duration, waits bool, er
 func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64) (claimed []Claimed, more bool, err error) {
 	offered, after, deep := s.turn.next(limit)
 	if len(offered) == 0 && deep {
-		most := min(max(aheadFactor*limit, aheadLeast), aheadMost)
+		most, began := s.turn.depth(limit), time.Now()
 		if offered, err = s.peek(ctx, after, most); err != nil {
 			return nil, false, err
 		}
 		more = len(offered) == most
+		s.turn.price(time.Since(began))
 		s.turn.look(offered, more)
 		if len(offered) == 0 {
 			return nil, false, nil
