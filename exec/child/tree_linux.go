@@ -54,6 +54,9 @@ func (r *Runner) killOrphansOf(p *Process, adopted map[int]bool) (left, unclear 
 		pids, _ = childrenByWalk()
 	}
 	for _, pid := range r.unknown(pids) {
+		if !adopted[pid] && r.isOfAnother(pid, p) {
+			continue
+		}
 		st, err := readStat(pid)
 		if err != nil || st.ppid != os.Getpid() {
 			continue
@@ -76,6 +79,18 @@ func (r *Runner) killOrphansOf(p *Process, adopted map[int]bool) (left, unclear 
 		killChild(pid, st)
 	}
 	return left, unclear
+}
+
+// isOfAnother tells in no time what readStat and readMarks would tell with files of /proc: that a process is
+// in another group than p's and carries the tag of another child. Among them are the spares that warm
+// parents fork right now.
+func (r *Runner) isOfAnother(pid int, p *Process) bool {
+	child, ok := r.readTag(pid)
+	if !ok || child == p.id {
+		return false
+	}
+	group, err := unix.Getpgid(pid)
+	return err == nil && group != p.pid
 }
 
 // killChild kills an unreaped child of ours, with its group where it leads one.

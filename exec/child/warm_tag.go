@@ -45,14 +45,23 @@ func (r *Runner) setTag(pid int, id string) error {
 
 // readMarks is what a process says of itself; the tag says more than the environment.
 func (r *Runner) readMarks(pid int) (marks, sight) {
-	var lim unix.Rlimit
-	if r.warmed.Load() && unix.Prlimit(pid, unix.RLIMIT_RTTIME, nil, &lim) == nil {
-		const mask = uint64(1)<<tagIDBits - 1
-		if lim.Cur&^mask == tagBit|r.tagRun() {
-			return marks{run: r.id, child: strconv.FormatUint(lim.Cur&mask, 10)}, seen
-		}
+	if child, ok := r.readTag(pid); ok {
+		return marks{run: r.id, child: child}, seen
 	}
 	return readMarks(pid)
+}
+
+// readTag gives the child whose tag of this run a process carries.
+func (r *Runner) readTag(pid int) (child string, ok bool) {
+	var lim unix.Rlimit
+	if !r.warmed.Load() || unix.Prlimit(pid, unix.RLIMIT_RTTIME, nil, &lim) != nil {
+		return "", false
+	}
+	const mask = uint64(1)<<tagIDBits - 1
+	if lim.Cur&^mask != tagBit|r.tagRun() {
+		return "", false
+	}
+	return strconv.FormatUint(lim.Cur&mask, 10), true
 }
 
 // isWarmVariable tells whether a variable is an attempt's own; all others are the interpreter's, which
