@@ -79,7 +79,7 @@ func throughDaemon(ctx context.Context, lab *Lab, config string) (Side, *Daemon,
 		if err != nil {
 			return 0, err
 		}
-		if err := awaitEmpty(ctx, conn); err != nil {
+		if err := awaitEmpty(ctx, conn, ids[len(ids)-1]); err != nil {
 			return 0, err
 		}
 		took := time.Since(begun)
@@ -107,11 +107,15 @@ func enqueue(ctx context.Context, s *store.Store, action string, n int) ([]int64
 	return ids, nil
 }
 
-// awaitEmpty waits until nothing waits or runs.
-func awaitEmpty(ctx context.Context, conn *pgx.Conn) error {
+// awaitEmpty waits until nothing waits or runs. The last is looked for by its number until it is gone, as looking for
+// any reads past all that have gone before it.
+func awaitEmpty(ctx context.Context, conn *pgx.Conn, last int64) error {
 	return Until(ctx, "the queue is empty", func(ctx context.Context) (bool, error) {
 		var some bool
-		err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM attune.queue)").Scan(&some)
+		err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM attune.queue WHERE execution_id = $1)", last).Scan(&some)
+		if err == nil && !some {
+			err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM attune.queue)").Scan(&some)
+		}
 		return !some, err
 	})
 }
