@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -78,9 +79,7 @@ func eventSides(ctx context.Context, lab *Lab, rules map[string]string) (ours, b
 		"p/actions/hold.yaml": "parameters: {n: {type: integer}}\n",
 		"p/actions/hold.sh":   "#!/bin/bash\nexec sleep 3600\n",
 	}
-	for name, text := range rules {
-		files[name] = text
-	}
+	maps.Copy(files, rules)
 	d, err := lab.Daemon(ctx, files, "[exec]\nworkers = 1\nstop_grace = \"1s\"\ndrain = \"1s\"\n")
 	if err != nil {
 		return nil, nil, err

@@ -293,15 +293,15 @@ func (d *Daemon) awaitReady(ctx context.Context, ended <-chan struct{}) error {
 	})
 }
 
-// Attune runs a command of the daemon's and gives what it printed.
-func (d *Daemon) Attune(ctx context.Context, args ...string) (string, error) {
+// Attune runs a command of the daemon's.
+func (d *Daemon) Attune(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, d.binary, args...)
 	cmd.Dir, cmd.Env = d.Dir, d.env
 	text, err := cmd.CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("cannot run attune %s: %v\n%s", strings.Join(args, " "), err, text)
+		return fmt.Errorf("cannot run attune %s: %v\n%s", strings.Join(args, " "), err, text)
 	}
-	return string(text), nil
+	return nil
 }
 
 // pollEvery is how exactly the end of a round is seen.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -208,9 +209,7 @@ func chatterPack(sensors int, every string) map[string]string {
 		"p/actions/a.sh":    "#!/bin/bash\n",
 	}
 	for n := range sensors {
-		for name, text := range chatter(n, every) {
-			files[name] = text
-		}
+		maps.Copy(files, chatter(n, every))
 	}
 	return files
 }

@@ -39,7 +39,7 @@ func inheritSocket(path string, listener net.Listener) (*socket, error) {
 	s := &socket{Listener: listener, path: path, lock: lock}
 	s.close = func() {
 		_ = listener.Close() // it fails only where it was closed before
-		unlock(lock)
+		lock.Release()
 	}
 	return s, nil
 }

@@ -209,6 +209,12 @@ func registerLines[I, L any](api huma.API, op huma.Operation, line L, handle fun
 			Schema: api.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(line), true, ""),
 		}},
 	}}
+	registerWriting(api, op, newLineWriter, handle)
+}
+
+// registerWriting registers an operation whose answer is written by a W, bit by bit. The handler's errors are of the time
+// before the first bit.
+func registerWriting[I, W any](api huma.API, op huma.Operation, writer func(http.ResponseWriter) W, handle func(context.Context, *I) (func(W), error)) {
 	huma.Register(api, op, func(ctx context.Context, input *I) (*huma.StreamResponse, error) {
 		write, err := handle(ctx, input)
 		if err != nil {
@@ -216,7 +222,7 @@ func registerLines[I, L any](api huma.API, op huma.Operation, line L, handle fun
 		}
 		return &huma.StreamResponse{Body: func(hctx huma.Context) {
 			_, w := humago.Unwrap(hctx)
-			write(newLineWriter(w))
+			write(writer(w))
 		}}, nil
 	})
 }

@@ -285,12 +285,7 @@ func (b *bundle) overTCP(t *testing.T, method, path string, header map[string]st
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, string(body)
+	return response.StatusCode, whole(t, response.Body)
 }
 
 func TestReadyTellsItsReasons(t *testing.T) {
@@ -411,12 +406,18 @@ func (b *bundle) raw(t *testing.T, method, path, body string) (answered, string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
+	return answered{response.StatusCode, response.Header}, whole(t, response.Body)
+}
+
+// whole reads to the end, and closes.
+func whole(t *testing.T, from io.ReadCloser) string {
+	t.Helper()
+	defer from.Close()
+	text, err := io.ReadAll(from)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answered{response.StatusCode, response.Header}, string(text)
+	return string(text)
 }
 
 // rawWith gets something with a header, and its whole answer.
@@ -426,12 +427,7 @@ func (b *bundle) rawWith(t *testing.T, path, name, value string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return response.StatusCode, string(text)
+	return response.StatusCode, whole(t, response.Body)
 }
 
 // Who has an answer already is told so, until it is another one; errors are told each time.
@@ -449,12 +445,7 @@ func TestTaggedAnswers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer response.Body.Close()
-		text, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return response.StatusCode, response.Header.Get("ETag"), string(text)
+		return response.StatusCode, response.Header.Get("ETag"), whole(t, response.Body)
 	}
 	for _, path := range []string{"/openapi.json", "/packs", "/packs/core", "/actions/core.echo", "/triggers", "/rules/core.r"} {
 		status, tag, body := ask(path, `"other"`)
@@ -998,11 +989,7 @@ func TestMetricsAreSqueezed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := io.ReadAll(reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(text) != plain || !strings.Contains(plain, `attune_many{n="999"} 1`) || len(squeezed) > len(plain)/3 {
+	if whole(t, reader) != plain || !strings.Contains(plain, `attune_many{n="999"} 1`) || len(squeezed) > len(plain)/3 {
 		t.Errorf("%d bytes, squeezed %d", len(plain), len(squeezed))
 	}
 }

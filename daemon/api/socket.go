@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attune-io/attune/exec/child"
 )
 
 // socketGroup is the group whose members may use the socket, on machines that have it.
@@ -27,7 +29,7 @@ const probeTimeout = time.Second
 type socket struct {
 	net.Listener
 	path  string
-	lock  *os.File
+	lock  child.FileLock
 	close func()
 }
 
@@ -43,14 +45,14 @@ func listenSocket(path string, log *slog.Logger) (*socket, error) {
 	}
 	listener, err := bind(path, log)
 	if err != nil {
-		unlock(lock)
+		lock.Release()
 		return nil, err
 	}
 	s := &socket{Listener: listener, path: path, lock: lock}
 	s.close = sync.OnceFunc(func() {
 		os.Remove(path)
 		_ = listener.Close() // it fails only where it was closed before
-		unlock(lock)
+		lock.Release()
 	})
 	return s, nil
 }
@@ -73,31 +75,16 @@ func (s *socket) Close() error {
 	return nil
 }
 
-// lockSocket takes the lock beside the socket. The file stays: unlinking it would let two hold it.
-func lockSocket(path string) (*os.File, error) {
-	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("cannot lock socket %s: %v; set http.socket to a path whose folder this user may write", path, cause(err))
-	}
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+// lockSocket takes the lock beside the socket.
+func lockSocket(path string) (child.FileLock, error) {
+	lock, err := child.LockFile(path + ".lock")
 	switch {
-	case errors.Is(err, unix.EWOULDBLOCK):
+	case errors.Is(err, child.ErrFileLocked):
 		err = fmt.Errorf("cannot listen on socket %s: another daemon serves there; set http.socket to another path", path)
 	case err != nil:
-		err = fmt.Errorf("cannot lock socket %s: %v", path, err)
+		err = fmt.Errorf("cannot lock socket %s: %v; set http.socket to a path whose folder this user may write", path, cause(err))
 	}
-	if err != nil {
-		lock.Close()
-		return nil, err
-	}
-	return lock, nil
-}
-
-// unlock lets go of the lock. Closing alone is not enough: a child that is being started has it open too, until it
-// runs its program.
-func unlock(lock *os.File) {
-	_ = unix.Flock(int(lock.Fd()), unix.LOCK_UN)
-	lock.Close()
+	return lock, err
 }
 
 // bind listens under a second name, sets owner and mode, and then puts the socket in place, so that

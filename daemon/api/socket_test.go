@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // shortDir gives a folder whose path leaves room for a socket's name.
@@ -113,27 +111,6 @@ func TestSecondDaemonIsRefused(t *testing.T) {
 		t.Fatalf("the first one's socket is broken: %v", err)
 	}
 	conn.Close()
-}
-
-// TestSocketLockIsLetGo has the lock's file open a second time at the end, as any child has that is being started.
-func TestSocketLockIsLetGo(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(shortDir(t), "s")
-	first, err := listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := unix.FcntlInt(first.lock.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(other)
-	first.Close()
-	second, err := listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	second.Close()
 }
 
 func TestSocketOfADeadDaemonIsReplaced(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
 // streamType is the content type of server-sent events.
@@ -134,16 +133,7 @@ func routeStream[I, T any](api huma.API, path string, wants need, id, summary, k
 			},
 		}}},
 	}}
-	huma.Register(api, op, func(ctx context.Context, input *I) (*huma.StreamResponse, error) {
-		write, err := handle(ctx, input)
-		if err != nil {
-			return nil, problemOf(ctx, err)
-		}
-		return &huma.StreamResponse{Body: func(hctx huma.Context) {
-			_, w := humago.Unwrap(hctx)
-			write(newEventWriter(w))
-		}}, nil
-	})
+	registerWriting(api, op, newEventWriter, handle)
 }
 
 // serve hands on what a feed tells, as far as wanted, until who follows has gone or the server stops.

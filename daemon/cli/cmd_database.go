@@ -30,7 +30,11 @@ func (c *command) databasePsql() *cobra.Command {
 			"after -- where they begin with a dash.",
 		Example: "  attune database psql\n  attune database psql -- -c 'SELECT count(*) FROM attune.event'",
 		RunE: func(_ *cobra.Command, args []string) error {
-			return c.becomeProgram("psql", args...)
+			cfg, err := c.configured()
+			if err != nil {
+				return err
+			}
+			return c.becomeProgram(cfg, "psql", args...)
 		},
 	}
 }
@@ -45,32 +49,38 @@ func (c *command) databaseBackup() *cobra.Command {
 		Example: "  attune database backup /var/backups/attune.dump",
 		Args:    needOne("file"),
 		RunE: func(_ *cobra.Command, args []string) error {
+			cfg, err := c.configured()
+			if err != nil {
+				return err
+			}
 			// Made here, so that nobody else can read it and nothing is overwritten.
 			file, err := os.OpenFile(args[0], os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 			if err != nil {
 				return usagef("cannot back up: %v", err)
 			}
 			file.Close()
-			if cfg, err := c.config(); err == nil && cfg.Database.URL == "" {
+			if cfg.Database.URL == "" {
 				c.note("backing up the private database in %s", cfg.StateDirectory())
 			}
-			err = c.becomeProgram("pg_dump", "--format=custom", "--schema=attune", "--file="+args[0])
+			err = c.becomeProgram(cfg, "pg_dump", "--format=custom", "--schema=attune", "--file="+args[0])
 			os.Remove(args[0]) // whoever comes back has not become anything
 			return err
 		},
 	}
 }
 
-// becomeProgram turns this process into one of PostgreSQL's programs, with the configured database as its own.
-// It returns only where it cannot.
-func (c *command) becomeProgram(name string, args ...string) error {
+// configured is the configuration, where it says which database is the daemon's.
+func (c *command) configured() (*daemon.Config, error) {
 	cfg, err := c.config()
 	if err == nil {
 		err = addressElsewhere(cfg, credentialStore)
 	}
-	if err != nil {
-		return err
-	}
+	return cfg, err
+}
+
+// becomeProgram turns this process into one of PostgreSQL's programs, with the configured database as its own.
+// It returns only where it cannot.
+func (c *command) becomeProgram(cfg *daemon.Config, name string, args ...string) (err error) {
 	connection := &postgres.Connection{}
 	if address := cfg.Database.URL; address != "" {
 		without, password, err := splitPassword(address)

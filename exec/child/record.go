@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // identity names one process: a pid alone is given away again.
@@ -45,27 +43,23 @@ func newRecord(runID string) record {
 // stateDir is the folder that one daemon at a time holds.
 type stateDir struct {
 	dir  string
-	lock *os.File
+	lock FileLock
 }
 
-// openStateDir takes the folder's lock. The kernel drops it when the daemon is gone, however it went.
+// openStateDir takes the folder's lock.
 func openStateDir(dir string) (*stateDir, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("cannot create the state directory: %v", err)
 	}
 	name := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	lock, err := LockFile(name)
+	switch {
+	case errors.Is(err, ErrFileLocked):
+		return nil, fmt.Errorf("cannot use the state directory %s: %w (pid %s); stop it first, or give this one a state directory of its own (state.directory)", dir, ErrLocked, holder(name))
+	case err != nil:
 		return nil, fmt.Errorf("cannot use the state directory: %v; set state.directory to a folder that this user may write", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer f.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("cannot lock %s: %v", name, err)
-		}
-		return nil, fmt.Errorf("cannot use the state directory %s: %w (pid %s); stop it first, or give this one a state directory of its own (state.directory)", dir, ErrLocked, holder(f))
-	}
-	s := &stateDir{dir: dir, lock: f}
+	s := &stateDir{dir: dir, lock: lock}
 	if err := s.writePID(); err != nil {
 		s.close()
 		return nil, fmt.Errorf("cannot write %s: %v", name, err)
@@ -76,10 +70,9 @@ func openStateDir(dir string) (*stateDir, error) {
 // ErrLocked says that another daemon holds the state directory.
 var ErrLocked = errors.New("another daemon is using it")
 
-func holder(f *os.File) string {
-	var b [32]byte
-	n, _ := f.ReadAt(b[:], 0)
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+func holder(name string) string {
+	text, _ := os.ReadFile(name) // nothing is no number
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
 		return "unknown"
 	}
@@ -143,8 +136,6 @@ func (s *stateDir) clear() error {
 
 func (s *stateDir) close() {
 	if s != nil {
-		// Closing alone is not enough: a child that is being started has it open too, until it runs its program.
-		_ = unix.Flock(int(s.lock.Fd()), unix.LOCK_UN)
-		s.lock.Close()
+		s.lock.Release()
 	}
 }
