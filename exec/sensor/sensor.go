@@ -245,6 +245,9 @@ func (s *sensor) enter(ctx context.Context, state State) {
 	s.show(func(i *Info) {
 		i.State = state
 		i.NextStart = nil
+		if s.life == nil {
+			i.PID, i.Revision = 0, ""
+		}
 		switch state {
 		case StateRunning:
 			i.PID, i.Problem = s.life.PID(), ""
@@ -253,17 +256,14 @@ func (s *sensor) enter(ctx context.Context, state State) {
 		case StateBackoff, StateWaiting:
 			until := s.until
 			i.NextStart = &until
-			i.PID = 0
 		case StateStopped, StateIdle:
-			i.PID, i.Problem = 0, ""
+			i.Problem = ""
 			if t != nil {
 				i.Problem = t.reason
 			}
 			if ctx.Err() != nil {
 				i.Problem = "the daemon is stopping"
 			}
-		case StateFailed:
-			i.PID = 0
 		}
 	})
 	if ctx.Err() == nil { // that the daemon ends is no news of each of its sensors
@@ -553,11 +553,8 @@ func (s *sensor) pauseAfter(ran time.Duration, problem string) {
 	s.show(func(i *Info) { i.Problem = problem })
 }
 
-// over forgets the process.
-func (s *sensor) over() {
-	s.life = nil
-	s.show(func(i *Info) { i.PID, i.Revision = 0, "" })
-}
+// over forgets the process. It is shown until the state changes, for what runs has a process.
+func (s *sensor) over() { s.life = nil }
 
 // stop ends the process, and then asks anew what is wanted.
 func (s *sensor) stop(ctx context.Context) happening {

@@ -86,6 +86,7 @@ type failOnPanic struct {
 	slog.Handler
 	t        *testing.T
 	expected *atomic.Int64
+	shown    func() Info // nil: nobody looks what is shown while something is logged
 }
 
 func (h *failOnPanic) Enabled(context.Context, slog.Level) bool { return true }
@@ -99,6 +100,11 @@ func (h *failOnPanic) Handle(_ context.Context, r slog.Record) error {
 			return nil
 		}
 		r.Attrs(func(a slog.Attr) bool { h.t.Error(a.Value); return true })
+	}
+	if h.shown != nil {
+		if i := h.shown(); (i.State == StateRunning) != (i.PID != 0) {
+			h.t.Errorf("with %q it shows %+v", r.Message, i)
+		}
 	}
 	return nil
 }
@@ -196,6 +202,7 @@ func TestACrashingSensorIsStartedForEver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage(t, make(chan struct{}, 1))
+		s.sensor.logger = slog.New(&failOnPanic{t: t, Handler: slog.DiscardHandler, shown: s.sensor.info})
 		s.each = crash
 		s.aim(wanted("1"))
 		s.expect(StateBackoff)

@@ -248,7 +248,7 @@ func (y *yard) other(name string, pid int) {
 	y.t.Helper()
 	until(y.t, "another process of "+name, func() bool {
 		i := y.info(name)
-		return i.State == StateRunning && i.PID != 0 && i.PID != pid // 0: the former has ended, and its state not yet
+		return i.State == StateRunning && i.PID != pid
 	})
 }
 
