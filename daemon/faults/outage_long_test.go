@@ -215,7 +215,7 @@ func (s *server) processorTime() (sum time.Duration) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	for _, pid := range strings.Fields(string(children)) {
+	for pid := range strings.FieldsSeq(string(children)) {
 		var ran int64
 		if text, err := os.ReadFile("/proc/" + pid + "/schedstat"); err == nil {
 			if _, err := fmt.Sscan(string(text), &ran); err != nil {
