@@ -424,6 +424,47 @@ func TestNothingRevivesWhatIsNotWanted(t *testing.T) {
 	}
 }
 
+// Also what waits for its turn to start, and what has it and waits a little longer than others, looks before it starts.
+func TestWhatIsNotWantedTakesNoTurn(t *testing.T) {
+	t.Parallel()
+	for name, takeBack := range map[string]func(slots chan struct{}, s *stage){
+		"before its turn": func(_ chan struct{}, s *stage) {
+			s.aim(unwanted())
+			s.expect(StateStopped)
+		},
+		"in its turn": func(slots chan struct{}, s *stage) {
+			<-slots
+			synctest.Wait()
+			if len(slots) != 1 || s.sensor.state() != StateStarting {
+				s.t.Fatal("it has not taken its turn, or does not wait in it")
+			}
+			s.aim(unwanted())
+			sleep(startJitter)
+			s.expect(StateStopped)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				slots := make(chan struct{}, 1)
+				slots <- struct{}{}
+				s := newStage(t, slots)
+				s.aim(wanted("1"))
+				s.expect(StateStarting)
+				takeBack(slots, s)
+				select {
+				case <-slots:
+				default:
+				}
+				sleep(time.Minute)
+				if s.expect(StateStopped); s.count() != 0 || len(slots) != 0 {
+					t.Errorf("%d processes were started, %d turns are kept", s.count(), len(slots))
+				}
+			})
+		})
+	}
+}
+
 func TestWorkThatIsDoneForgetsFailures(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
