@@ -411,8 +411,10 @@ func (i *Intake) try(ctx context.Context, group []item) (stored []store.StoredEv
 
 func (i *Intake) finish(group []item, stored []store.StoredEvent) {
 	fenced := map[string]int{}
+	events, enforcements := lastCounter{vec: i.metrics.events}, lastCounter{vec: i.metrics.enforcements}
+	now := time.Now()
 	for n := range group {
-		s := stored[n]
+		s := &stored[n]
 		trigger := group[n].event.Trigger
 		if s.Fenced {
 			fenced[group[n].event.Source]++
@@ -420,28 +422,28 @@ func (i *Intake) finish(group []item, stored []store.StoredEvent) {
 			i.call(group[n].done, s, fmt.Errorf("cannot store the event: another node has its sensor: %w", store.ErrNotHeld))
 			continue
 		}
-		i.metrics.latency.Observe(time.Since(group[n].taken).Seconds())
+		i.metrics.latency.Observe(now.Sub(group[n].taken).Seconds())
 		if i.traced != nil {
-			i.traced(&s, group[n].taken)
+			i.traced(s, group[n].taken)
 		}
 		if s.Duplicate {
 			i.metrics.duplicates.WithLabelValues(trigger).Inc()
 		} else {
-			i.metrics.events.WithLabelValues(trigger).Inc()
+			events.of(trigger).Inc()
 			if s.Problem != "" {
 				i.metrics.flagged.WithLabelValues(trigger).Inc()
 			}
 			for n := range s.Matches {
 				m := &s.Matches[n]
-				i.metrics.enforcements.WithLabelValues(m.Rule, m.Status).Inc()
+				enforcements.of(m.Rule, m.Status).Inc()
 				if m.Opened != "" {
-					i.opened(m, &s)
+					i.opened(m, s)
 				}
 				if m.Status == store.EnforcementError {
 					i.tell(m, trigger, s.ID)
 				}
 				if m.Stopped {
-					i.tellStopped(m, &s)
+					i.tellStopped(m, s)
 				}
 			}
 		}
@@ -453,13 +455,13 @@ func (i *Intake) finish(group []item, stored []store.StoredEvent) {
 }
 
 // call tells somebody the fate of an event. What they do then is theirs, and so is a panic.
-func (i *Intake) call(done func(store.StoredEvent, error), stored store.StoredEvent, err error) {
+func (i *Intake) call(done func(store.StoredEvent, error), stored *store.StoredEvent, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			i.logger.Error("handling the fate of an event panicked", "err", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
-	done(stored, err)
+	done(*stored, err)
 }
 
 // tell logs that a rule failed, not for each of a thousand events: every failure is a row that can be
@@ -476,7 +478,7 @@ func (i *Intake) tell(m *store.Match, trigger string, eventID int64) {
 func (i *Intake) refuse(group []item, reason string, err error) {
 	for n := range group {
 		i.metrics.rejected.WithLabelValues(reason).Inc()
-		i.call(group[n].done, store.StoredEvent{}, err)
+		i.call(group[n].done, &store.StoredEvent{}, err)
 	}
 }
 

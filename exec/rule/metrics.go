@@ -1,6 +1,10 @@
 package rule
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // The reasons for which an event is rejected, as the metric's label says them.
 const (
@@ -73,4 +77,19 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		registerer.MustRegister(m.events, m.duplicates, m.flagged, m.rejected, m.latency, m.enforcements, m.retries, m.rules, m.stopped, m.breakerOpen, m.breakerOpened)
 	}
 	return m
+}
+
+// lastCounter remembers which of its counters was asked for: nearly always it is the next one too.
+type lastCounter struct {
+	vec     *prometheus.CounterVec
+	labels  []string
+	counter prometheus.Counter
+}
+
+func (l *lastCounter) of(labels ...string) prometheus.Counter {
+	if !slices.Equal(l.labels, labels) {
+		l.labels = append(l.labels[:0], labels...)
+		l.counter = l.vec.WithLabelValues(l.labels...)
+	}
+	return l.counter
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/attune-io/attune/exec/child"
@@ -48,6 +49,12 @@ type ingest struct {
 	// blocked hears of each address that was forbidden; nil: nobody counts.
 	blocked func()
 
+	// now is when the newest line was read, or handed over. It is of run's goroutine, and so is lines.
+	now   time.Time
+	lines prometheus.Counter // of events; nil: none came
+	// stored is settle for an event of which nobody wants to know more.
+	stored func(store.StoredEvent, error)
+
 	open     outstanding
 	badRate  *rate.Limiter
 	badLog   *rate.Limiter
@@ -57,6 +64,10 @@ type ingest struct {
 func (in *ingest) init() {
 	in.badRate = rate.NewLimiter(badLinesPerSecond, badLinesPerSecond)
 	in.badLog = rate.NewLimiter(rate.Every(badLineLogEvery), badLineLogBurst)
+	in.stored = func(_ store.StoredEvent, err error) {
+		in.settled(err)
+		in.open.done()
+	}
 }
 
 // run reads to the end, and returns when the fate of every event is known. When ctx ends first it
@@ -69,7 +80,8 @@ func (in *ingest) run(ctx context.Context, stdout io.Reader) {
 		if err != nil {
 			break
 		}
-		in.stats.alive(time.Now())
+		in.now = time.Now()
+		in.stats.alive(in.now)
 		if !in.take(ctx, line) {
 			lost++
 		}
@@ -122,7 +134,10 @@ func (in *ingest) take(ctx context.Context, line child.Line) (taken bool) {
 		in.count(lineCursor)
 		return in.keepCursor(ctx, m)
 	}
-	in.count(lineEvent)
+	if in.lines == nil {
+		in.lines = in.metrics.lines.WithLabelValues(in.src.ref, lineEvent)
+	}
+	in.lines.Inc()
 	return in.submit(ctx, m)
 }
 
@@ -138,20 +153,13 @@ func blank(line []byte) bool {
 // submit hands over the events of a line; it blocks while the Sink is full.
 func (in *ingest) submit(ctx context.Context, m *message) bool {
 	acknowledge := in.acknowledger(m)
-	for _, event := range m.events {
+	for i := range m.events {
+		event := &m.events[i]
 		in.open.add()
-		in.stats.submitting(time.Now())
-		err := in.sink.SubmitAsync(ctx, event, func(stored store.StoredEvent, err error) {
-			in.settled(err)
-			if err == nil && event.Due != nil && !stored.Duplicate {
-				in.metrics.timerDelay.Observe(max(0, time.Since(*event.Due)-m.jitter).Seconds())
-			}
-			if acknowledge != nil {
-				acknowledge(err)
-			}
-			in.open.done()
-		})
-		in.stats.submitted(time.Now())
+		in.stats.submitting(in.now)
+		err := in.sink.SubmitAsync(ctx, *event, in.fate(event.Due, m.jitter, acknowledge))
+		in.now = time.Now()
+		in.stats.submitted(in.now)
 		if err != nil {
 			in.open.done()
 			in.count(lineLost)
@@ -159,6 +167,23 @@ func (in *ingest) submit(ctx context.Context, m *message) bool {
 		}
 	}
 	return true
+}
+
+// fate gives what is to be called with the fate of an event.
+func (in *ingest) fate(due *time.Time, jitter time.Duration, acknowledge func(error)) func(store.StoredEvent, error) {
+	if due == nil && acknowledge == nil {
+		return in.stored
+	}
+	return func(stored store.StoredEvent, err error) {
+		in.settled(err)
+		if err == nil && due != nil && !stored.Duplicate {
+			in.metrics.timerDelay.Observe(max(0, time.Since(*due)-jitter).Seconds())
+		}
+		if acknowledge != nil {
+			acknowledge(err)
+		}
+		in.open.done()
+	}
 }
 
 // acknowledger gives what is to be called with the fate of each event of a line: it acknowledges the

@@ -1,6 +1,7 @@
 package sensor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func TestTheSpool(t *testing.T) {
 			written <- n
 		}()
 		synctest.Wait()
-		if len(s.buf) != spoolRoom {
+		if s.waiting() != spoolRoom {
 			t.Errorf("%d bytes wait", len(s.buf))
 		}
 		select {
@@ -126,7 +127,7 @@ func TestTheSpool(t *testing.T) {
 		}
 		s.widen(2 * spoolRoom)
 		synctest.Wait()
-		if len(s.buf) != 2*spoolRoom {
+		if s.waiting() != 2*spoolRoom {
 			t.Errorf("%d bytes wait after widening", len(s.buf))
 		}
 		s.widen(0)
@@ -136,6 +137,25 @@ func TestTheSpool(t *testing.T) {
 		s.end()
 		if data, err := io.ReadAll(s); err != nil || len(data) != 3*spoolRoom {
 			t.Errorf("read %d bytes, %v", len(data), err)
+		}
+
+		s = newSpool()
+		var given, got []byte
+		for n := range 1000 { // of which a part is read each time, so that what is left moves
+			piece := bytes.Repeat([]byte{byte(n)}, 700)
+			_, _ = s.Write(piece)
+			given = append(given, piece...)
+			part := make([]byte, 650)
+			k, _ := s.Read(part)
+			got = append(got, part[:k]...)
+		}
+		if room := cap(s.buf); room > spoolRoom {
+			t.Errorf("what is read takes %d bytes still", room)
+		}
+		s.end()
+		rest, err := io.ReadAll(s)
+		if got = append(got, rest...); err != nil || !bytes.Equal(got, given) {
+			t.Errorf("read %d bytes of %d, or others: %v", len(got), len(given), err)
 		}
 
 		s = newSpool()

@@ -66,13 +66,17 @@ type wireLine struct {
 // parseLine reads one line. It is pure, and keeps nothing of data.
 func parseLine(data []byte, src *source) (*message, error) {
 	data = bytes.TrimSpace(data)
+	var w wireLine
+	if w.readPlain(data, src) {
+		return w.eventLine(src)
+	}
 	if !utf8.Valid(data) {
 		return nil, errors.New("not UTF-8")
 	}
 	if len(data) == 0 || data[0] != '{' {
 		return nil, fmt.Errorf("found %s, expected a JSON object; what is for people goes to stderr", excerpt(data))
 	}
-	var w wireLine
+	w = wireLine{}
 	if err := json.Unmarshal(data, &w); err != nil {
 		return nil, jsonProblem(err)
 	}
@@ -86,6 +90,56 @@ func parseLine(data []byte, src *source) (*message, error) {
 		return w.cursorLine()
 	}
 	return w.eventLine(src)
+}
+
+// readPlain reads what nearly all lines are, an event without anything unusual, for a small part of what json.Unmarshal takes
+// for the same; false: that has to look.
+func (w *wireLine) readPlain(data []byte, src *source) bool {
+	plain := store.PlainFields(data, func(key, value []byte) bool {
+		switch string(key) {
+		case "trigger":
+			return plainText(&w.Trigger, value, src.triggers)
+		case "instance":
+			return plainText(&w.Instance, value, nil)
+		case "due":
+			return plainText(&w.Due, value, nil)
+		case "event_id":
+			return plainValue(&w.EventID, value)
+		case "payload":
+			return plainValue(&w.Payload, value)
+		case "cursor":
+			return plainValue(&w.Cursor, value)
+		default: // json.Unmarshal takes TRIGGER for trigger, and knows more keys
+			return false
+		}
+	})
+	return plain && !w.empty()
+}
+
+// plainText takes a text without escapes, if it is the first of its key. Of those that are known it makes no copy.
+func plainText(into **string, value []byte, known []string) bool {
+	if *into != nil || value[0] != '"' || bytes.IndexByte(value, '\\') >= 0 {
+		return false
+	}
+	value = value[1 : len(value)-1]
+	for i := range known {
+		if known[i] == string(value) {
+			*into = &known[i]
+			return true
+		}
+	}
+	text := string(value)
+	*into = &text
+	return true
+}
+
+// plainValue takes a copy of a value, if it is the first of its key.
+func plainValue(into *json.RawMessage, value []byte) bool {
+	if *into != nil {
+		return false
+	}
+	*into = bytes.Clone(value)
+	return true
 }
 
 // jsonProblem tells what is wrong in words that do not name our types.
@@ -251,6 +305,8 @@ func (w *wireLine) id() (string, error) {
 	}
 	id := string(w.EventID)
 	switch c := w.EventID[0]; {
+	case c == '"' && bytes.IndexByte(w.EventID, '\\') < 0:
+		id = id[1 : len(id)-1]
 	case c == '"':
 		if err := json.Unmarshal(w.EventID, &id); err != nil {
 			return "", jsonProblem(err)

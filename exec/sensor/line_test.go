@@ -121,6 +121,39 @@ func TestLinesKeepNothing(t *testing.T) {
 	}
 }
 
+// What nearly all lines are is read by us, to the same end as json.Unmarshal; what is unusual is left to that.
+func TestPlainLines(t *testing.T) {
+	t.Parallel()
+	for line, plain := range map[string]bool{
+		`{"trigger":"p.t","payload":{"a":1}}`:                                                  true,
+		` { "trigger" : "t" , "payload" : { "a" : [ 1 ] } , "event_id" : "x" , "cursor" : 7} `: true,
+		`{"event_id":12,"instance":"p.t#1","due":"2026-01-31T13:45:00Z"}`:                      true,
+		`{"payload":null,"cursor":null}`:                                                       true,
+		`{"trigger":"","payload":{}}`:                                                          true,
+		`{"payload":{},"payload":{"a":1}}`:                                                     false,
+		`{"trigger":"p.t","trigger":"q.u"}`:                                                    false,
+		`{"Trigger":"p.t"}`:                                                                    false,
+		`{"trigger":"p\u002et"}`:                                                               false,
+		`{"trigger":null,"payload":{}}`:                                                        false,
+		`{"trigger":7}`:                                                                        false,
+		`{"cursor":7}`:                                                                         false,
+		`{"type":"heartbeat"}`:                                                                 false,
+		`{"payload":{},"color":"red"}`:                                                         false,
+		`{"payload":{"a":1e400}}`:                                                              false,
+	} {
+		var quick, thorough wireLine
+		if got := quick.readPlain([]byte(line), two()); got != plain {
+			t.Errorf("%s: plain %v, want %v", line, got, plain)
+		}
+		if err := json.Unmarshal([]byte(line), &thorough); plain && err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+		if diff := cmp.Diff(thorough, quick); plain && diff != "" {
+			t.Errorf("%s: %s", line, diff)
+		}
+	}
+}
+
 func FuzzIngestLine(f *testing.F) {
 	for _, seed := range []string{
 		`{"payload":{"a":1}}`, `{"events":[{},{}],"event_id":"e","cursor":[1]}`, `{"type":"heartbeat"}`,
@@ -131,6 +164,15 @@ func FuzzIngestLine(f *testing.F) {
 	}
 	src := two()
 	f.Fuzz(func(t *testing.T, line string) {
+		var quick, thorough wireLine
+		if quick.readPlain([]byte(line), src) {
+			if err := json.Unmarshal([]byte(line), &thorough); err != nil {
+				t.Fatalf("it is taken for plain: %v", err)
+			}
+			if diff := cmp.Diff(thorough, quick); diff != "" {
+				t.Fatal(diff)
+			}
+		}
 		m, err := parseLine([]byte(line), src)
 		if err != nil {
 			if m != nil {

@@ -19,7 +19,8 @@ const (
 type spool struct {
 	mu     sync.Mutex
 	moved  sync.Cond
-	buf    []byte
+	buf    []byte // from at on it is to be read
+	at     int
 	room   int // 0: no bound
 	closed bool
 	waste  bool
@@ -37,7 +38,7 @@ func (s *spool) Write(p []byte) (int, error) {
 	defer s.mu.Unlock()
 	n := 0
 	for n < len(p) {
-		for !s.waste && !s.closed && s.room > 0 && len(s.buf) >= s.room {
+		for !s.waste && !s.closed && s.room > 0 && s.waiting() >= s.room {
 			s.moved.Wait()
 		}
 		if s.waste || s.closed {
@@ -45,7 +46,11 @@ func (s *spool) Write(p []byte) (int, error) {
 		}
 		part := p[n:]
 		if s.room > 0 {
-			part = part[:min(len(part), s.room-len(s.buf))]
+			part = part[:min(len(part), s.room-s.waiting())]
+		}
+		if s.at > 0 && len(s.buf)+len(part) > cap(s.buf) {
+			s.buf = s.buf[:copy(s.buf, s.buf[s.at:])]
+			s.at = 0
 		}
 		s.buf = append(s.buf, part...)
 		n += len(part)
@@ -58,20 +63,26 @@ func (s *spool) Write(p []byte) (int, error) {
 func (s *spool) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for len(s.buf) == 0 && !s.closed && !s.waste {
+	for s.waiting() == 0 && !s.closed && !s.waste {
 		s.moved.Wait()
 	}
-	if len(s.buf) == 0 || s.waste {
+	if s.waiting() == 0 || s.waste {
 		return 0, io.EOF
 	}
-	n := copy(p, s.buf)
-	s.buf = s.buf[:copy(s.buf, s.buf[n:])]
-	if len(s.buf) == 0 && cap(s.buf) > spoolRoom {
-		s.buf = nil
+	n := copy(p, s.buf[s.at:])
+	s.at += n
+	if s.waiting() == 0 {
+		s.buf, s.at = s.buf[:0], 0
+		if cap(s.buf) > spoolRoom {
+			s.buf = nil
+		}
 	}
 	s.moved.Broadcast()
 	return n, nil
 }
+
+// waiting is how much is there to be read.
+func (s *spool) waiting() int { return len(s.buf) - s.at }
 
 // widen changes the room; 0 is no bound.
 func (s *spool) widen(room int) {
@@ -93,6 +104,6 @@ func (s *spool) end() {
 func (s *spool) discard() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waste, s.buf = true, nil
+	s.waste, s.buf, s.at = true, nil, 0
 	s.moved.Broadcast()
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -92,6 +93,31 @@ func isPlainJSON(raw []byte) bool {
 	return utf8.Valid(raw) && r.value(0) && r.peek() == 0 && r.at == len(raw)
 }
 
+// PlainFields calls field for each field of an object, in their order, with the key as it is written between its quotes
+// and the value as it is written. It gives false where text is no object of JSON that certainly needs no change (see
+// isPlainJSON), of which field may be told a beginning, or where field does: then somebody has to look closer.
+func PlainFields(text []byte, field func(key, value []byte) bool) bool {
+	r := plainReader{text: text}
+	if !utf8.Valid(text) || r.peek() != '{' {
+		return false
+	}
+	all := r.list('}', 1, func() bool {
+		r.peek()
+		key := r.at
+		if !r.string() {
+			return false
+		}
+		end := r.at
+		if !r.take(':') {
+			return false
+		}
+		r.peek()
+		value := r.at
+		return r.value(1) && field(text[key+1:end-1], text[value:r.at])
+	})
+	return all && r.peek() == 0 && r.at == len(text)
+}
+
 // plainReader reads JSON (RFC 8259) to find out whether it is plain. Its methods leave at behind what they read.
 type plainReader struct {
 	text []byte
@@ -170,6 +196,12 @@ func (r *plainReader) string() bool {
 		return false
 	}
 	for ; r.at < len(r.text); r.at++ {
+		for r.at+8 <= len(r.text) && isText(binary.LittleEndian.Uint64(r.text[r.at:])) {
+			r.at += 8
+		}
+		if r.at == len(r.text) {
+			return false
+		}
 		switch c := r.text[r.at]; {
 		case c == '"':
 			r.at++
@@ -183,6 +215,14 @@ func (r *plainReader) string() bool {
 		}
 	}
 	return false
+}
+
+// isText says that none of eight bytes is a quote, a backslash or a control character: what is less than a space
+// borrows from its highest bit, and so does a zero, which a character is once it is compared with itself.
+func isText(eight uint64) bool {
+	const low, high = 0x0101010101010101, 0x8080808080808080
+	quote, backslash := eight^(low*'"'), eight^(low*'\\')
+	return ((eight-low*' ')&^eight|(quote-low)&^quote|(backslash-low)&^backslash)&high == 0
 }
 
 // escape reads the escape that a backslash begins, up to its last byte.

@@ -3,6 +3,7 @@ package store_test
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -97,6 +98,42 @@ func FuzzCleanJSON(f *testing.F) {
 			t.Fatalf("%q was cleaned to %q, and again to %q: %s", in, clean, again, problem)
 		}
 	})
+}
+
+// What a string may hold is looked at eight bytes at once: each byte stands in each place once.
+func TestPlainFieldsOfEachByte(t *testing.T) {
+	t.Parallel()
+	for c := range 256 {
+		for place := range 20 {
+			text := bytes.Repeat([]byte("x"), 20)
+			text[place] = byte(c)
+			line := append(append([]byte(` {"k" : "`), text...), `","l":[{}]} `...)
+			var found []string
+			plain := store.PlainFields(line, func(key, value []byte) bool {
+				found = append(found, string(key), string(value))
+				return true
+			})
+			if want := json.Valid(line) && utf8.Valid(line); plain != want {
+				t.Fatalf("%q: plain %v, want %v", line, plain, want)
+			}
+			if want := []string{"k", `"` + string(text) + `"`, "l", "[{}]"}; plain && !slices.Equal(found, want) {
+				t.Fatalf("%q: found %q", line, found)
+			}
+		}
+	}
+	all := func(key, value []byte) bool { return true }
+	for text, want := range map[string]bool{
+		"{}": true, ` { } `: true, `{"a":1,"a":2}`: true, "": false, "[]": false, "{": false, `{"a":1}x`: false, `{"a":1} {}`: false,
+		`{"a":1,}`: false, `{"a"}`: false, `{a:1}`: false, "{}\x00": false, `{"a":1e5}`: false,
+		`{"a":` + nested(63) + `}`: true, `{"a":` + nested(64) + `}`: false,
+	} {
+		if got := store.PlainFields([]byte(text), all); got != want {
+			t.Errorf("%.40q: plain %v, want %v", text, got, want)
+		}
+	}
+	if store.PlainFields([]byte(`{"a":1,"b":2}`), func(key, _ []byte) bool { return string(key) != "b" }) {
+		t.Error("nobody looks closer where one of the fields wants it")
+	}
 }
 
 // The corpus of the fuzzer's seeds and of the table, against the real judge.

@@ -35,7 +35,8 @@ func (s *Store) CommitEvents(ctx context.Context, events []NewEvent, match Match
 	if len(events) == 0 {
 		return nil, nil
 	}
-	clean := cleaned(events)
+	clean := slices.Clone(events)
+	cleanEvents(clean)
 	stored, err := s.commit(ctx, clean, match)
 	if err == nil || !isData(err) {
 		return stored, s.failed("store events", err)
@@ -94,11 +95,10 @@ func refuseMatches(match Matcher, problem string) Matcher {
 	}
 }
 
-// cleaned gives events that PostgreSQL takes, with what had to be changed in their Problem.
-func cleaned(events []NewEvent) []NewEvent {
-	clean := slices.Clone(events)
-	for i := range clean {
-		e := &clean[i]
+// cleanEvents makes events such that PostgreSQL takes them, with what had to be changed in their Problem.
+func cleanEvents(events []NewEvent) {
+	for i := range events {
+		e := &events[i]
 		payload, problem := cleanJSON(e.Payload)
 		e.Payload = payload
 		e.Problem = cleanText(e.Problem)
@@ -109,7 +109,6 @@ func cleaned(events []NewEvent) []NewEvent {
 		e.Instance = cleanText(e.Instance)
 		e.Source = cleanText(e.Source)
 	}
-	return clean
 }
 
 func addProblem(problem, more string) string {
@@ -204,8 +203,10 @@ type EventGroup struct{ c *eventCommit }
 // have an event with the same EventID, and leaves the generation alone, so that an apply finds its place
 // between two groups. It calls numbered, once and unless it fails, as soon as the events have their numbers: from
 // then on the next group may be begun without taking a lower one. Of many events that is before they are inserted.
+// The events are the group's from now on.
 func (s *Store) BeginEvents(ctx context.Context, events []NewEvent, ahead bool, numbered func()) (*EventGroup, error) {
-	c, err := s.begin(ctx, cleaned(events), ahead, numbered)
+	cleanEvents(events)
+	c, err := s.begin(ctx, events, ahead, numbered)
 	if err != nil {
 		return nil, s.failed("store events", err)
 	}
@@ -379,10 +380,10 @@ func (c *eventCommit) insertNumbered(ctx context.Context, batch *pgx.Batch, numb
 	}
 	numbered()
 	n := len(c.events)
-	ids, triggers, sources, payloads := make([]int64, n), make([]string, n), make([]string, n), make([]string, n)
+	ids, triggers, sources, payloads := make([]int64, n), make([]string, n), make([]string, n), make([][]byte, n)
 	for i := range c.events {
 		e := &c.events[i]
-		ids[i], triggers[i], sources[i], payloads[i] = c.stored[i].ID, e.Trigger, e.Source, string(e.Payload)
+		ids[i], triggers[i], sources[i], payloads[i] = c.stored[i].ID, e.Trigger, e.Source, e.Payload
 	}
 	var insert pgx.Batch
 	c.s.queue(&insert, "InsertNumberedEvents", pgx.StrictNamedArgs{
