@@ -74,7 +74,7 @@ type handing struct {
 // ClaimFor has what the group queues claimed with it, as far as the hand has room.
 func (g *EventGroup) ClaimFor(hand Hand) { g.c.handing.hand = hand }
 
-// queuedRow is what QueueClaimed answers.
+// queuedRow is what QueueClaimed and ClaimMatches answer.
 type queuedRow struct {
 	IsClaimed bool
 	claimRow
@@ -110,8 +110,14 @@ func (c *eventCommit) queueRows(batch *pgx.Batch, rows *executionRows, queued fu
 	args := claiming.args(h.known)
 	delete(args, "most")
 	args["last_claimed"] = due[min(claiming.Most, len(due))-1]
-	maps.Copy(args, rows.args())
-	c.s.queue(batch, "QueueClaimed", args).Query(func(answer pgx.Rows) error {
+	statement := "QueueClaimed"
+	if rows.special {
+		maps.Copy(args, rows.args())
+	} else {
+		statement = "ClaimMatches"
+		maps.Copy(args, rows.plainArgs())
+	}
+	c.s.queue(batch, statement, args).Query(func(answer pgx.Rows) error {
 		all, err := pgx.CollectRows(answer, pgx.RowToStructByPos[queuedRow])
 		if err != nil {
 			return err

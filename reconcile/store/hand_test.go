@@ -120,6 +120,28 @@ func TestClaimedAsItIsQueued(t *testing.T) {
 	}
 }
 
+// Plain matches of several events, of which the hand has room for some.
+func TestPlainMatchesAreClaimedInTheirOrder(t *testing.T) {
+	t.Parallel()
+	s := storetest.New(t)
+	apply(t, s, change("a", action("a", "x"), trigger("a", "t")))
+	hand := &fakeHand{room: 2}
+	var events []store.NewEvent
+	for n := range 3 {
+		events = append(events, store.NewEvent{Trigger: "a.t", Source: "s", Payload: fmt.Appendf(nil, `{"n": %d}`, n)})
+	}
+	stored, err := commitFor(t.Context(), s, hand, matchAll("a.x", 1), events...)
+	if err != nil || len(hand.claimed) != 2 {
+		t.Fatalf("claimed %+v: %v", hand.claimed, err)
+	}
+	for i, c := range append(hand.claimed, claim(t, s, "m", 9)...) {
+		e, _ := execution(t, s, c.ExecutionID)
+		if c.ExecutionID != stored[i].Executions[0] || c.EventID != stored[i].ID || string(c.Parameters) != fmt.Sprintf(`{"n": %d}`, i) || *e.EventID != c.EventID || e.Status != store.StatusRunning {
+			t.Errorf("claimed %+v as number %d, it is %+v", c, i, e)
+		}
+	}
+}
+
 // What is not due is nobody's, and the hand is not asked for it.
 func TestNothingToClaimAsItIsQueued(t *testing.T) {
 	t.Parallel()
@@ -257,6 +279,7 @@ func TestClaimedAsItIsQueuedIsAsClaimedLater(t *testing.T) {
 	for name, e := range map[string]store.NewExecution{
 		"plain":                {Action: "a.late", Priority: 3, Timeout: time.Minute, Secrets: map[string]string{"/token": "name"}, Retry: &manifest.Retry{MaxAttempts: 2}},
 		"known":                {Action: "a.late"},
+		"prior":                {Action: "a.late", Priority: 7},
 		"expired":              {Action: "a.late", DueAt: before},
 		"due a moment ago":     {Action: "a.late", DueAt: second},
 		"scheduled":            {Action: "a.late", DueAt: day},

@@ -265,6 +265,95 @@ SELECT
 FROM placed
 ORDER BY place;
 
+-- name: ClaimMatches
+-- QueueMatches as QueueClaimed: what an event leads to where nothing else is to be done.
+WITH
+placed AS MATERIALIZED (
+    SELECT
+        matched.*,
+        matched.text::jsonb AS parameters,
+        split_part(matched.action_ref, '.', 1) AS pack_ref,
+        CASE WHEN matched.is_claimed THEN
+            encode(int8send(matched.execution_id) || substring(uuid_send(gen_random_uuid()) FROM 9), 'hex')::uuid
+        END AS token,
+        CASE WHEN matched.is_claimed AND action.enabled AND action.revision_id = ANY (@ready_revisions::bigint[]) THEN now() END AS started_at,
+        CASE WHEN matched.is_claimed THEN revision.id END AS revision_id,
+        CASE WHEN matched.is_claimed THEN revision.digest END AS revision,
+        CLAIMED_ACTION
+    FROM (
+        SELECT
+            nextval('attune.enforcement_id') AS enforcement_id,
+            nextval('attune.execution_id') AS execution_id,
+            given.*,
+            given.place <= @last_claimed::bigint AND NOT EXISTS (SELECT FROM attune.pause WHERE one) AS is_claimed
+        FROM unnest(
+            @event_ids::bigint[], @rule_refs::text[], @trigger_refs::text[], @action_refs::text[], @priorities::integer[],
+            @parameters::text[]
+        ) WITH ORDINALITY AS given (event_id, rule_ref, trigger_ref, action_ref, priority, text, place)
+        OFFSET 0 -- once for each, not for each use
+    ) AS matched
+    LEFT JOIN attune.action
+        ON action.ref = matched.action_ref
+    LEFT JOIN attune.revision
+        ON revision.id = action.revision_id
+),
+judged AS (
+    INSERT INTO attune.enforcement (id, event_id, rule_ref, status, execution_ids)
+    SELECT enforcement_id, event_id, rule_ref, 'matched', ARRAY[execution_id]
+    FROM placed
+),
+queued AS (
+    INSERT INTO attune.queue (
+        execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
+        priority, due_at, parameters, requested_by, depth,
+        attempt, token, node, claimed_at, lease_until, started_at, revision_id, revision
+    )
+    SELECT
+        execution_id, now(), CASE WHEN is_claimed THEN 'running' ELSE 'requested' END, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
+        priority, now(), parameters, @requested_by::text, @depth::integer,
+        is_claimed::integer, token, CASE WHEN is_claimed THEN @node::text END, CASE WHEN is_claimed THEN now() END,
+        CASE WHEN is_claimed THEN now() + make_interval(secs => @lease_seconds::double precision) END,
+        started_at, revision_id, revision
+    FROM placed
+)
+SELECT
+    is_claimed,
+    execution_id,
+    now() AS created_at,
+    COALESCE(token::text, '') AS token,
+    is_claimed::integer AS attempt,
+    0 AS spared,
+    pack_ref,
+    action_ref,
+    rule_ref,
+    trigger_ref,
+    event_id,
+    parameters,
+    NULL::jsonb AS secrets,
+    NULL::jsonb AS retry,
+    NULL::jsonb AS former_manifest,
+    priority,
+    NULL::double precision AS timeout_seconds,
+    now() AS due_at,
+    started_at IS NOT NULL AS begun,
+    FALSE AS expired,
+    revision_id,
+    revision,
+    action_id,
+    action_generation,
+    action_enabled,
+    action_disabled_by,
+    file,
+    manifest,
+    digest,
+    files_digest,
+    action_created_at,
+    action_updated_at,
+    NULL::text AS concurrency_key,
+    place
+FROM placed
+ORDER BY place;
+
 -- name: WakeQueue
 SELECT pg_notify('attune_queue', '');
 
