@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -483,16 +484,40 @@ func (c *Config) resolve() {
 		}
 		*p = filepath.Join(folder, *p)
 	}
+	c.eachPath(absolute)
+}
+
+// eachPath gives each path of the configuration, with its key.
+func (c *Config) eachPath(path func(key string, p *string)) {
 	for i := range c.Packs.Directories {
-		absolute("packs.directory", &c.Packs.Directories[i])
+		path("packs.directory", &c.Packs.Directories[i])
 	}
-	absolute("state.directory", &c.State.Directory)
-	absolute("runtimes.python_wheels", &c.Runtimes.PythonWheels)
-	absolute("secrets.directory", &c.Secrets.Directory)
-	absolute("secrets.key_file", &c.Secrets.KeyFile)
-	absolute("http.socket", &c.HTTP.Socket)
-	absolute("http.tls_cert", &c.HTTP.TLSCert)
-	absolute("http.tls_key", &c.HTTP.TLSKey)
+	path("state.directory", &c.State.Directory)
+	path("runtimes.python_wheels", &c.Runtimes.PythonWheels)
+	path("secrets.directory", &c.Secrets.Directory)
+	path("secrets.key_file", &c.Secrets.KeyFile)
+	path("http.socket", &c.HTTP.Socket)
+	path("http.tls_cert", &c.HTTP.TLSCert)
+	path("http.tls_key", &c.HTTP.TLSKey)
+}
+
+// shellPath is a path that only a shell would understand: it would be a folder called ~ beside the file.
+var shellPath = regexp.MustCompile(`^(~[^/]*|\$[A-Za-z_{][^/]*)(/|$)`)
+
+// shellProblem says what to write instead of a path that only a shell understands; empty: it is none.
+func (c *Config) shellProblem(p string) string {
+	word := shellPath.FindString(p)
+	if word == "" {
+		return ""
+	}
+	text := fmt.Sprintf("found %q, expected the whole path: %s means something to shells only", p, strings.TrimSuffix(word, "/"))
+	switch home := c.machine.env["HOME"]; strings.TrimSuffix(word, "/") {
+	case "~", "$HOME", "${HOME}":
+		if home != "" {
+			text += fmt.Sprintf("; write %q", filepath.Join(home, strings.TrimPrefix(p, word)))
+		}
+	}
+	return text
 }
 
 // Trust is what [packs] says of who may write packs. The configuration has to be valid.
@@ -533,6 +558,11 @@ func (c *Config) validate() []ConfigProblem {
 			refuse("packs.auto_load", "found %q, expected a pattern like \"*\" or \"net_*\"", pattern)
 		}
 	}
+	c.eachPath(func(key string, p *string) {
+		if problem := c.shellProblem(*p); problem != "" {
+			refuse(key, "%s", problem)
+		}
+	})
 	choice("packs.world_writable", c.Packs.WorldWritable, "refuse", "warn")
 	choice("packs.signatures", c.Packs.Signatures, reconcile.SignaturesOff, reconcile.SignaturesWarn, reconcile.SignaturesEnforce)
 	for _, key := range c.Packs.Keys {

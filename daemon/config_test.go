@@ -297,6 +297,13 @@ func TestFindConfigRefuses(t *testing.T) {
 		{"bad variable", os.DevNull, []string{"ATTUNE_EXEC_DRAIN=soon"}, nil, `$ATTUNE_EXEC_DRAIN: cannot use exec.drain: found "soon", expected a duration like "250ms", "5m" or "30d"`},
 		{"empty variable", os.DevNull, []string{"ATTUNE_EXEC_DRAIN="}, nil, `$ATTUNE_EXEC_DRAIN: cannot use exec.drain: found "", expected a duration like "250ms", "5m" or "30d"`},
 		{"bad choice of a variable", os.DevNull, []string{"ATTUNE_LOG_LEVEL=inf"}, nil, `$ATTUNE_LOG_LEVEL: cannot use log.level: found "inf", expected debug, info, warn, error; did you mean "info"?`},
+		{"variable of no key", os.DevNull, []string{"ATTUNE_EXEC_WORKRES=4"}, nil, `$ATTUNE_EXEC_WORKRES: cannot use it: found a variable of no key; did you mean ATTUNE_EXEC_WORKERS?`},
+		{"variable of a misspelled table", os.DevNull, []string{"ATTUNE_EXCE_DRAIN=4s"}, nil, `$ATTUNE_EXCE_DRAIN: cannot use it: found a variable of no key; did you mean ATTUNE_EXEC_DRAIN?`},
+		{"variable that is like no other", os.DevNull, []string{"ATTUNE_STATE_DIR=/x"}, nil, `$ATTUNE_STATE_DIR: cannot use it: found a variable of no key, expected one of ATTUNE_STATE_DIRECTORY`},
+		{"port of the operator", os.DevNull, []string{"ATTUNE_DATABASE_PORT=5432"}, nil, `$ATTUNE_DATABASE_PORT: cannot use it: found a variable of no key; did you mean ATTUNE_DATABASE_URL?`},
+		{"path of a shell", os.DevNull, []string{"HOME=/home/u", "ATTUNE_PACKS_DIRECTORY=/x,~/packs"}, nil, `$ATTUNE_PACKS_DIRECTORY: cannot use packs.directory: found "~/packs", expected the whole path: ~ means something to shells only; write "/home/u/packs"`},
+		{"variable in a path", os.DevNull, []string{"HOME=/home/u", "ATTUNE_STATE_DIRECTORY=${HOME}"}, nil, `$ATTUNE_STATE_DIRECTORY: cannot use state.directory: found "${HOME}", expected the whole path: ${HOME} means something to shells only; write "/home/u"`},
+		{"another's home", os.DevNull, []string{"HOME=/home/u", "ATTUNE_HTTP_SOCKET=~ada/s"}, nil, `$ATTUNE_HTTP_SOCKET: cannot use http.socket: found "~ada/s", expected the whole path: ~ada means something to shells only`},
 		{"bad flag", os.DevNull, nil, []Flag{{"exec.workers", "many", "--workers"}}, `--workers: cannot use exec.workers: found "many", expected a whole number`},
 	}
 	for _, test := range tests {
@@ -307,6 +314,33 @@ func TestFindConfigRefuses(t *testing.T) {
 				t.Errorf("found %v\nwant  %s", err, test.want)
 			}
 		})
+	}
+}
+
+// A daemon may run as a child of another, beside services of Kubernetes, and in the environment of commands.
+func TestOtherVariables(t *testing.T) {
+	t.Parallel()
+	environ := []string{
+		// of commands
+		"ATTUNE_CONFIG=" + os.DevNull, "ATTUNE_URL=http://x", "ATTUNE_TOKEN=t", "ATTUNE_TOKEN_FILE=/t", "ATTUNE_CA_FILE=/c",
+		// of children
+		"ATTUNE_ACTION=a.b", "ATTUNE_ACTION_EXEC_DRAIN=x", "ATTUNE_ATTEMPT=1", "ATTUNE_BINARY=/a", "ATTUNE_CHILD_ID=1", "ATTUNE_DATA_DIR=/d",
+		"ATTUNE_EVENT_ID=1", "ATTUNE_EXEC_ID=1", "ATTUNE_EXECUTION_ID=1", "ATTUNE_LOG_LEVEL=info", "ATTUNE_PACK_CONFIG_FILE=/f",
+		"ATTUNE_PACK_CONFIG_DIRECTORY=/f", "ATTUNE_PACK_DIR=/p", "ATTUNE_PACK_REF=p", "ATTUNE_PARAMETER_DELIVERY=stdin",
+		"ATTUNE_PARAMETER_FILE=/f", "ATTUNE_PARAMETER_FORMAT=json", "ATTUNE_RESULT_FILE=/r", "ATTUNE_RULE=r", "ATTUNE_RUN_ID=1",
+		"ATTUNE_SENSOR_CURSOR=1", "ATTUNE_SENSOR_MAX_RATE=1", "ATTUNE_SENSOR_REF=s", "ATTUNE_SENSOR_TRIGGERS=[]",
+		"ATTUNE_SENSOR_TRIGGERS_FILE=/t", "ATTUNE_TRIGGER=t",
+		// of services that are called attune, attune-database and attune-http
+		"ATTUNE_PORT=tcp://10.0.0.1:9753", "ATTUNE_SERVICE_HOST=10.0.0.1", "ATTUNE_DATABASE_SERVICE_HOST=10.0.0.2",
+		"ATTUNE_DATABASE_SERVICE_PORT=5432", "ATTUNE_DATABASE_PORT=tcp://10.0.0.2:5432", "ATTUNE_DATABASE_PORT_5432_TCP_ADDR=10.0.0.2",
+		"ATTUNE_HTTP_SERVICE_PORT_API=9753",
+		// of nobody known
+		"ATTUNE_SITE=oslo", "ATTUNE_=x",
+	}
+	for _, pair := range environ {
+		if _, err := FindConfig(os.DevNull, []string{pair}); err != nil {
+			t.Errorf("%s: %v", pair, err)
+		}
 	}
 }
 

@@ -155,12 +155,13 @@ func (c *Config) keys() []key {
 	}
 }
 
-// readEnvironment sets every key whose variable is there. Other variables that begin with ATTUNE_ are
-// somebody else's: those that children get, say.
+// readEnvironment sets every key whose variable is there, and refuses what can only be meant for one.
 func (c *Config) readEnvironment(env map[string]string) []ConfigProblem {
 	var problems []ConfigProblem
+	known := map[string]bool{}
 	for _, k := range c.keys() {
-		name := "ATTUNE_" + strings.ToUpper(strings.ReplaceAll(k.key, ".", "_"))
+		name := variableOf(k.key)
+		known[name] = true
 		text, ok := env[name]
 		if !ok {
 			continue
@@ -170,8 +171,64 @@ func (c *Config) readEnvironment(env map[string]string) []ConfigProblem {
 			problems = append(problems, c.problem(k.key, "%v", err))
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if !known[name] {
+			problems = append(problems, unknownVariable(name, env[name], c.keys())...)
+		}
+	}
 	return problems
 }
+
+// variablePrefix is what the variable of each key begins with.
+const variablePrefix = "ATTUNE_"
+
+// variableOf names the variable of a key.
+func variableOf(key string) string {
+	return variablePrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// unknownVariable says what is wrong with a variable that is none of a key's: that it begins as those of a table, or
+// is a slip away from one. Other variables that begin with ATTUNE_ are somebody else's: those of commands, those
+// that children get, and a daemon may run as a child of another.
+func unknownVariable(name, value string, keys []key) []ConfigProblem {
+	rest, ours := strings.CutPrefix(name, variablePrefix)
+	if !ours || foreignVariable.MatchString(rest) || serviceLink(rest, value) {
+		return nil
+	}
+	var all, inTable []string
+	for _, k := range keys {
+		variable := strings.TrimPrefix(variableOf(k.key), variablePrefix)
+		all = append(all, variable)
+		section, _, _ := strings.Cut(k.key, ".")
+		if strings.HasPrefix(rest, strings.ToUpper(section)+"_") {
+			inTable = append(inTable, variable)
+		}
+	}
+	near := manifest.Nearest(rest, all)
+	if inTable == nil && near == "" {
+		return nil
+	}
+	p := ConfigProblem{Place: manifest.Place{File: "$" + name}, Message: "cannot use it: found a variable of no key"}
+	switch {
+	case near != "":
+		p.Hint = fmt.Sprintf("did you mean %s%s?", variablePrefix, near)
+	default:
+		p.Message += ", expected one of " + variablePrefix + strings.Join(inTable, ", "+variablePrefix)
+	}
+	return []ConfigProblem{p}
+}
+
+// foreignVariable are the names behind ATTUNE_ that would pass for a key's, or for a slip in one: ATTUNE_EXEC_ID,
+// which every action gets, and those that are made of names that packs choose.
+var foreignVariable = regexp.MustCompile(`^(EXEC_ID$|ACTION_|SENSOR_|PACK_CONFIG_)`)
+
+// serviceLink says whether Kubernetes made a variable for a service beside the daemon's, such as one that is called
+// attune-database.
+func serviceLink(rest, value string) bool {
+	return serviceVariable.MatchString(rest) || strings.HasSuffix(rest, "_PORT") && strings.Contains(value, "://")
+}
+
+var serviceVariable = regexp.MustCompile(`_SERVICE_(HOST|PORT)|_PORT_[0-9]+_`)
 
 func (c *Config) readFlags(flags []Flag) []ConfigProblem {
 	var problems []ConfigProblem
