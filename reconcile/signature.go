@@ -263,6 +263,24 @@ func packToSign(folder string) (*folder, error) {
 	return f, nil
 }
 
+// PackFolders gives the folder of the pack at a path, or those of the packs in the folder at it.
+func PackFolders(path string) ([]string, error) {
+	places, err := packsAt(path)
+	if err != nil {
+		return nil, err
+	}
+	var folders []string
+	for _, p := range places {
+		if hasPackFile(p) {
+			folders = append(folders, p.key)
+		}
+	}
+	if folders == nil {
+		return nil, errors.New("it is no pack, and no folder of packs: neither it nor a folder in it has a pack.yaml")
+	}
+	return folders, nil
+}
+
 // Verify says whose signature the pack in a folder has; the error says why none counts.
 func (t *Trust) Verify(folder string) (ref string, by PublicKey, err error) {
 	f, err := packToSign(folder)

@@ -667,6 +667,9 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot reach a daemon at %s: %w", c.name, ErrNoDaemon)
 	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return fmt.Errorf("cannot talk to the daemon at %s: %w", c.name, ErrPlain)
+	}
 	if denied, ok := errors.AsType[*deniedError](err); ok {
 		return fmt.Errorf("cannot reach a daemon: %w", denied)
 	}
@@ -684,6 +687,9 @@ func (c *Client) broken(ctx context.Context, err error) error {
 	return fmt.Errorf("cannot read the answer of the daemon at %s: %v", c.name, err)
 }
 
+// plainToTLS begins what net/http answers to who speaks plain HTTP where it expects TLS.
+const plainToTLS = "Client sent an HTTP request to an HTTPS server"
+
 // refusal turns an answer other than 2xx into an error.
 func (c *Client) refusal(response *http.Response) error {
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
@@ -693,6 +699,9 @@ func (c *Client) refusal(response *http.Response) error {
 	problem := new(Error)
 	if json.Unmarshal(text, problem) == nil && problem.Code != "" {
 		return problem
+	}
+	if response.StatusCode == http.StatusBadRequest && strings.HasPrefix(string(text), plainToTLS) {
+		return fmt.Errorf("cannot talk to the daemon at %s: %w", c.name, ErrTLS)
 	}
 	return fmt.Errorf("cannot use the answer of %s: found HTTP status %s, expected an Attune daemon", c.name, response.Status)
 }

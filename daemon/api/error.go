@@ -19,6 +19,12 @@ func (e *deniedError) Error() string { return "no permission for socket " + e.pa
 
 func (e *deniedError) Is(target error) bool { return target == ErrNoDaemon || target == ErrDenied }
 
+// ErrPlain and ErrTLS say that somebody answers who speaks the other of http:// and https://.
+var (
+	ErrPlain = errors.New("it speaks plain HTTP there, not TLS")
+	ErrTLS   = errors.New("it speaks TLS there, not plain HTTP")
+)
+
 // ErrUntrusted says that somebody answers who does not prove to be the daemon.
 var ErrUntrusted = errors.New("its certificate is not believed")
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -758,6 +759,23 @@ func TestClientTellsWhatIsThere(t *testing.T) {
 	}
 	if _, err := client.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "502 Bad Gateway, expected an Attune daemon") {
 		t.Errorf("found %v", err)
+	}
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
+	for address, want := range map[string]error{
+		strings.Replace(other.URL, "http://", "https://", 1):  ErrPlain,
+		strings.Replace(secure.URL, "https://", "http://", 1): ErrTLS,
+	} {
+		client, err := NewClient(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		if _, err := client.Status(t.Context()); !errors.Is(err, want) || !strings.HasPrefix(err.Error(), "cannot talk to the daemon at "+address) {
+			t.Errorf("%s: found %v, want %v", address, err, want)
+		}
 	}
 	gone, err := NewSocketClient([]string{"/nonexistent/a.sock", "/nonexistent/b.sock"})
 	if err != nil {

@@ -145,7 +145,7 @@ func (s *Server) tried(ctx context.Context, ref string, source TrialSource) (*tr
 		}, nil
 	}
 	if candidate.Errors.HasErrors() || candidate.Rule == nil {
-		return nil, newError(CodeInvalidRequest, fmt.Sprintf("cannot try rule %s: its file would be refused", ref), "correct it first", findingDetails(candidate.Errors)...)
+		return nil, newError(CodeConflict, fmt.Sprintf("cannot try rule %s: its file would be refused", ref), "correct it first", findingDetails(candidate.Errors)...)
 	}
 	return &tried{
 		ref: ref, spec: candidate.Rule, index: rule.Try(catalog, candidate.Components, s.log), file: candidate.File,

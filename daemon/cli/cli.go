@@ -116,11 +116,20 @@ func (c *command) finish(err error) int {
 	case errors.Is(err, api.ErrDenied):
 		c.complain(err.Error(), "Join the group that owns it and log in anew, or use the daemon's user.")
 		return exitNoDaemon
+	case errors.Is(err, api.ErrPlain):
+		c.complain(err.Error(), "Name it with http:// by --url or ATTUNE_URL, or another daemon.")
+		return exitNoDaemon
+	case errors.Is(err, api.ErrTLS):
+		c.complain(err.Error(), "Name it with https:// by --url or ATTUNE_URL.")
+		return exitNoDaemon
 	case errors.Is(err, api.ErrNoDaemon):
 		c.complain(err.Error(), "Start one with `attune daemon`, or name another with --url or --config.")
 		return exitNoDaemon
 	case errors.As(err, &problem):
 		c.complain(problem.Error(), problem.Hint)
+		if problem.Code == api.CodeInvalidRequest {
+			return exitUsage // a word of the command line that only the daemon reads, such as that of --since
+		}
 		return exitFailed
 	default:
 		c.complain(err.Error(), "")

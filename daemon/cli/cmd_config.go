@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -55,27 +56,55 @@ func (c *command) configCheck() *cobra.Command {
 		Example: "  attune config check --config /etc/attune/attune.toml",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := c.config()
+			report, err := c.checkConfig()
 			if err != nil {
 				return err
 			}
-			// Who may not read the key, as most who check may not, cannot say anything about it.
-			if err := cfg.CheckCertificate(); err != nil && !errors.Is(err, fs.ErrPermission) {
-				return usagef("%v", err)
+			if err := c.print(report, func(w io.Writer) {
+				c.findings(w, report.Errors)
+				if !report.Errors.HasErrors() {
+					fmt.Fprintf(w, "The configuration is good (%s).\n", cmp.Or(report.File, "no file: the defaults, the environment and the flags"))
+				}
+			}); err != nil {
+				return err
 			}
-			findings := lintConfig(cfg).Findings
-			c.findings(c.sys.Stdout, findings)
-			if findings.HasErrors() {
+			if report.Errors.HasErrors() {
 				return &exitError{exitUsage}
 			}
-			file := cfg.File()
-			if file == "" {
-				file = "no file: the defaults, the environment and the flags"
-			}
-			fmt.Fprintf(c.sys.Stdout, "The configuration is good (%s).\n", file)
 			return nil
 		},
 	}
+}
+
+// configReport is what `config check` finds.
+type configReport struct {
+	File   string          `json:"file,omitempty"`
+	Errors manifest.Errors `json:"errors"`
+}
+
+// checkConfig checks the configuration. What people read as an error of the command is a finding to programs.
+func (c *command) checkConfig() (*configReport, error) {
+	report := &configReport{Errors: manifest.Errors{}}
+	cfg, err := c.config()
+	if problems, ok := errors.AsType[*daemon.ConfigError](err); ok && c.output != outputTable {
+		for _, p := range problems.Problems {
+			report.Errors = append(report.Errors, &manifest.Error{Place: p.Place, Severity: manifest.SeverityError, Message: p.Message, Hint: p.Hint})
+		}
+		return report, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	report.File = cfg.File()
+	// Who may not read the key, as most who check may not, cannot say anything about it.
+	if err := cfg.CheckCertificate(); err != nil && !errors.Is(err, fs.ErrPermission) {
+		if c.output == outputTable {
+			return nil, usagef("%v", err)
+		}
+		report.Errors = append(report.Errors, &manifest.Error{Severity: manifest.SeverityError, Message: err.Error()})
+	}
+	report.Errors = append(report.Errors, lintConfig(cfg).Findings...)
+	return report, nil
 }
 
 func lintConfig(cfg *daemon.Config) *reconcile.PackConfigs {

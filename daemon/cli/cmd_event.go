@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 func (c *command) eventCommand() *cobra.Command {
@@ -46,9 +47,8 @@ func (c *command) eventList() *cobra.Command {
 			textColumn("payload", func(e *api.Event) string { return string(e.Payload) }),
 		},
 	})
-	flags := cmd.Flags()
-	flags.StringVar(&filter.Trigger, "trigger", "", "only of this trigger")
-	flags.StringVar(&filter.Source, "source", "", "only from this sensor, or api")
+	refFlag(cmd, &filter.Trigger, manifest.KindTrigger, "trigger", "only of this trigger")
+	refFlag(cmd, &filter.Source, manifest.KindSensor, "source", "only from this sensor, or api")
 	sinceFlag(cmd, &filter.Since)
 	beforeFlag(cmd, &filter.Before)
 	limitFlag(cmd, &filter.Limit, 100)
@@ -101,10 +101,11 @@ func (c *command) eventReplay() *cobra.Command {
 				return c.dryReplay(cmd.Context(), id, rules)
 			}
 			return ask(cmd.Context(), c, func(client *api.Client, ctx context.Context) (*api.Fired, error) {
-				return client.ReplayEvent(ctx, id, rules)
+				fired, err := client.ReplayEvent(ctx, id, rules)
+				c.tellMisfit(fired)
+				return fired, err
 			}, func(w io.Writer, fired *api.Fired) {
 				fmt.Fprintf(w, "event %d\n", fired.ID)
-				c.eventNote(w, &fired.Event)
 				c.enforcements(w, fired.Enforcements)
 			})
 		},
@@ -161,6 +162,14 @@ func (c *command) dryReplay(ctx context.Context, id int64, rules []string) error
 func (c *command) eventNote(w io.Writer, e *api.Event) {
 	if e.Problem != "" {
 		fmt.Fprintf(w, "%s %s\n", c.paint(styleWarn, "payload:"), e.Problem)
+	}
+}
+
+// tellMisfit warns that an event was stored although its payload does not fit: however it is printed, whoever
+// fires should hear of it. Where the trigger's on_invalid is refuse, the daemon has refused it.
+func (c *command) tellMisfit(fired *api.Fired) {
+	if fired != nil && fired.Problem != "" {
+		c.note("%s the payload does not fit trigger %s, and is stored with that mark: %s", c.paint(styleWarn, "warning:"), fired.Trigger, fired.Problem)
 	}
 }
 

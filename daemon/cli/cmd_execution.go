@@ -43,23 +43,21 @@ func (c *command) executionList() *cobra.Command {
 	}, list[api.Execution]{
 		noun:        "execution",
 		newestFirst: true,
-		ask: func(client *api.Client, ctx context.Context) ([]api.Execution, error) {
-			var err error
-			if filter.Status, err = parseStatuses(wanted); err != nil {
-				return nil, err
-			}
-			return client.Executions(ctx, filter)
-		},
+		ask:         narrowed((*api.Client).Executions, &filter),
 		follow: func(client *api.Client, ctx context.Context, follow api.Follow[api.Execution]) error {
 			return client.StreamExecutions(ctx, filter, follow)
 		},
 		name:    func(e *api.Execution) string { return strconv.FormatInt(e.ID, 10) },
 		columns: executionColumns(),
 	})
+	cmd.PreRunE = func(*cobra.Command, []string) (err error) {
+		filter.Status, err = parseStatuses(wanted)
+		return err
+	}
 	flags := cmd.Flags()
-	flags.StringVar(&filter.Action, "action", "", "only of this action")
-	flags.StringVar(&filter.Rule, "rule", "", "only those that this rule queued")
-	flags.StringVar(&filter.Pack, "pack", "", "only of actions of this pack")
+	refFlag(cmd, &filter.Action, manifest.KindAction, "action", "only of this action")
+	refFlag(cmd, &filter.Rule, manifest.KindRule, "rule", "only those that this rule queued")
+	refFlag(cmd, &filter.Pack, manifest.KindPack, "pack", "only of actions of this pack")
 	flags.StringSliceVar(&wanted, "status", nil, "only in this status: "+strings.Join(statuses(), ", "))
 	flags.Int64Var(&filter.EventID, "event", 0, "only those that followed from this event")
 	sinceFlag(cmd, &filter.Since)

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile/manifest"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -16,14 +17,16 @@ import (
 type choice struct {
 	*command
 	api.BulkChoice
+	cmd *cobra.Command
 	yes bool
 }
 
 func (ch *choice) flags(cmd *cobra.Command) {
+	ch.cmd = cmd
 	flags := cmd.Flags()
-	flags.StringVar(&ch.Action, "action", "", "those of this action")
-	flags.StringVar(&ch.Rule, "rule", "", "those that this rule queued")
-	flags.StringVar(&ch.Pack, "pack", "", "those of actions of this pack")
+	refFlag(cmd, &ch.Action, manifest.KindAction, "action", "those of this action")
+	refFlag(cmd, &ch.Rule, manifest.KindRule, "rule", "those that this rule queued")
+	refFlag(cmd, &ch.Pack, manifest.KindPack, "pack", "those of actions of this pack")
 	flags.StringSliceVar(&ch.Status, "status", nil, "those in this status")
 	flags.Int64Var(&ch.Event, "event", 0, "those that followed from this event")
 	flags.StringVar(&ch.Since, "since", "", "those since then: 90s, 1h, 7d, or a time such as 2026-01-31T09:00:00Z")
@@ -53,7 +56,7 @@ func (ch *choice) filtered(cmd *cobra.Command, args []string) (bool, error) {
 
 // settle counts what the filters name, has a person agree, and ties the filters to what was counted.
 // Without any it says so and gives false.
-func (ch *choice) settle(ctx context.Context, verb string, ask func(context.Context, api.BulkChoice) (*api.Bulk, error)) (bool, error) {
+func (ch *choice) settle(ctx context.Context, client *api.Client, verb string, ask func(context.Context, api.BulkChoice) (*api.Bulk, error)) (bool, error) {
 	dry := ch.BulkChoice
 	dry.DryRun = true
 	counted, err := ask(ctx, dry)
@@ -62,6 +65,7 @@ func (ch *choice) settle(ctx context.Context, verb string, ask func(context.Cont
 	}
 	if counted.Count == 0 {
 		ch.note("no executions")
+		ch.tellUnknown(ctx, ch.cmd, client)
 		return false, nil
 	}
 	if ch.Before == 0 || counted.Before < ch.Before {
@@ -142,7 +146,7 @@ func eachID(c *command, ids []int64, do func(id int64) error) error {
 }
 
 func (ch *choice) cancel(ctx context.Context, client *api.Client) error {
-	some, err := ch.settle(ctx, "Cancel", client.CancelAll)
+	some, err := ch.settle(ctx, client, "Cancel", client.CancelAll)
 	if err != nil || !some {
 		return err
 	}
@@ -207,7 +211,7 @@ func (ch *choice) rerun(ctx context.Context, client *api.Client, as string) erro
 	ask := func(ctx context.Context, choice api.BulkChoice) (*api.Bulk, error) {
 		return client.RerunAll(ctx, choice, as)
 	}
-	some, err := ch.settle(ctx, "Run again", ask)
+	some, err := ch.settle(ctx, client, "Run again", ask)
 	if err != nil || !some {
 		return err
 	}

@@ -54,7 +54,11 @@ func signingKey(keyFile, newKey string, paths []string) (reconcile.SigningKey, e
 	case len(paths) == 0:
 		return reconcile.SigningKey{}, &usageError{text: "cannot sign nothing: name the folders of packs"}
 	default:
-		return reconcile.ReadSigningKey(keyFile)
+		key, err := reconcile.ReadSigningKey(keyFile)
+		if err != nil {
+			return key, &usageError{text: err.Error()}
+		}
+		return key, nil
 	}
 }
 
@@ -62,11 +66,11 @@ func (c *command) packVerify() *cobra.Command {
 	var keys []string
 	cmd := &cobra.Command{
 		Use:   "verify PATH…",
-		Short: "Check signatures of packs; needs no daemon",
-		Long: "Checks whether packs are what was signed by one of packs.keys in attune.toml, or of --key, and says\n" +
+		Short: "Check signatures of packs, or of folders of packs; needs no daemon",
+		Long: "Checks whether packs, or the packs in folders, are what was signed by one of packs.keys in attune.toml, or of --key, and says\n" +
 			"by whom, or which files differ.\n\n" +
-			"Exits 1 if one is not.",
-		Example: "  attune pack verify packs/tour\n  attune pack verify --key 'MCowBQYDK2VwAyEA… ada' packs/tour",
+			"Exits 1 if one is not, and 2 if a path is no pack.",
+		Example: "  attune pack verify packs/\n  attune pack verify --key 'MCowBQYDK2VwAyEA… ada' packs/tour",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			trust, err := c.trusted(keys)
@@ -75,7 +79,11 @@ func (c *command) packVerify() *cobra.Command {
 			}
 			list := []verified{}
 			bad := false
-			for _, path := range args {
+			folders, err := packFolders(args)
+			if err != nil {
+				return err
+			}
+			for _, path := range folders {
 				ref, by, err := trust.Verify(path)
 				if err != nil && ref == "" {
 					return err
@@ -107,6 +115,19 @@ func (c *command) packVerify() *cobra.Command {
 	}
 	cmd.Flags().StringArrayVar(&keys, "key", nil, "a public key that counts, instead of packs.keys; may be repeated")
 	return cmd
+}
+
+// packFolders gives the folders of the packs at paths, as `pack lint` takes them.
+func packFolders(paths []string) ([]string, error) {
+	var folders []string
+	for _, path := range paths {
+		found, err := reconcile.PackFolders(path)
+		if err != nil {
+			return nil, usagef("cannot verify %s: %v", path, err)
+		}
+		folders = append(folders, found...)
+	}
+	return folders, nil
 }
 
 // verified is what `pack verify` tells of a pack.

@@ -50,8 +50,8 @@ func (c *command) ruleList() *cobra.Command {
 		},
 	})
 	componentFlags(cmd, &filter)
-	cmd.Flags().StringVar(&filter.Trigger, "trigger", "", "only of this trigger")
-	cmd.Flags().StringVar(&filter.Action, "action", "", "only those that run this action")
+	refFlag(cmd, &filter.Trigger, manifest.KindTrigger, "trigger", "only of this trigger")
+	refFlag(cmd, &filter.Action, manifest.KindAction, "action", "only those that run this action")
 	return cmd
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attune-io/attune/daemon/api"
+	"github.com/attune-io/attune/reconcile/manifest"
 )
 
 func (c *command) sensorTest() *cobra.Command {
@@ -23,7 +24,7 @@ func (c *command) sensorTest() *cobra.Command {
 			"event. It ends with Ctrl-C, with --events or --for. Events are acknowledged as if they were stored.\n\n" +
 			"What the sensor itself does outside Attune it does: it writes to its data folder, and may find its port in use\n" +
 			"by the process that is supervised. A disabled sensor can be tried.\n\n" +
-			"With -o json each line is printed as one JSON object, as it comes.\n\n" +
+			"With -o json each line is printed as one JSON object, with -o yaml as a document, as it comes.\n\n" +
 			"Exits 0 when it was told to end or the sensor exited 0, 1 otherwise.",
 		Example: "  attune sensor test tour.load --events 3",
 		Args:    needOne("sensor"),
@@ -84,10 +85,21 @@ func (t *sensorTrial) line(line *api.SensorTrialLine) error {
 	if line.Exit != nil {
 		t.exit = *line.Exit
 	}
-	if t.output == outputTable {
+	switch t.output {
+	case outputTable:
 		t.people(line)
-	} else if err := t.encoder.Encode(line); err != nil {
-		return err
+	case outputYAML:
+		text, err := manifest.FormatYAML(line)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(t.sys.Stdout, "---\n%s", text); err != nil {
+			return err
+		}
+	default:
+		if err := t.encoder.Encode(line); err != nil {
+			return err
+		}
 	}
 	if line.Event != nil {
 		if t.events++; t.events == t.most {

@@ -151,13 +151,13 @@ func (c *command) triggerFire() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			c.tellMisfit(fired)
 			return c.print(fired, func(w io.Writer) {
 				if fired.Duplicate {
 					fmt.Fprintf(w, "event %d was there already\n", fired.ID)
 					return
 				}
 				fmt.Fprintf(w, "event %d\n", fired.ID)
-				c.eventNote(w, &fired.Event)
 				c.enforcements(w, fired.Enforcements)
 			})
 		},

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/attune-io/attune/daemon/api"
 	"github.com/attune-io/attune/reconcile/manifest"
@@ -34,6 +36,16 @@ type list[T any] struct {
 	follow func(*api.Client, context.Context, api.Follow[T]) error
 	// changes says that what is listed changes only with what is in force: --watch is told when it does.
 	changes bool
+	// command has the filters; listCommand sets it.
+	command *cobra.Command
+}
+
+// empty says that there is nothing to list, and of each filter that names nothing known that this is why.
+func (l *list[T]) empty(ctx context.Context, c *command, client *api.Client, yet string) {
+	c.note("no %ss%s", l.noun, yet)
+	if l.command != nil {
+		c.tellUnknown(ctx, l.command, client)
+	}
 }
 
 // narrowed is a question with the filter that the command's flags fill in.
@@ -100,6 +112,7 @@ func listCommand[T any](c *command, cmd *cobra.Command, l list[T]) *cobra.Comman
 		cmd.Args = cobra.NoArgs
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		l.command = cmd
 		client, err := c.client()
 		if err != nil {
 			return err
@@ -113,7 +126,7 @@ func listCommand[T any](c *command, cmd *cobra.Command, l list[T]) *cobra.Comman
 			return err
 		}
 		if len(items) == 0 {
-			c.note("no %ss", l.noun)
+			l.empty(cmd.Context(), c, client, "")
 		}
 		if c.output == outputName {
 			l.names(c.sys.Stdout, items)
@@ -194,7 +207,7 @@ func (l *list[T]) watch(ctx context.Context, c *command, client *api.Client) err
 		case err == nil:
 			away = false
 			if first && len(items) == 0 {
-				c.note("no %ss yet", l.noun)
+				l.empty(ctx, c, client, " yet")
 			}
 			if err := w.print(items); err != nil {
 				return err
@@ -228,7 +241,7 @@ func (l *list[T]) ready(ctx context.Context, w *watcher[T], client *api.Client) 
 		return err
 	}
 	if len(items) == 0 && len(w.seen) == 0 {
-		w.note("no %ss yet", l.noun)
+		l.empty(ctx, w.command, client, " yet")
 	}
 	return w.print(items)
 }
@@ -353,5 +366,45 @@ func limitFlag(cmd *cobra.Command, limit *int, otherwise int) {
 // componentFlags are the filters that all lists of components share.
 func componentFlags(cmd *cobra.Command, filter *api.ComponentFilter) {
 	cmd.Flags().BoolVar(&filter.All, "all", false, "list the disabled and the removed too")
-	cmd.Flags().StringVar(&filter.Pack, "pack", "", "only of this pack")
+	refFlag(cmd, &filter.Pack, manifest.KindPack, "pack", "only of this pack")
+}
+
+// refKind is the annotation of a filter that names a thing: of which kind.
+const refKind = "attune.kind"
+
+// refFlag is a filter that names a thing.
+func refFlag(cmd *cobra.Command, ref *string, kind manifest.Kind, name, usage string) {
+	cmd.Flags().StringVar(ref, name, "", usage)
+	cmd.Flags().Lookup(name).Annotations = map[string][]string{refKind: {string(kind)}}
+}
+
+// tellUnknown warns of each filter that names what nobody knows, with what was probably meant. It is for lists that
+// are empty: what is gone may have left history, which is listed.
+func (c *command) tellUnknown(ctx context.Context, cmd *cobra.Command, client *api.Client) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		kind := f.Annotations[refKind]
+		if len(kind) == 0 {
+			return
+		}
+		ref := f.Value.String()
+		var err error
+		switch manifest.Kind(kind[0]) {
+		case manifest.KindPack:
+			_, err = client.Pack(ctx, ref)
+		case manifest.KindAction:
+			_, err = client.Action(ctx, ref)
+		case manifest.KindTrigger:
+			_, err = client.Trigger(ctx, ref)
+		case manifest.KindRule:
+			_, err = client.Rule(ctx, ref)
+		case manifest.KindSensor:
+			if strings.Contains(ref, ".") { // others are no sensors: api
+				_, err = client.Sensor(ctx, ref)
+			}
+		}
+		// Any other error says nothing about the name: who asks may not know, say.
+		if problem, ok := errors.AsType[*api.Error](err); ok && problem.Code == api.CodeNotFound {
+			c.note("%s %s", c.paint(styleWarn, "warning:"), strings.TrimSuffix(problem.Detail+"; "+problem.Hint, "; "))
+		}
+	})
 }
