@@ -180,7 +180,7 @@ func TestF77ThroughputBesideALongTransaction(t *testing.T) {
 	n := y.node("exec.workers = 4")
 	n.start()
 	l := y.ledger()
-	c := counted{yard: y, store: l.store, action: "rude.fine"}
+	c := counted{yard: y, store: l.store, action: "rude.fine", parameters: `{}`}
 	took := func() time.Duration {
 		const count = 2000
 		n.must("run", "rude.fine") // all is there that comes once
@@ -589,7 +589,9 @@ type counted struct {
 	*yard
 	store  *store.Store
 	action string
-	ended  int
+	// parameters are JSON.
+	parameters string
+	ended      int
 }
 
 func (c *counted) enqueue(count int) {
@@ -597,7 +599,7 @@ func (c *counted) enqueue(count int) {
 	const chunk = 20_000
 	list := make([]store.NewExecution, min(count, chunk))
 	for i := range list {
-		list[i] = store.NewExecution{Action: c.action, Parameters: []byte(`{}`)}
+		list[i] = store.NewExecution{Action: c.action, Parameters: []byte(c.parameters)}
 	}
 	for ; count > 0; count -= len(list) {
 		_, err := c.store.Enqueue(c.Context(), list[:min(count, chunk)])
@@ -654,9 +656,9 @@ func (c *counted) blocks() float64 {
 // waited: how long that takes depends on the machine, what it touches does not.
 func TestF84MillionQueuedNoVacuum(t *testing.T) {
 	t.Parallel()
-	y, _ := withServer(t, rude, "autovacuum=off")
+	y, _ := withServer(t, load, "autovacuum=off")
 	y.node().start().stop()
-	c := counted{yard: y, store: y.ledger().store, action: "rude.fine"}
+	c := counted{yard: y, store: y.ledger().store, action: "load.book", parameters: `{"ledger": "x"}`}
 	c.enqueue(7000)
 	few := c.touched(5000, 20)
 	c.enqueue(1_000_000)
