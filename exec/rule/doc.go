@@ -5,8 +5,9 @@
 // its predecessor. An Intake takes events from everybody,
 // commits them in groups, and matches inside the transaction that stores them: the transaction knows
 // the generation in force, and an index that is older is replaced before anything is matched. So an
-// event is judged by the rules that were in force when it was stored, never by older ones. While one group
-// is matched and committed the next two are inserted, by transactions that have their numbers, and commit, after it.
+// event is judged by the rules that were in force when it was stored, never by older ones. Where many
+// come, the next two groups are inserted while one is matched and committed, by transactions that have their numbers, and
+// commit, after it; where few do, they gather meanwhile, for up to groupPace from the group before.
 //
 // What is promised:
 //

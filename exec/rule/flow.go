@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/attune-io/attune/reconcile/store"
 )
@@ -17,9 +18,15 @@ type flow struct {
 	*Intake
 	ctx context.Context //nolint:containedctx // that of the commits, which outlives the one that Run is given
 
-	flights []*flight // in their order; only the first is being committed
-	spare   []item    // a slice to be used again
+	flights []*flight        // in their order; only the first is being committed
+	spare   []item           // a slice to be used again
+	pause   <-chan time.Time // what few events there are gather until then; nil: they do not
 }
+
+// groupPace is how often a group is begun, at most, where events come while another is committed: a group for each of
+// two thousand events a second took all of a processor. Who waits for the fate of one event before he hands
+// over the next is alone, and never waits for this.
+const groupPace = 3 * time.Millisecond
 
 // maxFlights is one group that is committed, and two that are inserted: one backend takes longer to insert
 // events than a sensor takes to print them.
@@ -28,6 +35,7 @@ const maxFlights = 3
 // flight is a group on its way. Its channels are nil where there is nothing to come from them.
 type flight struct {
 	group     []item
+	begun     time.Time
 	numbered  chan struct{} // closed when the next group may be begun
 	inserted  chan insertion
 	committed chan result
@@ -68,16 +76,20 @@ func eventsOf(group []item) []store.NewEvent {
 	return events
 }
 
-// wanted tells of events that may be taken now; nil: none may. A third group has to be worth it: many small
-// ones cost more than few large ones.
+// wanted tells of events that may be taken now; nil: none may. Beside others a group has to be worth it: many small
+// ones cost more than few large ones, and what does not fill one gathers while another is committed.
 func (f *flow) wanted() <-chan struct{} {
 	switch n := len(f.flights); {
-	case n > 0 && f.last().numbered != nil, n == maxFlights:
-		return nil
-	case n == maxFlights-1:
-		return f.queue.plenty
-	default:
+	case n == 0 && f.pause == nil:
 		return f.queue.filled
+	case n == 0:
+		return f.queue.some
+	case f.last().numbered != nil, n == maxFlights:
+		return nil
+	case n == 1:
+		return f.queue.some
+	default:
+		return f.queue.plenty
 	}
 }
 
@@ -113,7 +125,8 @@ func (f *flow) add(group []item) {
 	if len(group) == 0 {
 		return
 	}
-	fl := &flight{group: group, numbered: make(chan struct{}), inserted: make(chan insertion, 1)}
+	f.pause = nil
+	fl := &flight{group: group, begun: time.Now(), numbered: make(chan struct{}), inserted: make(chan insertion, 1)}
 	ahead := len(f.flights) > 0
 	f.flights = append(f.flights, fl)
 	numbered := fl.numbered
@@ -175,6 +188,9 @@ func (f *flow) settle(r result) {
 		return
 	}
 	f.flights = f.flights[1:]
+	if left := groupPace - time.Since(first.begun); left > 0 && f.queue.waits() {
+		f.pause = time.After(left)
+	}
 	tell := func() {
 		f.finish(first.group, r.stored)
 		clear(first.group) // it keeps nothing alive

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -71,13 +72,70 @@ func (g *transaction) Commit(context.Context, store.Matcher) ([]store.StoredEven
 
 func (g *transaction) Rollback(context.Context) { g.note("rollback") }
 
-// hand hands over one event, which is a group of its own.
+// hand hands over one event, which is so large that it is worth a group of its own beside another.
 func (tr *transactions) hand(t *testing.T, f *fates, n int) {
 	t.Helper()
-	if err := tr.SubmitAsync(t.Context(), numbered(n), f.of(n)); err != nil {
+	e := numbered(n)
+	e.Cursor = make([]byte, someCost)
+	if err := tr.SubmitAsync(t.Context(), e, f.of(n)); err != nil {
 		t.Fatal(err)
 	}
 	synctest.Wait()
+}
+
+// Few events are no group beside another: they gather while it is committed and a little longer, unless many
+// come meanwhile. Who hands over one after the other is alone, and waits for nothing.
+func TestFewEventsGather(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tr, f := newTransactions(t), &fates{}
+		committed := func() {
+			tr.commits <- nil
+			synctest.Wait()
+		}
+		begun := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			var got []string
+			for _, note := range tr.notes {
+				if events, isBegin := strings.CutPrefix(note, "begin "); isBegin {
+					got = append(got, events)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("begun groups: %s", diff)
+			}
+		}
+		tr.many(t, f, 0, 1)
+		begun("0")
+		committed()
+		tr.many(t, f, 1, 1)
+		begun("0", "1") // alone, and no time has passed
+		tr.many(t, f, 2, 1)
+		tr.many(t, f, 3, 1)
+		begun("0", "1")
+		<-time.After(groupPace / 3)
+		committed()
+		begun("0", "1")
+		<-time.After(groupPace/3*2 - 1)
+		tr.many(t, f, 4, 1)
+		begun("0", "1")
+		<-time.After(groupPace)
+		begun("0", "1", "2,3,4")
+		tr.many(t, f, 5, 1)
+		<-time.After(groupPace)
+		committed()
+		begun("0", "1", "2,3,4", "5") // it was long enough
+		tr.many(t, f, 6, 1)
+		committed()
+		begun("0", "1", "2,3,4", "5")
+		tr.hand(t, f, 7)
+		begun("0", "1", "2,3,4", "5", "6,7") // it is worth it
+		committed()
+		tr.many(t, f, 8, 1)
+		begun("0", "1", "2,3,4", "5", "6,7", "8") // alone again
+		committed()
+	})
 }
 
 func TestAGroupIsInsertedWhileTheOneBeforeIsCommitted(t *testing.T) {
@@ -172,7 +230,7 @@ func TestTwoGroupsAreInsertedWhileOneIsCommitted(t *testing.T) {
 				tr.numbers <- struct{}{}
 				tr.many(t, f, 2, maxQueueEvents/2-1)
 				begins(2, "too few for a third")
-				tr.hand(t, f, 1+maxQueueEvents/2)
+				tr.many(t, f, 1+maxQueueEvents/2, 1)
 				begins(3, "enough for a third")
 				tr.many(t, f, 2+maxQueueEvents/2, maxQueueEvents)
 				begins(3, "three are under way")

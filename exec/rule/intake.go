@@ -337,6 +337,8 @@ func (i *Intake) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-f.wanted():
 			f.add(i.queue.take(f.spare))
+		case <-f.pause:
+			f.pause = nil
 		case <-f.numbered():
 			f.last().numbered = nil
 		case in := <-f.inserted():

@@ -21,8 +21,11 @@ const (
 // minEventCost makes the one bound of the queue, which is in bytes, a bound on the number too.
 const minEventCost = maxQueueBytes / maxQueueEvents
 
-// plentyCost is what the items of half a full queue cost.
-const plentyCost = maxQueueEvents / 2 * minEventCost
+// What so many items cost that they are worth a group while one other is under way, and while two are.
+const (
+	someCost   = 64 * minEventCost
+	plentyCost = maxQueueEvents / 2 * minEventCost
+)
 
 // ErrClosed says that the intake has ended: the event was not stored.
 var ErrClosed = errors.New("the intake of events has ended")
@@ -47,11 +50,13 @@ type queue struct {
 	closed bool
 
 	filled chan struct{} // holds a token while there may be items
-	plenty chan struct{} // holds a token while there are as many as a group of its own is always worth
+	some   chan struct{} // holds a token while they cost someCost
+	plenty chan struct{} // holds a token while they cost plentyCost
 }
 
 func newQueue() *queue {
-	return &queue{room: semaphore.NewWeighted(maxQueueBytes), filled: make(chan struct{}, 1), plenty: make(chan struct{}, 1)}
+	token := func() chan struct{} { return make(chan struct{}, 1) }
+	return &queue{room: semaphore.NewWeighted(maxQueueBytes), filled: token(), some: token(), plenty: token()}
 }
 
 // put waits for room and appends.
@@ -69,12 +74,23 @@ func (q *queue) put(ctx context.Context, it item) error {
 		return ErrClosed
 	}
 	q.items = append(q.items, it)
-	if q.cost += it.cost; q.cost >= plentyCost {
+	q.cost += it.cost
+	if q.cost >= someCost {
+		rouse(q.some)
+	}
+	if q.cost >= plentyCost {
 		rouse(q.plenty)
 	}
 	q.mu.Unlock()
 	rouse(q.filled)
 	return nil
+}
+
+// waits tells whether there are items.
+func (q *queue) waits() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items) > 0
 }
 
 func rouse(c chan<- struct{}) {
@@ -90,7 +106,7 @@ func (q *queue) take(batch []item) []item {
 	batch, q.items = q.items, batch[:0]
 	cost := q.cost
 	q.cost = 0
-	for _, token := range []chan struct{}{q.filled, q.plenty} {
+	for _, token := range []chan struct{}{q.filled, q.some, q.plenty} {
 		select {
 		case <-token:
 		default:
