@@ -260,7 +260,12 @@ func (c *cgroup) peak() (int64, bool) {
 	if c == nil {
 		return 0, false
 	}
-	data, err := os.ReadFile(filepath.Join(c.path, "memory.peak"))
+	return c.number("memory.peak")
+}
+
+// number reads a file that holds one; false: this kernel has it not.
+func (c *cgroup) number(file string) (int64, bool) {
+	data, err := os.ReadFile(filepath.Join(c.path, file))
 	if err != nil {
 		return 0, false
 	}
@@ -279,12 +284,21 @@ func (c *cgroup) oomKills() (n uint64, ok bool) {
 // bounds tells whether a limit on processes is the whole tree's, and counted.
 func (c *cgroup) bounds(pids int64) bool { return c != nil && c.pids && pids > 0 }
 
-func (c *cgroup) refusedForks() uint64 {
+// refusedForks counts what a limit on processes has refused. Before Linux 6.11 that is counted where the fork was
+// tried, and not where the limit is: what never had so many was refused by a cgroup above, which others have filled.
+func (c *cgroup) refusedForks(limit int64) uint64 {
 	data, err := os.ReadFile(filepath.Join(c.path, "pids.events"))
 	if err != nil {
 		return 0
 	}
-	return counter(data, "max")
+	n := counter(data, "max")
+	if n == 0 {
+		return 0
+	}
+	if peak, ok := c.number("pids.peak"); ok && peak < limit {
+		return 0
+	}
+	return n
 }
 
 // killCgroup ends a run's children by its cgroup. The path comes from a file or a pipe, so only what is

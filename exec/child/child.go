@@ -371,10 +371,31 @@ func (p *Process) oomKilled(e Exit) bool {
 // forkLook is how often is looked for a child that forks on against its limit: as long it may take a core.
 const forkLook = time.Second / 2
 
+// forkWindow is how long what the limit refuses counts together. A sensor runs for months, and may be refused some
+// forks each day; a shell that is refused one tries again a second later, and a bomb made of shells goes off in two.
+const forkWindow = 10 * time.Second
+
+// forkCount tells a fork bomb from a program that merely needs more than it may have. That one is refused some
+// times, and does without or gives up; what is refused more often in forkWindow than it may have processes is a bomb.
+type forkCount struct {
+	limit  uint64
+	since  time.Time
+	before uint64 // what was refused until then
+}
+
+// isBomb is told how much was refused until now.
+func (c *forkCount) isBomb(now time.Time, refused uint64) bool {
+	if refused > c.before+c.limit {
+		return true
+	}
+	if now.Sub(c.since) >= forkWindow {
+		c.since, c.before = now, refused
+	}
+	return false
+}
+
 // watchForks kills a child that goes on forking although the limit refuses it, which takes the daemon's time and
-// everybody's, and gives what ends the watch. A program that merely needs more than it may have is refused some
-// times, and does without or gives up; what is refused more often than it may have processes is a fork bomb.
-// Only a cgroup counts that.
+// everybody's, and gives what ends the watch. Only a cgroup counts that.
 func (p *Process) watchForks() (end func()) {
 	if !p.group.bounds(p.spec.Limits.Pids) {
 		return func() {}
@@ -382,12 +403,13 @@ func (p *Process) watchForks() (end func()) {
 	var mu sync.Mutex
 	over := false
 	var next *time.Timer
+	count := forkCount{limit: uint64(p.spec.Limits.Pids), since: time.Now()}
 	look := func() {
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case over:
-		case p.refusedForks() > uint64(p.spec.Limits.Pids):
+		case count.isBomb(time.Now(), p.refusedForks()):
 			p.bombed.Store(true)
 			p.kill()
 		default:
@@ -407,10 +429,11 @@ func (p *Process) watchForks() (end func()) {
 
 // refusedForks counts what its limit on processes has refused the child.
 func (p *Process) refusedForks() uint64 {
-	if !p.group.bounds(p.spec.Limits.Pids) {
+	limit := p.spec.Limits.Pids
+	if !p.group.bounds(limit) {
 		return 0
 	}
-	return p.group.refusedForks()
+	return p.group.refusedForks(limit)
 }
 
 // PID is the leader's process id.

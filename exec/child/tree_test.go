@@ -411,18 +411,27 @@ func TestForksAreWatched(t *testing.T) {
 	const limit = 40
 	for name, test := range map[string]struct {
 		refused int
+		peak    string // empty: the kernel is too old
 		bomb    bool
 		want    string
 	}{
-		"bomb":   {limit + 1, true, "killed as a fork bomb: its limit of 40 processes and threads (limits.pids) refused 41 more"},
-		"greedy": {limit, false, "exit 3: its limit of 40 processes and threads (limits.pids) refused 40 more"},
-		"none":   {0, false, "exit 3"},
+		"bomb":     {limit + 1, "40", true, "killed as a fork bomb: its limit of 40 processes and threads (limits.pids) refused 41 more"},
+		"old bomb": {limit + 1, "", true, "killed as a fork bomb: its limit of 40 processes and threads (limits.pids) refused 41 more"},
+		"greedy":   {limit, "40", false, "exit 3: its limit of 40 processes and threads (limits.pids) refused 40 more"},
+		"none":     {0, "3", false, "exit 3"},
+		// Counted here, but refused by a limit above.
+		"beside a bomb": {limit + 1, "39", false, "exit 3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			if err := os.WriteFile(filepath.Join(dir, "pids.events"), []byte("max 0\n"), 0o600); err != nil {
-				t.Fatal(err)
+			for file, text := range map[string]string{"pids.events": "max 0", "pids.peak": test.peak} {
+				if text == "" {
+					continue
+				}
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text+"\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
 			}
 			// Not yet at the first look.
 			script := fmt.Sprintf("sleep 0.6; echo max %d >%s/pids.events; ", test.refused, dir)
@@ -447,6 +456,40 @@ func TestForksAreWatched(t *testing.T) {
 				t.Errorf("found %q, %+v, expected %q", e, e, test.want)
 			}
 		})
+	}
+}
+
+// What is refused now and then is no bomb, however long it goes on; a bomb is one too where it begins late.
+func TestForkBombsAreToldByTheirPace(t *testing.T) {
+	t.Parallel()
+	const limit = 40
+	for name, test := range map[string]struct {
+		each int // refused at each look
+		want int // looks until it is a bomb; 0: never
+	}{
+		"a fork that is tried twice a second": {1, 0}, // 120 a minute
+		"shells that fork shells":             {limit, 2},
+		"a loop":                              {1_000_000, 1},
+	} {
+		for _, late := range []time.Duration{0, forkWindow - forkLook, 24 * time.Hour} {
+			now, refused, got := time.Now(), 0, 0
+			count := forkCount{limit: limit, since: now}
+			for begin := now.Add(late); now.Before(begin); {
+				now = now.Add(forkLook)
+				if count.isBomb(now, 0) {
+					t.Fatal("a bomb that forks nothing")
+				}
+			}
+			for look := 1; look <= 10_000 && got == 0; look++ {
+				now, refused = now.Add(forkLook), refused+test.each
+				if count.isBomb(now, uint64(refused)) {
+					got = look
+				}
+			}
+			if test.want == 0 && got != 0 || got > test.want+1 || got < test.want {
+				t.Errorf("%s, after %v: a bomb after %d looks, expected %d", name, late, got, test.want)
+			}
+		}
 	}
 }
 
