@@ -19,6 +19,8 @@
 //     waits. A commit whose outcome is unknown (the connection broke while it was under way) is tried
 //     again; an event with an EventID is then recognised and stored once, one without may be stored
 //     twice, for intake is at least once.
+//   - A session that locks the lease of a sensor in the database delays the events of that sensor alone, once the
+//     first of them has waited for it in vain: they are set aside, in their order, and the sensor waits.
 //   - An event of a sensor that another node has by now is refused, and leaves no trace but a count.
 //   - What throttle, debounce, dedupe and breaker leave of a match is decided by the store, in the same
 //     transaction and in the order of the events, so that it holds over restarts and several nodes.

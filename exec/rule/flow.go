@@ -122,7 +122,7 @@ func (f *flow) committed() <-chan result {
 // add has a group inserted behind our back.
 func (f *flow) add(group []item) {
 	f.spare = nil
-	if len(group) == 0 {
+	if group = f.aside.take(group); len(group) == 0 {
 		return
 	}
 	f.pause = nil
@@ -155,7 +155,7 @@ func (f *flow) commit(in insertion) {
 	first := f.flights[0]
 	first.inserted = nil
 	if in.err != nil {
-		f.retreat()
+		f.retreat(in.err)
 		return
 	}
 	committed := make(chan result, 1)
@@ -184,7 +184,7 @@ func (f *flow) end(next begun, events int) (r result) {
 func (f *flow) settle(r result) {
 	first := f.flights[0]
 	if r.err != nil {
-		f.retreat()
+		f.retreat(r.err)
 		return
 	}
 	f.flights = f.flights[1:]
@@ -210,8 +210,8 @@ func (f *flow) settle(r result) {
 }
 
 // retreat stores all groups one by one, because the first failed: the numbers of its events are to be lower
-// than those of the events after it.
-func (f *flow) retreat() {
+// than those of the events after it. err is the first one's.
+func (f *flow) retreat(err error) {
 	flights := f.flights
 	f.flights = nil
 	for _, fl := range flights {
@@ -222,6 +222,7 @@ func (f *flow) retreat() {
 			in.next.Rollback(f.ctx)
 		}
 	}
+	f.setAside(f.ctx, flights[0].group, err)
 	for _, fl := range flights {
 		f.storeGroup(f.ctx, fl.group)
 	}

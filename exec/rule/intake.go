@@ -86,6 +86,10 @@ type Intake struct {
 	commit      func(context.Context, []store.NewEvent, store.Matcher) ([]store.StoredEvent, error)
 	begin       func(ctx context.Context, events []store.NewEvent, ahead bool, numbered func()) (begun, error)
 	isTransient func(error) bool
+	isTimeout   func(error) bool
+	// lockedLeases gives the leases of events that another session has locked; nil: nobody looks.
+	lockedLeases func(ctx context.Context, events []store.NewEvent) ([]string, error)
+	aside        aside
 
 	openBreakers func(ctx context.Context, rule string) ([]store.Breaker, error) // nil: nobody looks
 	breakers     breakers
@@ -109,10 +113,11 @@ func New(opts Options) *Intake {
 		commit:      opts.Store.CommitEvents,
 		begin:       beginIn(opts.Store, opts.Hand),
 		isTransient: store.IsTransient,
+		isTimeout:   store.IsTimeout,
 		told:        map[string]time.Time{},
 	}
 	if opts.Store != nil {
-		i.openBreakers = opts.Store.OpenBreakers
+		i.openBreakers, i.lockedLeases = opts.Store.OpenBreakers, opts.Store.LockedLeases
 	}
 	return i
 }
@@ -345,21 +350,29 @@ func (i *Intake) Run(ctx context.Context) error {
 			f.commit(in)
 		case r := <-f.committed():
 			f.settle(r)
+		case <-i.aside.due:
+			f.finishAll()
+			i.storeAside(commits)
 		}
 	}
 	f.finishAll()
 	i.queue.close()
 	f.add(i.queue.take(f.spare))
 	f.finishAll()
+	i.storeAllAside(commits)
 	return nil
 }
 
 // storeGroup commits a group, for as long as it takes. Where the group fails for a reason that does
 // not pass, its halves are committed one after the other, and so at last the event alone that is the
-// reason: that one is refused after poisonTries.
+// reason: that one is refused after poisonTries. What a lock on the lease of its sensor keeps from being
+// stored is set aside.
 func (i *Intake) storeGroup(ctx context.Context, group []item) {
 	wait := newRetry()
-	for len(group) > 0 {
+	for {
+		if group = i.aside.take(group); len(group) == 0 {
+			return
+		}
 		stored, err := i.try(ctx, group)
 		i.finish(group[:len(stored)], stored)
 		group = group[len(stored):]
@@ -387,6 +400,9 @@ func (i *Intake) storeGroup(ctx context.Context, group []item) {
 			}
 		}
 		i.metrics.retries.Inc()
+		if i.setAside(ctx, group, err) {
+			continue
+		}
 		if wait.tries == 0 {
 			i.logger.Warn("events wait for the database", "events", len(group), "err", err)
 		}

@@ -48,6 +48,7 @@ type queue struct {
 	items  []item
 	cost   int64 // of the items
 	closed bool
+	gates  map[string]chan struct{} // closed when the sensor may put again
 
 	filled chan struct{} // holds a token while there may be items
 	some   chan struct{} // holds a token while they cost someCost
@@ -64,14 +65,26 @@ func (q *queue) put(ctx context.Context, it item) error {
 	size := len(it.event.Payload) + len(it.event.Cursor) + len(it.event.EventID)
 	// What is larger than the whole queue passes when the queue is empty.
 	it.cost = int64(min(max(size, minEventCost), maxQueueBytes))
-	if err := q.room.Acquire(ctx, it.cost); err != nil {
-		return err
-	}
-	q.mu.Lock()
-	if q.closed {
+	for {
+		if err := q.room.Acquire(ctx, it.cost); err != nil {
+			return err
+		}
+		q.mu.Lock()
+		gate, shut := q.gates[it.event.Source]
+		if shut = shut && it.event.Lease != ""; !q.closed && !shut {
+			break
+		}
+		closed := q.closed
 		q.mu.Unlock()
 		q.room.Release(it.cost) // and so the next that waits learns it too
-		return ErrClosed
+		if closed {
+			return ErrClosed
+		}
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	q.items = append(q.items, it)
 	q.cost += it.cost
@@ -120,6 +133,32 @@ func (q *queue) take(batch []item) []item {
 // close refuses whatever is put from now on.
 func (q *queue) close() {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.closed = true
-	q.mu.Unlock()
+	for _, gate := range q.gates {
+		close(gate)
+	}
+	q.gates = nil
+}
+
+// shut has the sensor wait with what it puts, until open or close.
+func (q *queue) shut(sensor string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || q.gates[sensor] != nil {
+		return
+	}
+	if q.gates == nil {
+		q.gates = map[string]chan struct{}{}
+	}
+	q.gates[sensor] = make(chan struct{})
+}
+
+func (q *queue) open(sensor string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if gate := q.gates[sensor]; gate != nil {
+		close(gate)
+		delete(q.gates, sensor)
+	}
 }

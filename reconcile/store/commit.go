@@ -185,6 +185,17 @@ func (s *Store) lostLeases(ctx context.Context, events []NewEvent, known map[str
 	return lost, nil
 }
 
+// LockedLeases gives the leases of events that another session has locked: as long as it has, what came under them
+// cannot be stored.
+func (s *Store) LockedLeases(ctx context.Context, events []NewEvent) ([]string, error) {
+	names, tokens := leasesOf(events)
+	if len(names) == 0 {
+		return nil, nil
+	}
+	locked, err := collect(ctx, s, s.pool, "LockedLeases", pgx.StrictNamedArgs{"names": names, "tokens": tokens}, pgx.RowTo[string])
+	return locked, s.failed("look for locked leases", err)
+}
+
 // transact is one transaction for all events. It takes two round trips, with the matcher between them.
 func (s *Store) transact(ctx context.Context, events []NewEvent, match Matcher) ([]StoredEvent, error) {
 	c, err := s.begin(ctx, events, false, nil)

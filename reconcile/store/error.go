@@ -88,6 +88,9 @@ func IsTransient(err error) bool {
 	return pgconn.SafeToRetry(err)
 }
 
+// IsTimeout says whether it failed because something took too long: the server, or who has locked a row.
+func IsTimeout(err error) bool { return IsTransient(err) && failureReason(err) == failureTimeout }
+
 func isTransientCode(code string) bool {
 	switch code {
 	case

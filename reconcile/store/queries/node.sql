@@ -279,6 +279,20 @@ JOIN attune.lease
     ON lease.name = input.name
     AND lease.token = input.token;
 
+-- name: LockedLeases
+-- Those of these tokens that MustHold would wait for. A lease that is gone has nobody wait.
+WITH free AS MATERIALIZED (
+    SELECT name
+    FROM attune.lease
+    WHERE name = ANY (@names::text[])
+    FOR SHARE SKIP LOCKED
+)
+SELECT input.token::text
+FROM unnest(@names::text[], @tokens::uuid[]) AS input (name, token)
+JOIN attune.lease
+    ON lease.name = input.name
+WHERE NOT EXISTS (SELECT FROM free WHERE free.name = input.name);
+
 -- name: LeaseHolder
 SELECT node
 FROM attune.lease
