@@ -215,6 +215,7 @@ func TestNoGroupIsBegunWithALockedLease(t *testing.T) {
 			t.Helper()
 			e := numbered(n)
 			e.Source, e.Lease = sensor, lease
+			e.Cursor = make([]byte, someCost) // so that it is worth a group of its own
 			if err := tr.SubmitAsync(t.Context(), e, f.of(n)); err != nil {
 				t.Fatal(err)
 			}
