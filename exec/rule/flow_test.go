@@ -96,6 +96,8 @@ func TestFewEventsGather(t *testing.T) {
 		begun := func(want ...string) {
 			t.Helper()
 			synctest.Wait()
+			tr.mu.Lock()
+			defer tr.mu.Unlock()
 			var got []string
 			for _, note := range tr.notes {
 				if events, isBegin := strings.CutPrefix(note, "begin "); isBegin {
