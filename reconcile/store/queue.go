@@ -110,10 +110,10 @@ const (
 )
 
 // next gives executions to claim from, in order; nil: it is to be looked up.
-func (t *turn) next(limit int) (ids []int64, after string, deep bool) {
+func (t *turn) next(limit int, now time.Time) (ids []int64, after string, deep bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if time.Since(t.lookedUp) > t.life {
+	if now.Sub(t.lookedUp) > t.life {
 		t.ahead = nil
 	}
 	return t.ahead[:min(len(t.ahead), 2*limit+aheadSpare)], t.after, t.deep
@@ -134,10 +134,10 @@ func (t *turn) price(took time.Duration) {
 }
 
 // look takes what was looked up; more says that more waits.
-func (t *turn) look(ids []int64, more bool) {
+func (t *turn) look(ids []int64, more bool, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.ahead, t.lookedUp, t.deep = ids, time.Now(), more
+	t.ahead, t.lookedUp, t.deep = ids, now, more
 }
 
 // took says which of them are claimed now; what was offered before the last of these is somebody else's.
@@ -197,15 +197,16 @@ func (s *Store) NextDue(ctx context.Context) (left time.Duration, waits bool, er
 
 // claim is one try; more says that another may find something.
 func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64) (claimed []Claimed, more bool, err error) {
-	offered, after, deep := s.turn.next(limit)
+	offered, after, deep := s.turn.next(limit, s.now())
 	if len(offered) == 0 && deep {
-		most, began := s.turn.depth(limit), time.Now()
+		most, began := s.turn.depth(limit), s.now()
 		if offered, err = s.peek(ctx, after, most); err != nil {
 			return nil, false, err
 		}
 		more = len(offered) == most
-		s.turn.price(time.Since(began))
-		s.turn.look(offered, more)
+		now := s.now()
+		s.turn.price(now.Sub(began))
+		s.turn.look(offered, more, now)
 		if len(offered) == 0 {
 			return nil, false, nil
 		}
@@ -237,7 +238,7 @@ func (s *Store) claim(ctx context.Context, node string, limit int, ready []int64
 	s.admit(ctx, lined)
 	claimed = s.claimedFrom(rows, known)
 	if len(offered) == 0 {
-		s.turn.look(nil, len(rows) == limit)
+		s.turn.look(nil, len(rows) == limit, s.now())
 		s.turn.took(claimed, nil, limit)
 		return claimed, len(rows) < limit && ofSeveralPacks(rows), nil
 	}

@@ -82,7 +82,7 @@ type Options struct {
 	Keys *seal.Keys
 	// Concurrency gives the key by which an execution is counted; nil: none is.
 	Concurrency KeyFunc
-	// Now is the clock by which is told who else lives. Defaults to time.Now.
+	// Now is the clock by which is told who else lives, and how long a look at the queue counts. Defaults to time.Now.
 	Now func() time.Time
 	// Registerer takes attune_db_reconnects_total, attune_db_failures_total, attune_db_older_total and
 	// attune_concurrency_ended_total; nil: nobody counts.
@@ -110,7 +110,7 @@ type Store struct {
 	opener     *zstd.Decoder
 	turn       turn
 	heard      heard
-	// nodeVigil and leaseVigil tell who lives, whatever the database's clock does; now is their clock.
+	// nodeVigil and leaseVigil tell who lives, whatever the database's clock does; now is their clock, and the turn's.
 	nodeVigil, leaseVigil vigil
 	now                   func() time.Time
 	// stuck are the attempts that the database does not let end.

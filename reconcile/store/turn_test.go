@@ -17,25 +17,23 @@ func TestPriceOfALook(t *testing.T) {
 		{20 * time.Millisecond, 200 * time.Millisecond, 4 * 64},
 		{time.Minute, aheadLifeMost, 10 * 64},
 	} {
-		var now turn
-		if n := now.depth(4); n != aheadLeast {
+		var turn turn
+		if n := turn.depth(4); n != aheadLeast {
 			t.Errorf("before any look %d are looked up", n)
 		}
-		now.price(test.took)
-		if n := now.depth(4); n != test.depth || now.life != test.life {
-			t.Errorf("after a look of %v, %d are looked up for %v, expected %d for %v", test.took, n, now.life, test.depth, test.life)
+		turn.price(test.took)
+		if n := turn.depth(4); n != test.depth || turn.life != test.life {
+			t.Errorf("after a look of %v, %d are looked up for %v, expected %d for %v", test.took, n, turn.life, test.depth, test.life)
 		}
-		if n := now.depth(aheadMost); n != aheadMost {
+		if n := turn.depth(aheadMost); n != aheadMost {
 			t.Errorf("%d are looked up at once", n)
 		}
-		ids := []int64{1, 2, 3}
-		now.look(ids, true)
-		now.lookedUp = now.lookedUp.Add(time.Second - test.life)
-		if left, _, _ := now.next(1); len(left) != len(ids) {
+		ids, at := []int64{1, 2, 3}, time.Now()
+		turn.look(ids, true, at)
+		if left, _, _ := turn.next(1, at.Add(test.life)); len(left) != len(ids) {
 			t.Error("it is forgotten before its time")
 		}
-		now.lookedUp = now.lookedUp.Add(-time.Second)
-		if left, _, _ := now.next(1); len(left) != 0 {
+		if left, _, _ := turn.next(1, at.Add(test.life+1)); len(left) != 0 {
 			t.Error("it is not forgotten")
 		}
 	}
