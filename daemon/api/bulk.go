@@ -181,30 +181,40 @@ type endsRequest struct {
 }
 
 func (s *Server) executionEnds(ctx context.Context, in *endsRequest) (*Ends, error) {
-	wait := time.NewTimer(time.Duration(in.Body.WaitSeconds * float64(time.Second)))
-	defer wait.Stop()
 	finished, unsubscribe := s.opts.Notices.Subscribe(store.ChannelFinished)
 	defer unsubscribe()
+	ends, err := awaitEnds(ctx, time.Duration(in.Body.WaitSeconds*float64(time.Second)), finished, s.stopping, func() ([]store.End, error) {
+		return s.opts.Store.Ends(ctx, in.Body.IDs, in.Body.Since.Add(-clockSlack))
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Ends{Ends: orEmpty(ends)}, nil
+}
+
+// awaitEnds looks until it sees an end, or for so long.
+func awaitEnds(ctx context.Context, most time.Duration, finished <-chan string, stopping <-chan struct{}, ends func() ([]store.End, error)) ([]store.End, error) {
+	wait := time.NewTimer(most)
+	defer wait.Stop()
 	stopped := false
 	for pause := endsFirst; ; pause = min(2*pause, endsLast) {
-		ends, err := s.opts.Store.Ends(ctx, in.Body.IDs, in.Body.Since.Add(-clockSlack))
-		if ctx.Err() != nil {
-			err = errStopping()
-		}
-		if err != nil || len(ends) > 0 || in.Body.WaitSeconds <= 0 {
-			return &Ends{Ends: orEmpty(ends)}, err
-		}
-		if stopped {
+		found, err := ends()
+		switch {
+		case ctx.Err() != nil:
+			return nil, errStopping()
+		case err != nil || len(found) > 0 || most <= 0:
+			return found, err
+		case stopped:
 			return nil, errStopping()
 		}
 		look := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			return nil, errStopping()
-		case <-s.stopping:
+		case <-stopping:
 			stopped = true // what ran here has ended by now: that is seen by a last look
 		case <-wait.C:
-			return &Ends{Ends: []store.End{}}, nil
+			return nil, nil
 		case <-finished:
 		case <-look.C:
 		}
