@@ -391,7 +391,7 @@ func (l *launcher) environment(list []byte) ([]string, error) {
 // configFile hands over the pack's whole configuration, where some of it is secret and so in no variable:
 // it gives the path of a file that only the sensor can read, or nothing.
 func (l *launcher) configFile() (string, error) {
-	hidden := secretTexts(l.target.confSchema, l.target.packConfig)
+	hidden := l.target.confSchema.SecretTexts(l.target.packConfig)
 	if len(hidden) == 0 {
 		return "", nil
 	}
@@ -405,19 +405,6 @@ func (l *launcher) configFile() (string, error) {
 		return "", fmt.Errorf("cannot write the pack's configuration: %v", err)
 	}
 	return file, nil
-}
-
-// secretTexts are the values that a schema calls secret, as texts.
-func secretTexts(schema *manifest.Schema, values map[string]any) []string {
-	var texts []string
-	// It replaces nothing, so it cannot fail.
-	_, _ = schema.ReplaceSecrets(values, func(_ string, value any) (any, error) {
-		if text, ok := variable(value); ok && text != "" {
-			texts = append(texts, text)
-		}
-		return value, nil
-	})
-	return texts
 }
 
 // run carries lines until the process is gone and all of them are settled.

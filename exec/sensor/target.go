@@ -70,7 +70,7 @@ func (t *target) hide(triggers map[string]*store.Record) {
 		}
 		var parameters map[string]any
 		if json.Unmarshal(instance.Parameters, &parameters) == nil {
-			t.hidden = append(t.hidden, secretTexts(trigger.ParametersSchema, parameters)...)
+			t.hidden = append(t.hidden, trigger.ParametersSchema.SecretTexts(parameters)...)
 		}
 	}
 }
@@ -223,12 +223,10 @@ func readConfig(t *target, secret func(name string) (string, error)) (*config, e
 		if err != nil {
 			return nil, fmt.Errorf("cannot use config key %q: %w", key, err)
 		}
-		if len(r.hidden) > 0 || t.spec.Parameters.IsSecret("/"+escapePointer(key)) {
+		c.hidden = append(c.hidden, r.hidden...)
+		c.hidden = append(c.hidden, t.spec.Parameters.SecretTexts(map[string]any{key: resolved})...)
+		if r.found || t.spec.Parameters.HoldsSecret(key) {
 			c.secret[key] = resolved
-			c.hidden = append(c.hidden, r.hidden...)
-			if text, ok := resolved.(string); ok {
-				c.hidden = append(c.hidden, text)
-			}
 			continue
 		}
 		if text, ok := variable(resolved); ok {
@@ -261,7 +259,9 @@ func variable(value any) (string, bool) {
 type resolver struct {
 	secret func(name string) (string, error)
 	target *target
-	hidden []string // what was found and is secret
+	// found says that something secret was, and hidden what of it is not to be shown.
+	found  bool
+	hidden []string
 }
 
 // resolve replaces references, at every depth.
@@ -306,7 +306,7 @@ func (r *resolver) text(text string) (any, error) {
 			// The secret may come any moment, without any change to the pack.
 			return nil, fmt.Errorf("%w: %v", errAway, err)
 		}
-		r.hidden = append(r.hidden, value)
+		r.hide(value)
 		return value, nil
 	}
 	return r.packConfig(match[2]), nil
@@ -324,8 +324,22 @@ func (r *resolver) packConfig(path string) any {
 		value = m[name]
 		pointer.WriteString("/" + escapePointer(name))
 	}
-	if text, ok := variable(value); ok && r.target.confSchema.IsSecret(pointer.String()) {
-		r.hidden = append(r.hidden, text)
+	switch at, schema := pointer.String(), r.target.confSchema; {
+	case value == nil:
+	case schema.IsSecret(at):
+		r.hide(value)
+	default:
+		// It replaces nothing, so it cannot fail.
+		_, _ = schema.ReplaceSecrets(r.target.packConfig, func(pointer string, value any) (any, error) {
+			if strings.HasPrefix(pointer, at+"/") {
+				r.hide(value)
+			}
+			return value, nil
+		})
 	}
 	return value
+}
+
+func (r *resolver) hide(value any) {
+	r.found, r.hidden = true, append(r.hidden, manifest.Texts(value)...)
 }

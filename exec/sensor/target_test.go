@@ -121,11 +121,14 @@ func TestConfiguration(t *testing.T) {
 	in := newIngredients()
 	in.config = map[string]any{"site": "home", "api": map[string]any{"url": "http://x", "password": "swordfish"}}
 	in.pack.Manifest = &manifest.Pack{ConfSchema: schema(`{"api":{"type":"object","properties":{"password":{"type":"string","secret":true}}}}`)}
-	in.spec.Parameters = schema(`{"every":{"type":"integer","default":5},"pin":{"type":"string","secret":true},"on":{"type":"boolean"}}`)
+	in.spec.Parameters = schema(`{"every":{"type":"integer","default":5},"pin":{"type":"string","secret":true},"on":{"type":"boolean"},
+		"number":{"type":"integer","secret":true,"default":7654321},"keys":{"type":"array","items":{"type":"string"},"secret":true},
+		"login":{"type":"object","properties":{"user":{"type":"string"},"code":{"type":"integer","secret":true}}}}`)
 	in.spec.Config = map[string]any{
 		"on": true, "pin": "1234567", "list": []any{"a", "{{ pack.config.api.url }}"}, "none": nil,
 		"nested": map[string]any{"key": "{{secret.key}}"}, "password": " {{ pack.config.api.password }} ",
-		"missing": "{{ pack.config.nothing.here }}",
+		"missing": "{{ pack.config.nothing.here }}", "login": map[string]any{"user": "me", "code": int64(24680246)},
+		"keys": []any{"first key", "second key"}, "whole": "{{ pack.config.api }}",
 	}
 	c, err := readConfig(in.target(), func(name string) (string, error) { return "value of " + name, nil })
 	if err != nil {
@@ -134,7 +137,11 @@ func TestConfiguration(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"every": "5", "on": "true", "list": `["a","http://x"]`}, c.open); diff != "" {
 		t.Errorf("open: %s", diff)
 	}
-	want := map[string]any{"pin": "1234567", "nested": map[string]any{"key": "value of key"}, "password": "swordfish"}
+	want := map[string]any{
+		"pin": "1234567", "nested": map[string]any{"key": "value of key"}, "password": "swordfish", "number": int64(7654321),
+		"keys": []any{"first key", "second key"}, "login": map[string]any{"user": "me", "code": int64(24680246)},
+		"whole": map[string]any{"url": "http://x", "password": "swordfish"},
+	}
 	if diff := cmp.Diff(want, c.secret); diff != "" {
 		t.Errorf("secret: %s", diff)
 	}
@@ -142,7 +149,9 @@ func TestConfiguration(t *testing.T) {
 	for _, value := range c.hidden {
 		hidden[value] = true
 	}
-	if diff := cmp.Diff(map[string]bool{"1234567": true, "value of key": true, "swordfish": true}, hidden); diff != "" {
+	if diff := cmp.Diff(map[string]bool{
+		"1234567": true, "value of key": true, "swordfish": true, "7654321": true, "first key": true, "second key": true, "24680246": true,
+	}, hidden); diff != "" {
 		t.Errorf("to be masked: %s", diff)
 	}
 

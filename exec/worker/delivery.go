@@ -152,7 +152,7 @@ func fillSecrets(parameters map[string]any, secrets map[string]string, resolve f
 		if err := put(parameters, pointer, value); err != nil {
 			return nil, fmt.Errorf("cannot put %s into parameter %s: %w", called(secrets[pointer]), dotted(pointer), err)
 		}
-		texts = textsOf(texts, value)
+		texts = append(texts, manifest.Texts(value)...)
 	}
 	return texts, nil
 }
@@ -195,37 +195,6 @@ func put(root map[string]any, pointer string, value any) error {
 		}
 	}
 	return nil
-}
-
-// textsOf appends the texts that a value is made of.
-func textsOf(texts []string, value any) []string {
-	switch v := value.(type) {
-	case map[string]any:
-		for _, item := range v {
-			texts = textsOf(texts, item)
-		}
-	case []any:
-		for _, item := range v {
-			texts = textsOf(texts, item)
-		}
-	case string:
-		texts = append(texts, v)
-	case json.Number:
-		texts = append(texts, v.String())
-	}
-	return texts
-}
-
-// secretTexts gives the texts that the schema marks as secret: they may have been given as they are.
-func secretTexts(schema *manifest.Schema, parameters map[string]any) (texts []string) {
-	_, err := schema.ReplaceSecrets(parameters, func(_ string, value any) (any, error) {
-		texts = textsOf(texts, value)
-		return value, nil
-	})
-	if err != nil {
-		return nil // the func above gives none
-	}
-	return texts
 }
 
 // secretNames tells which parameters are secret, or have something secret in them.

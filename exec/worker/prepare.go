@@ -197,7 +197,7 @@ func (a *attempt) parameters(p *plan) (map[string]any, error) {
 	if p.config, err = manifest.ResolvedConfig(a.pool.opts.PackConfig(p.pack), a.pool.opts.Secret); err != nil {
 		return nil, err
 	}
-	p.mask = child.NewMask(slices.Concat(values, texts, secretTexts(schema, parameters), secretTexts(p.confSchema, p.config)))
+	p.mask = child.NewMask(slices.Concat(values, texts, schema.SecretTexts(parameters), p.confSchema.SecretTexts(p.config)))
 	return parameters, nil
 }
 
@@ -363,7 +363,7 @@ func (a *attempt) lay(p *plan, d *delivery) error {
 		}
 		variables["ATTUNE_PARAMETER_FILE"] = file
 	}
-	if len(secretTexts(p.confSchema, p.config)) > 0 {
+	if len(p.confSchema.SecretTexts(p.config)) > 0 {
 		text, err := encodeJSON(p.config)
 		if err != nil {
 			return fmt.Errorf("cannot write the pack's configuration: %v", err)
