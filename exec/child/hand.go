@@ -83,6 +83,36 @@ func MakeFolder(path string, of *User) error {
 	return nil
 }
 
+// RemoveFolder removes a folder with all that is in it, also where a child has taken its own right to write away, as
+// those do who keep what they downloaded from being changed.
+func RemoveFolder(path string) error {
+	err := os.RemoveAll(path)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	allow(path)
+	return os.RemoveAll(path)
+}
+
+// allow gives this user its rights on folders back. What it cannot change is told by who tries to remove it.
+func allow(path string) {
+	if info, err := os.Lstat(path); err != nil || !info.IsDir() || os.Chmod(path, 0o700) != nil {
+		return
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return
+	}
+	defer root.Close()
+	// It is told of a folder before that is read.
+	_ = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() {
+			_ = root.Chmod(name, 0o700)
+		}
+		return nil
+	})
+}
+
 // openFifo opens a named pipe in a folder of a child's user without waiting for the other end.
 func openFifo(path string, flags int) (fd int, err error) {
 	fd, err = unix.Open(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)

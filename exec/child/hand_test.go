@@ -1,12 +1,15 @@
 package child
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -169,5 +172,62 @@ func TestWarmBashWithoutWork(t *testing.T) {
 	}
 	if err := parent.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A folder goes also where a child, which runs as the daemon's user, has made it unwritable. What a link leads to stays.
+func TestRemoveFolder(t *testing.T) {
+	t.Parallel()
+	above := t.TempDir()
+	dir, other := filepath.Join(above, "x"), filepath.Join(above, "other")
+	for _, path := range []string{filepath.Join(dir, "a", "b", "c"), filepath.Join(dir, "hidden", "d"), other} {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{filepath.Join(dir, "a", "b", "c", "file"), filepath.Join(other, "file")} {
+		if err := os.WriteFile(path, nil, 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(other, filepath.Join(dir, "a", "link")); err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]os.FileMode{other: 0o500, filepath.Join(dir, "hidden"): 0, filepath.Join(dir, "a", "b", "c"): 0o500, filepath.Join(dir, "a", "b"): 0o500, dir: 0o500} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	removed := make(chan error)
+	go func() {
+		// As somebody whom modes bind: for this thread alone, which ends with this.
+		runtime.LockOSThread()
+		if os.Geteuid() == 0 {
+			err := filepath.WalkDir(above, func(path string, _ fs.DirEntry, err error) error {
+				return errors.Join(err, os.Lchown(path, 65534, 65534))
+			})
+			for up := above; up != os.TempDir() && up != "/" && err == nil; up = filepath.Dir(up) {
+				err = os.Chmod(up, 0o711)
+			}
+			if err != nil {
+				removed <- err
+				return
+			}
+			_ = unix.Setfsuid(65534)
+		}
+		if err := os.RemoveAll(dir); !errors.Is(err, fs.ErrPermission) {
+			removed <- fmt.Errorf("modes do not bind: %v", err)
+			return
+		}
+		removed <- RemoveFolder(dir)
+	}()
+	if err := <-removed; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is there: %v", err)
+	}
+	if info, err := os.Stat(other); err != nil || info.Mode().Perm() != 0o500 {
+		t.Errorf("what the link leads to was changed: %v, %v", info, err)
 	}
 }

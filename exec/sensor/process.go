@@ -73,10 +73,16 @@ func (s *Supervisor) launch(ctx, sink context.Context, sn *sensor, t *target) (l
 	}
 	p, err := l.start(ctx, sink, sn)
 	if err != nil {
-		os.RemoveAll(l.temp)
+		removeTemp(l.temp, sn.logger)
 		return nil, err
 	}
 	return p, nil
+}
+
+func removeTemp(dir string, logger *slog.Logger) {
+	if err := child.RemoveFolder(dir); err != nil {
+		logger.Warn("cannot remove the folder for temporary files, it is left", "err", err)
+	}
 }
 
 // launcher gathers what one start needs.
@@ -423,7 +429,7 @@ func (p *process) run(sink context.Context, in *ingest) {
 	})
 	in.run(sink, p.spool)
 	helpers.Wait()
-	os.RemoveAll(p.temp)
+	removeTemp(p.temp, p.logger)
 }
 
 // Done is of life.

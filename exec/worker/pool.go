@@ -267,7 +267,7 @@ func newPool(opts Options, q queue) *Pool {
 	p.start = func(ctx context.Context, spec child.Spec) (process, error) { return opts.Starter.Start(ctx, spec) }
 	p.leaseUntil = opts.Runner.LeaseUntil
 	p.metrics = newMetrics(opts.Registerer, opts.Workers)
-	p.temps.dir = opts.TempDir
+	p.temps.dir, p.temps.log = opts.TempDir, p.log
 	p.slots.free = opts.Workers
 	p.lease.init()
 	p.starter.init(q, p.log)
@@ -406,7 +406,7 @@ func (p *Pool) makeFolders() error {
 		return fmt.Errorf("cannot look for folders of dead attempts: %v", err)
 	}
 	for _, dir := range left {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := child.RemoveFolder(dir); err != nil {
 			p.log.Warn("cannot remove the folder of a dead attempt", "err", err)
 		}
 	}

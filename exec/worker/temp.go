@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,7 @@ const settled = 3 * time.Second
 // needs of it, for it does not like to give the number of a removed file away again at once.
 type temps struct {
 	dir string
+	log *slog.Logger
 
 	mu    sync.Mutex
 	free  map[int][]string // empty ones, by owner
@@ -68,10 +70,16 @@ func (t *temps) take(owner *child.User) (string, error) {
 		return "", fmt.Errorf("cannot make a folder for temporary files: %w", err)
 	}
 	if err := child.GiveFolder(dir, owner); err != nil {
-		os.RemoveAll(dir)
+		t.remove(dir)
 		return "", err
 	}
 	return dir, nil
+}
+
+func (t *temps) remove(dir string) {
+	if err := child.RemoveFolder(dir); err != nil {
+		t.log.Warn("cannot remove the folder of an attempt, it is tried again at the next start", "err", err)
+	}
 }
 
 // back takes a folder back. Where something may still live that knows it, it is not to be kept.
@@ -90,7 +98,7 @@ func (t *temps) back(dir string, owner *child.User, keep bool) {
 }
 
 func (t *temps) discard(dir string) {
-	os.RemoveAll(dir)
+	t.remove(dir)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.looks, dir)
@@ -124,7 +132,7 @@ func (t *temps) clear() {
 	defer t.mu.Unlock()
 	for _, list := range t.free {
 		for _, dir := range list {
-			os.RemoveAll(dir)
+			t.remove(dir)
 		}
 	}
 	t.free, t.looks = nil, nil

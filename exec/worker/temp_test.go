@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,7 +28,7 @@ func TestTemps(t *testing.T) {
 			},
 			"gone": os.Remove,
 		} {
-			temps := temps{dir: t.TempDir()}
+			temps := temps{dir: t.TempDir(), log: slog.New(slog.DiscardHandler)}
 			first := takeTemp(t, &temps)
 			temps.back(first, nil, true)
 			again := takeTemp(t, &temps)
