@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -127,6 +128,7 @@ func (f *finisher) run() {
 		batch := f.take()
 		if len(batch) > 0 {
 			if left := f.write(f.ctx, batch); len(left) > 0 {
+				left = append(left, f.rest()...)
 				f.keep(left)
 				f.log.Error("the database did not take the last outcomes, they are kept in the spool folder", "count", len(left))
 				return
@@ -143,10 +145,7 @@ func (f *finisher) run() {
 			select {
 			case <-f.signal:
 			case <-f.ctx.Done():
-				f.mu.Lock()
-				left := slices.Collect(maps.Keys(f.aside))
-				f.mu.Unlock()
-				f.keep(left)
+				f.keep(f.rest())
 				return
 			}
 		}
@@ -217,6 +216,15 @@ func (f *finisher) take() []*ended {
 	return batch
 }
 
+// rest gives all that is not written: what waits, and what is set aside.
+func (f *finisher) rest() []*ended {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	rest := slices.AppendSeq(f.pending, maps.Keys(f.aside))
+	f.pending = nil
+	return rest
+}
+
 // write tries until the database answers, and gives what it did not take until ctx ended. What comes
 // meanwhile goes with the next try.
 func (f *finisher) write(ctx context.Context, batch []*ended) (left []*ended) {
@@ -262,17 +270,22 @@ func (f *finisher) write(ctx context.Context, batch []*ended) (left []*ended) {
 }
 
 // keep writes to disk what is not there yet, for the case that this daemon ends before the database is
-// back.
+// back. One that does not fit keeps no other off.
 func (f *finisher) keep(batch []*ended) {
+	var failed []int64
+	var first error
 	for _, e := range batch {
 		if e.spooled {
 			continue
 		}
 		if err := f.spool.write(e); err != nil {
-			f.log.Error("cannot keep an outcome on disk, it is in memory only", "execution_id", e.ExecutionID, "err", err)
-			return
+			failed, first = append(failed, e.ExecutionID), cmp.Or(first, err)
+			continue
 		}
 		e.spooled = true
+	}
+	if len(failed) > 0 {
+		f.log.Error("cannot keep outcomes on disk, they are in memory only", "executions", failed, "err", first)
 	}
 }
 

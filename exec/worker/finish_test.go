@@ -2,12 +2,17 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/attune-io/attune/reconcile/store"
@@ -117,7 +122,11 @@ func TestFlushSpool(t *testing.T) {
 	if err := s.write(e); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"half.json.new": "{", "bad.json": "{", uuid.NewString() + ".json": `{"outcome":{"Token":"x"}}`, "note": ""} {
+	unknown := uuid.NewString()
+	for name, content := range map[string]string{
+		"half.json.new": "{", "bad.json": "{", uuid.NewString() + ".json": `{"outcome":{"Token":"x"}}`, "note": "",
+		unknown + ".json": `{"outcome":{"Token":"` + unknown + `","Status":"of a later version"}}`,
+	} {
 		if err := os.WriteFile(filepath.Join(s.dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +145,7 @@ func TestFlushSpool(t *testing.T) {
 	other, _ := m.execution(ids[0] + ids[1] - claimed[0].ExecutionID)
 	m.want(other, store.StatusLost, "")
 	path, _ := s.path(e)
-	if exists(path) || exists(filepath.Join(s.dir, "half.json.new")) || !exists(filepath.Join(s.dir, "bad.json")) {
+	if exists(path) || exists(filepath.Join(s.dir, "half.json.new")) || !exists(filepath.Join(s.dir, "bad.json")) || !exists(filepath.Join(s.dir, unknown+".json")) {
 		t.Error("the wrong files are left")
 	}
 	if err := FlushSpool(t.Context(), m.store, m.file("nowhere"), m.logger()); err != nil {
@@ -161,4 +170,78 @@ func TestRecoversSpool(t *testing.T) {
 	m.run()
 	eventually(t, "it is taken up", func() bool { return !exists(path) })
 	m.want(m.do("p.good", `{}`), store.StatusSucceeded, "")
+}
+
+// What comes back from the disk is what was put there, in particular no result where there was none.
+func TestSpoolKeepsOutcomesAsTheyAre(t *testing.T) {
+	t.Parallel()
+	for _, result := range []json.RawMessage{nil, json.RawMessage("null"), json.RawMessage(`{"a":1}`)} {
+		s := spool{dir: t.TempDir()}
+		code, at := 3, time.Date(2026, 11, 30, 1, 2, 3, 4, time.UTC)
+		want := &ended{Action: "p.a", ExecutionID: 17, Attempt: 2, Outcome: store.Outcome{
+			Token: uuid.NewString(), Status: store.StatusFailed, ExitCode: &code, Signal: "SIGKILL", Error: "e", Result: result,
+			Stdout: store.Output{Text: "out", Bytes: 5, Omitted: 2}, Stderr: store.Output{Text: "err", Bytes: 3}, Arrival: []int{1, 2},
+			RetryAt: &at, Spare: true,
+		}}
+		if err := s.write(want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.load(slog.New(slog.DiscardHandler))
+		if err != nil || len(got) != 1 {
+			t.Fatalf("%d outcomes: %v", len(got), err)
+		}
+		if diff := cmp.Diff(want.Outcome, got[0].Outcome); diff != "" {
+			t.Errorf("-want +got\n%s", diff)
+		}
+	}
+}
+
+// answers is a database that says what the test wants.
+type answers struct {
+	queue
+	finish func(n int) ([]bool, error)
+	calls  int
+}
+
+func (a *answers) Finish(_ context.Context, outcomes []store.Outcome) ([]bool, error) {
+	a.calls++
+	return a.finish(a.calls)
+}
+
+// Whatever is not recorded when the end comes is on disk: also what is set aside for a moment, and what comes after
+// one that cannot be kept.
+func TestKeepsAllAtTheEnd(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var f finisher
+		made := func() *ended {
+			return &ended{Outcome: store.Outcome{Token: uuid.NewString(), Status: store.StatusSucceeded}}
+		}
+		locked, bad, last := made(), made(), made()
+		bad.Outcome.Result = json.RawMessage("{") // it cannot be written
+		a := &answers{}
+		a.finish = func(n int) ([]bool, error) {
+			if n == 1 {
+				f.add(bad, last)
+				return []bool{false}, &store.LeftError{Left: map[int]error{0: store.ErrRowLocked}}
+			}
+			f.giveUp()
+			return nil, errAwayTest
+		}
+		f.init(a, slog.New(slog.DiscardHandler), spool{dir: dir}, func(*ended, bool) {}, func() bool { return false }, func(int) {})
+		f.add(locked)
+		stopped := f.stop()
+		f.run()
+		stopped()
+		for name, e := range map[string]*ended{"the one that was set aside": locked, "the last": last} {
+			if path, _ := f.spool.path(e); !exists(path) {
+				t.Errorf("%s is lost", name)
+			}
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 2 {
+			t.Errorf("the folder has %v", left)
+		}
+		pass(finishRetryMost) // what was set aside comes back to nobody
+	})
 }

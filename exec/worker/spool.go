@@ -46,6 +46,7 @@ func (s spool) write(e *ended) error {
 	}
 	_, err = f.Write(data)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		os.Remove(path + spoolNew) // on a full disk another may fit in its place
 		return err
 	}
 	if err := os.Rename(path+spoolNew, path); err != nil {
@@ -97,6 +98,9 @@ func (s spool) load(log *slog.Logger) ([]*ended, error) {
 		}
 		if err == nil {
 			_, err = s.path(e)
+		}
+		if err == nil && !e.Outcome.Status.IsOutcome() {
+			err = fmt.Errorf("%s: %q is no status that an attempt ends with", path, e.Outcome.Status)
 		}
 		if err != nil {
 			log.Warn("cannot read an outcome in the spool folder, it is left there", "err", err)

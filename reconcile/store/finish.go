@@ -21,9 +21,10 @@ type Outcome struct {
 	ExitCode *int
 	Signal   string // "SIGKILL"
 	Error    string
-	Result   json.RawMessage // nil: none
-	Stdout   Output
-	Stderr   Output
+	// Result is nil where there is none, which is not the same as null, also once this was written to a file.
+	Result json.RawMessage `json:",omitempty"`
+	Stdout Output
+	Stderr Output
 	// Arrival is the order in which the two came: lengths in bytes of their texts, by turns of stdout and of
 	// stderr; what it does not tell of comes last. Nil: stdout, then stderr.
 	Arrival []int
@@ -67,7 +68,7 @@ func (s *Store) Finish(ctx context.Context, outcomes []Outcome) (accepted []bool
 	size := 0
 	seen := map[uuid.UUID]bool{}
 	for i, o := range outcomes {
-		if !o.Status.isOutcome() {
+		if !o.Status.IsOutcome() {
 			return nil, fmt.Errorf("cannot finish an attempt as %q: expected succeeded, failed, timed_out or cancelled", o.Status)
 		}
 		token, err := uuid.Parse(o.Token)

@@ -47,7 +47,7 @@ func (s Status) next() []Status {
 // Final says whether nothing follows.
 func (s Status) Final() bool { return len(s.next()) == 0 }
 
-// isOutcome says whether an attempt may be finished with it. Lost is not for its holder to say.
-func (s Status) isOutcome() bool {
+// IsOutcome says whether an attempt may be finished with it. Lost is not for its holder to say.
+func (s Status) IsOutcome() bool {
 	return slices.Contains(Statuses(), s) && s.Final() && s != StatusLost
 }
