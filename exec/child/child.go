@@ -298,7 +298,7 @@ func (p *Process) supervise() {
 	if peak, ok := p.group.peak(); ok {
 		exit.MaxRSS = peak
 	}
-	exit.OutputIncomplete = p.streams.finish(&p.spec) || !gone
+	exit.OutputIncomplete, exit.Outlived = p.streams.finish(&p.spec) || !gone, !gone
 	if p.pidfd != nil {
 		p.pidfd.Close()
 	}
@@ -550,8 +550,10 @@ type Exit struct {
 	ForkBomb     bool // it was killed for forking on all the same
 	// OutputIncomplete says that a grandchild kept the pipes open and they were closed by us.
 	OutputIncomplete bool
-	EndedAt          time.Time
-	CPU              time.Duration // user and system, of the leader and what it waited for
+	// Outlived says that processes of its tree were killed and are there all the same.
+	Outlived bool
+	EndedAt  time.Time
+	CPU      time.Duration // user and system, of the leader and what it waited for
 	// MaxRSS is in bytes: of the whole tree in a cgroup, else of its largest process. In the latter case
 	// Linux counts what the daemon had at the fork, so small children seem as large as the daemon.
 	MaxRSS int64

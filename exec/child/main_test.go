@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 		os.Exit(showCapabilities())
 	case os.Getenv(helperVar) == descriptorsHelper:
 		os.Exit(startShort())
+	case os.Getenv(helperVar) == tracerHelper:
+		os.Exit(trace())
 	case os.Getenv(helperVar) != "":
 		os.Exit(helper(os.Getenv(helperVar)))
 	}

@@ -65,6 +65,9 @@ type Runner struct {
 	deadRun string
 	killed  int
 
+	// killWait is KillWait, but where a test has less patience.
+	killWait time.Duration
+
 	starting sync.WaitGroup
 	mu       sync.Mutex
 	closed   bool
@@ -96,6 +99,7 @@ func NewRunner(ctx context.Context, opts Options) (*Runner, error) {
 		users:       users{missing: sync.OnceValue(missingCapabilities)},
 		ambient:     hasAmbient(),
 		mayLimit:    hasCapability(unix.CAP_SYS_RESOURCE),
+		killWait:    KillWait,
 		byPID:       map[int]*Process{},
 		byID:        map[string]*Process{},
 		stopJanitor: make(chan struct{}),

@@ -37,7 +37,7 @@ func (r *Runner) endTree(p *Process) (gone bool) {
 		switch waited := time.Since(begun); {
 		case left == 0 && (unclear == 0 || waited > unclearWait):
 			return true
-		case waited > KillWait:
+		case waited > r.killWait:
 			r.logger.Error("processes of a child do not end although they were killed", "child", p.spec.Name, "pid", p.pid)
 			return false
 		}

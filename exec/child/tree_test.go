@@ -6,10 +6,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // escape starts a process that left the group: a double fork, and a session of its own.
@@ -552,5 +555,63 @@ while True:
 	waitDone(t, b)
 	if e := b.Wait(); e.Code != 7 || e.RefusedForks != 0 {
 		t.Errorf("beside them a child ended by %v", e)
+	}
+}
+
+const tracerHelper = "tracer"
+
+// trace holds on to a process, whose end then is nobody else's to see, until stdin ends.
+func trace() int {
+	runtime.LockOSThread()
+	pid, _ := strconv.Atoi(os.Args[1])
+	if err := unix.PtraceSeize(pid); err != nil {
+		fmt.Fprintln(os.Stdout, "error:", err)
+		return 1
+	}
+	fmt.Fprintln(os.Stdout, "traced")
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	return 0
+}
+
+// TestOutlived tells of what does not end although it was killed, as a process does that is stuck in the kernel; here
+// it is one whose end a stranger keeps from us.
+func TestOutlived(t *testing.T) {
+	t.Parallel()
+	r := newTestRunner(t)
+	for _, traced := range []bool{false, true} {
+		file := filepath.Join(t.TempDir(), "pid")
+		spec := sh("setsid sh -c 'echo $$ > " + file + "; exec sleep 300' >/dev/null 2>&1 & read x")
+		spec.KeepStdin = true
+		p := start(t, r, spec)
+		pid := pidIn(t, file)
+		if traced {
+			r.killWait = 50 * time.Millisecond // the child has not ended yet
+			tracer := exec.Command(os.Args[0], strconv.Itoa(pid))
+			tracer.Env = append(os.Environ(), helperVar+"="+tracerHelper)
+			in, err := tracer.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := tracer.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := tracer.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				in.Close()
+				_ = tracer.Wait()
+			}()
+			if line, err := NewLineReader(out).Next(); err != nil || string(line.Bytes) != "traced" {
+				t.Skipf("nobody may be traced here: %s %v", line.Bytes, err)
+			}
+		}
+		if err := p.Stdin().Close(); err != nil {
+			t.Fatal(err)
+		}
+		if exit := waitDone(t, p); exit.Outlived != traced || exit.Code != 1 {
+			t.Errorf("traced %v: %+v", traced, exit)
+		}
 	}
 }

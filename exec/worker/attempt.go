@@ -60,13 +60,14 @@ type attempt struct {
 	// ended; zero: any time.
 	total    time.Duration
 	allUntil time.Time
-	// outlived says that its tree could not be ended.
+	// outlived says that something of its tree is there, or may be.
 	outlived bool
 
 	mu     sync.Mutex
 	reason stopReason
 	grace  time.Duration
 	proc   process
+	began  time.Duration // on CLOCK_BOOTTIME, of the process
 	killed bool
 	over   bool
 }
@@ -120,11 +121,26 @@ func (a *attempt) survive() (o *store.Outcome) {
 	defer func() {
 		if v := recover(); v != nil {
 			a.log().Error("attempt panicked", "err", v, "stack", string(debug.Stack()))
-			a.kill()
-			o = a.failed(fmt.Errorf("a mistake inside the daemon: %v", v))
+			o = a.abandon(fmt.Errorf("a mistake inside the daemon: %v", v))
 		}
 	}()
 	return a.run()
+}
+
+// abandon ends the child of an attempt that nobody watches any more: none may follow before it is gone.
+func (a *attempt) abandon(why error) *store.Outcome {
+	a.stop(stopFence, 0)
+	a.mu.Lock()
+	proc := a.proc
+	a.mu.Unlock()
+	if proc == nil {
+		return a.failed(why)
+	}
+	if err := proc.Stop(0); err != nil {
+		a.noteUnkillable(err)
+		return &store.Outcome{Status: store.StatusFailed, Error: child.Sanitize([]byte(why.Error() + ": " + err.Error()))}
+	}
+	return a.failed(why)
 }
 
 // end closes what others may look at.
@@ -155,6 +171,14 @@ func (a *attempt) stop(reason stopReason, grace time.Duration) {
 	}
 	a.reason, a.grace = reason, grace
 	a.cancel()
+}
+
+// disown ends an attempt whose token is void, at once: another one may run elsewhere by now.
+func (a *attempt) disown() {
+	a.stop(stopUnheld, 0)
+	if reason, _ := a.stopped(); reason != stopUnheld {
+		a.kill() // it is being stopped, with patience
+	}
 }
 
 // kill ends the child at once, also one that is being stopped with more patience.
@@ -337,8 +361,9 @@ func (a *attempt) start(plan *plan) (process, error) {
 		return nil, err
 	}
 	a.mu.Lock()
-	a.proc = proc
+	a.proc, a.began = proc, a.pool.boottime()
 	a.mu.Unlock()
+	a.outlived = true // until its end is seen, also if a mistake of ours takes us past that
 	// The two clocks may differ; waiting less than nothing is no news.
 	a.pool.metrics.wait.Observe(max(time.Since(a.claim.QueuedAt), 0).Seconds())
 	return proc, nil
@@ -353,6 +378,9 @@ func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 	}
 	timer := time.NewTimer(plan.timeout)
 	defer timer.Stop()
+	if a.pool.lease.age(a.pool.boottime()) >= fenceStop {
+		a.stop(stopFence, 0) // the start took long, or this daemon was frozen in it: another may run elsewhere by now
+	}
 	select {
 	case <-proc.Done():
 	case <-timer.C:
@@ -365,9 +393,7 @@ func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 		reason = a.endedBy(reason, proc.Wait())
 	default:
 		if err := proc.Stop(grace); err != nil {
-			a.log().Error("child cannot be stopped", "err", err)
-			a.pool.metrics.unkillable.Inc()
-			a.outlived = true
+			a.noteUnkillable(err)
 			a.closeStreams()
 			return a.conclude(plan, reason, child.Exit{Code: -1}, err)
 		}
@@ -375,7 +401,18 @@ func (a *attempt) watch(plan *plan, proc process) *store.Outcome {
 	exit := proc.Wait()
 	a.closeStreams()
 	a.pool.metrics.duration.WithLabelValues(a.claim.Action).Observe(time.Since(began).Seconds())
+	if exit.Outlived {
+		err := fmt.Errorf("cannot end what it left behind: %w", child.ErrUnkillable)
+		a.noteUnkillable(err)
+		return a.conclude(plan, reason, exit, err)
+	}
+	a.outlived = false
 	return a.conclude(plan, reason, exit, nil)
+}
+
+func (a *attempt) noteUnkillable(err error) {
+	a.log().Error("child cannot be stopped", "err", err)
+	a.pool.metrics.unkillable.Inc()
 }
 
 // endedBy tells what ended a child that this attempt has not stopped: itself, whoever wanted it to, or a
@@ -385,12 +422,12 @@ func (a *attempt) endedBy(reason stopReason, exit child.Exit) stopReason {
 		return stopNot
 	}
 	a.mu.Lock()
-	killed := a.killed
+	killed, began := a.killed, a.began
 	a.mu.Unlock()
 	switch {
 	case killed:
 		return reason
-	case a.pool.lease.age(a.pool.boottime()) >= store.LeaseDuration-child.KeeperMargin:
+	case a.pool.lease.outlasted(began, a.pool.boottime()):
 		return stopFence
 	}
 	return stopNot
@@ -438,7 +475,7 @@ func (a *attempt) conclude(plan *plan, reason stopReason, exit child.Exit, unkil
 	if text := exit.Refused(); text != "" && reason != stopNot {
 		o.Error += ": " + text
 	}
-	if unkillable != nil {
+	if unkillable != nil && o.Status != store.StatusSucceeded {
 		o.Error += ": " + unkillable.Error()
 		// What is still there and another attempt would be two at once.
 		o.RetryAt, o.Spare = nil, false

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/attune-io/attune/exec/child"
 	"github.com/attune-io/attune/reconcile/store"
 )
 
@@ -35,7 +36,16 @@ type lease struct {
 	mu      sync.Mutex
 	renewed time.Duration // when the last successful renewal was sent; 0: never
 	fenced  bool
+	// late is when the answer to the last renewal came that the keeper did not wait for; 0: it always did.
+	late time.Duration
 }
+
+const (
+	// keeperKill is how long after the last renewal the keeper kills what this node runs.
+	keeperKill = store.LeaseDuration - child.KeeperMargin
+	// keeperSeen is how soon a daemon that was frozen sees what the keeper has killed.
+	keeperSeen = 5 * time.Second
+)
 
 func (l *lease) init() {
 	l.first = make(chan struct{})
@@ -52,13 +62,24 @@ func (l *lease) age(now time.Duration) time.Duration {
 	return now - l.renewed
 }
 
-func (l *lease) renewedAt(sent time.Duration) {
+func (l *lease) renewedAt(sent, answered time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.renewed == 0 {
+	switch {
+	case l.renewed == 0:
 		close(l.first)
+	case answered-l.renewed >= keeperKill:
+		l.late = answered
 	}
 	l.renewed, l.fenced = sent, false
+}
+
+// outlasted tells whether the keeper has killed what has begun at that time, because nothing was renewed for so
+// long. A daemon that was frozen meanwhile may be quicker to renew again than to see what became of its children.
+func (l *lease) outlasted(began, now time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.renewed != 0 && (now-l.renewed >= keeperKill || began < l.late && now-l.late < keeperSeen)
 }
 
 // fence tells whether it is the first call since the last renewal.
@@ -153,7 +174,7 @@ func (p *Pool) renew(ctx context.Context, orphans map[string]time.Duration) (*st
 	if err != nil {
 		return nil, err
 	}
-	p.lease.renewedAt(sent)
+	p.lease.renewedAt(sent, p.boottime())
 	p.leaseUntil(sent + store.LeaseDuration)
 	held := make(map[string]bool, len(renewal.Held))
 	for _, token := range renewal.Held {
@@ -161,7 +182,7 @@ func (p *Pool) renew(ctx context.Context, orphans map[string]time.Duration) (*st
 	}
 	for _, a := range before {
 		if !held[a.claim.Token] {
-			a.stop(stopUnheld, 0)
+			a.disown()
 		}
 	}
 	for _, token := range renewal.Cancel {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -262,6 +263,8 @@ type stage struct {
 	*Pool
 	queue *fakeQueue
 	begun time.Time
+	// frozen is how long this daemon and its timers stood still.
+	frozen atomic.Int64
 
 	mu     sync.Mutex
 	procs  map[string]*fakeProcess // by execution
@@ -293,7 +296,7 @@ func onStage(t *testing.T, stubborn bool, f func(s *stage, leave func())) {
 		}
 		opts.fill()
 		s.Pool = newPool(opts, s.queue)
-		s.boottime = func() time.Duration { return time.Second + time.Since(s.begun) }
+		s.boottime = func() time.Duration { return time.Second + time.Since(s.begun) + time.Duration(s.frozen.Load()) }
 		s.leaseUntil = func(d time.Duration) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -698,6 +701,147 @@ func TestVoidTokenIsKilled(t *testing.T) {
 			t.Errorf("attune_fenced_writes_total is %v", got)
 		}
 	})
+}
+
+// With a void token nothing has patience: another attempt may run elsewhere by now.
+func TestVoidTokenEndsPatience(t *testing.T) {
+	t.Parallel()
+	onStage(t, true, func(s *stage, _ func()) {
+		s.offer(1)
+		pass(3 * time.Second)
+		s.heldBy(token(1)).stop(stopCancel, time.Hour)
+		s.queue.set(func() { delete(s.queue.held, token(1)) })
+		pass(renewPeriod)
+		select {
+		case <-s.proc(t, 1).done:
+		default:
+			t.Error("it is still there")
+		}
+	})
+}
+
+// The keeper killed what ran while this daemon was frozen, which renews its leases before it sees that.
+func TestRenewsBeforeItSeesTheKeeper(t *testing.T) {
+	t.Parallel()
+	killed := child.Exit{Code: -1, Signal: sigKill}
+	onStage(t, false, func(s *stage, _ func()) {
+		s.offer(1, 2)
+		pass(3 * time.Second)
+		s.frozen.Add(int64(keeperKill))
+		s.lease.hasten()
+		synctest.Wait()
+		s.proc(t, 1).end(killed)
+		synctest.Wait()
+		outcomes := s.queue.told().outcomes
+		if len(outcomes) != 1 || !strings.Contains(outcomes[0].Error, "could not renew its lease") || outcomes[0].RetryAt == nil {
+			t.Errorf("before it is seen: %+v", outcomes)
+		}
+		s.offer(3)
+		pass(pollPeriod + pollPeriod/10)
+		s.proc(t, 3).end(killed) // it began after
+		pass(keeperSeen)
+		s.proc(t, 2).end(killed) // it was not killed then
+		synctest.Wait()
+		outcomes = s.queue.told().outcomes
+		if len(outcomes) != 3 || !strings.Contains(outcomes[1].Error, "which Attune did not send") || !strings.Contains(outcomes[2].Error, "which Attune did not send") {
+			t.Errorf("by a stranger: %+v", outcomes)
+		}
+	})
+}
+
+// A start that takes until the lease may be over is ended at once.
+func TestFencesALateStart(t *testing.T) {
+	t.Parallel()
+	onStage(t, true, func(s *stage, _ func()) {
+		start := s.start
+		s.start = func(ctx context.Context, spec child.Spec) (process, error) {
+			s.setAway(true)
+			s.frozen.Add(int64(store.LeaseDuration))
+			return start(ctx, spec)
+		}
+		pass(guardPeriod / 2)
+		s.offer(1)
+		s.poke()
+		pass(pollPeriod + pollPeriod/10)
+		if stops := s.proc(t, 1).stopped(); len(stops) == 0 || stops[0].After != 0 || stops[0].Grace != 0 {
+			t.Errorf("stops: %v", stops)
+		}
+		s.setAway(false)
+		pass(5 * time.Second)
+	})
+}
+
+// What an attempt left behind and cannot be ended is followed by nothing, either.
+func TestLeftoverIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(a *attempt, p *fakeProcess){
+		"failed": func(_ *attempt, p *fakeProcess) { p.end(child.Exit{Code: 1, Outlived: true}) },
+		"stopped": func(a *attempt, p *fakeProcess) {
+			a.stop(stopShutdown, time.Second)
+			p.end(child.Exit{Code: -1, Signal: "SIGTERM", Outlived: true})
+		},
+		"succeeded": func(_ *attempt, p *fakeProcess) { p.end(child.Exit{Outlived: true}) },
+	} {
+		onStage(t, true, func(s *stage, _ func()) {
+			s.offer(1)
+			pass(3 * time.Second)
+			a := s.heldBy(token(1))
+			a.claim.Retry = &manifest.Retry{MaxAttempts: 5}
+			end(a, s.proc(t, 1))
+			pass(time.Second)
+			outcomes := s.queue.told().outcomes
+			if len(outcomes) != 1 || outcomes[0].RetryAt != nil || outcomes[0].Spare {
+				t.Fatalf("%s: %+v", name, outcomes)
+			}
+			if o := outcomes[0]; name == "succeeded" && (o.Status != store.StatusSucceeded || o.Error != "") ||
+				name != "succeeded" && (o.Status != store.StatusFailed || !strings.Contains(o.Error, "cannot end what it left behind")) {
+				t.Errorf("%s: %+v", name, o)
+			}
+			if got := testutil.ToFloat64(s.metrics.unkillable); got != 1 {
+				t.Errorf("%s: attune_unkillable_children_total is %v", name, got)
+			}
+			if dirs, _ := filepath.Glob(filepath.Join(s.opts.TempDir, tempPrefix+"*")); len(dirs) != 0 {
+				t.Errorf("%s: its folder is kept for others", name)
+			}
+		})
+	}
+}
+
+// panicking is a process over which this daemon stumbles.
+type panicking struct{ *fakeProcess }
+
+func (panicking) Done() <-chan struct{} { panic("oh no") }
+
+// An attempt over which this daemon stumbles is not tried again before its child is gone.
+func TestPanicEndsTheChildFirst(t *testing.T) {
+	t.Parallel()
+	for _, stuck := range []bool{false, true} {
+		onStage(t, true, func(s *stage, _ func()) {
+			start := s.start
+			s.start = func(ctx context.Context, spec child.Spec) (process, error) {
+				p, err := start(ctx, spec)
+				p.(*fakeProcess).stuck = stuck
+				return panicking{p.(*fakeProcess)}, err
+			}
+			s.offer(1)
+			s.queue.set(func() { s.queue.waiting[0].Retry = &manifest.Retry{MaxAttempts: 5} })
+			pass(3 * time.Second)
+			outcomes := s.queue.told().outcomes
+			if len(outcomes) != 1 || !strings.Contains(outcomes[0].Error, "a mistake inside the daemon: oh no") {
+				t.Fatalf("outcomes: %+v", outcomes)
+			}
+			p := s.proc(t, 1)
+			ended := false
+			select {
+			case <-p.done:
+				ended = true
+			default:
+			}
+			if ended == stuck || len(p.stopped()) != 1 || (outcomes[0].RetryAt == nil) != stuck {
+				t.Errorf("stuck %v: ended %v, stops %v, outcome %+v", stuck, ended, p.stopped(), outcomes[0])
+			}
+		})
+	}
 }
 
 func TestCancelledByRenewal(t *testing.T) {
