@@ -273,12 +273,22 @@ func (p *Pool) hearCancels(ctx context.Context) {
 			return
 		case payload := <-notices:
 			id, err := strconv.ParseInt(payload, 10, 64)
-			p.mu.Lock()
-			ours := err != nil || p.followed[id] != nil
-			p.mu.Unlock()
-			if ours {
+			if err != nil || p.isOurs(id) {
 				p.lease.hasten()
 			}
 		}
 	}
+}
+
+// isOurs tells whether an execution runs here. One that does not may have been claimed a moment ago: then admit has
+// the leases looked at.
+func (p *Pool) isOurs(id int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.followed[id] != nil {
+		return true
+	}
+	p.strangers[p.nextStranger] = id
+	p.nextStranger = (p.nextStranger + 1) % len(p.strangers)
+	return false
 }

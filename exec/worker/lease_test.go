@@ -860,6 +860,22 @@ func TestCancelledByRenewal(t *testing.T) {
 	})
 }
 
+// Somebody wants cancelled what was claimed a moment ago: the notice comes before the answer to the claim.
+func TestCancelledBeforeTheClaimIsAnswered(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		pass(3 * time.Second)
+		s.isOurs(1)
+		s.queue.set(func() { s.queue.cancel[token(1)] = true })
+		s.offer(1)
+		pass(pollPeriod + pollPeriod/10)
+		// Either way it ends as cancelled.
+		if told := s.queue.told(); len(told.outcomes)+len(told.released) != 1 {
+			t.Errorf("outcomes %+v, released %v", told.outcomes, told.released)
+		}
+	})
+}
+
 // A claim was committed and its answer lost: nobody knows of it, and its lease is renewed with the rest.
 func TestOrphanedClaimIsReleased(t *testing.T) {
 	t.Parallel()

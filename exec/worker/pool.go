@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -241,7 +242,13 @@ type Pool struct {
 	held     map[string]*attempt
 	followed map[int64]*attempt
 	due      time.Time // when the next retry of ours is; zero: none
+	// strangers are the executions that somebody last wanted cancelled and nobody here knew of.
+	strangers    [cancelsKept]int64
+	nextStranger int
 }
+
+// cancelsKept is how many notices may come while a claim is answered; what is missed waits for the next renewal.
+const cancelsKept = 64
 
 // New makes a Pool.
 func New(opts Options) (*Pool, error) {
@@ -424,6 +431,9 @@ func (p *Pool) admit(claimed []store.Claimed, reserved int) {
 		list[i] = a
 		p.held[c.Token], p.followed[c.ExecutionID] = a, a
 		p.busy++
+		if slices.Contains(p.strangers[:], c.ExecutionID) {
+			p.lease.hasten()
+		}
 	}
 	p.metrics.setBusy(min(p.busy, p.opts.Workers))
 	p.mu.Unlock()
