@@ -66,12 +66,23 @@ func TestSecretsWithoutAKeyAreRefused(t *testing.T) {
 	b.do(os.Rename(keyFile+".new", keyFile))
 	b.write("two/rules/secret.yaml", "name: secret\ntrigger: {ref: two.told, parameters: {token: other}}\naction: act\n")
 	b.write("two/actions/act.sh", "#!/bin/bash\necho edited\n")
+	b.write("two/actions/take.yaml", "name: take\nentry_point: act.sh\nparameter_delivery: file\nparameters:\n  token: {type: string, secret: true}\n")
+	b.write("two/rules/given.yaml", "name: given\ntrigger: tick\naction: {ref: take, parameters: {token: other}}\n")
+	b.write("two/rules/named.yaml", "name: named\ntrigger: tick\naction: {ref: take, parameters: {token: '{{ secret.name }}'}}\n")
 	b.reload()
 	c := b.catalog()
 	told := c.Packs["two"].Errors.Error()
-	const want = `two/rules/secret.yaml:2:46: cannot keep the secret trigger.parameters.token: cannot use the key file `
-	if !strings.Contains(told, want) || !strings.Contains(told, "(secrets.key_file)") {
-		t.Errorf("errors: %s", told)
+	for _, want := range []string{
+		`two/rules/secret.yaml:2:46: cannot keep the secret trigger.parameters.token: cannot use the key file `,
+		`two/rules/given.yaml:3:41: cannot keep the secret action.parameters.token: cannot use the key file `,
+		"(secrets.key_file)",
+	} {
+		if !strings.Contains(told, want) {
+			t.Errorf("%q is not in the errors: %s", want, told)
+		}
+	}
+	if c.Rules["two.given"] != nil || c.Rules["two.named"] == nil {
+		t.Error("the rule that gives an action a secret is in force, or the one that names it is not")
 	}
 	if c.Rules["two.secret"].TreeDigest == c.Packs["two"].TreeDigest || c.Actions["two.act"].TreeDigest != c.Packs["two"].TreeDigest {
 		t.Error("the rule moved, or its neighbour did not")

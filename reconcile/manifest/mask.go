@@ -99,6 +99,28 @@ func maskValues(tree map[string]any, key string, schema *Schema) {
 	tree[key] = masked
 }
 
+// HoldsLiteral says whether a value that a rule gives an action is written as it is, or has a part that is. A text
+// with a template is a reference, or is made from the event.
+func HoldsLiteral(value any) bool {
+	switch v := value.(type) {
+	case nil:
+		return false
+	case string:
+		return v != "" && !strings.Contains(v, "{{")
+	case []any:
+		return slices.ContainsFunc(v, HoldsLiteral)
+	case map[string]any:
+		for _, item := range v {
+			if HoldsLiteral(item) {
+				return true
+			}
+		}
+		return false
+	default:
+		return true
+	}
+}
+
 // maskSchema masks the values that a schema itself names for its secret parts.
 func maskSchema(node any) {
 	raw := object(node)

@@ -42,6 +42,7 @@ func (k *componentCheck) rule(r *Rule) {
 		}
 		actions[use.Ref] = action
 		k.parameters(action.Parameters, use.Parameters, pointer+"/parameters")
+		k.givenInClear(action.Parameters, use.Parameters, pointer+"/parameters")
 	}
 	if k.compiler == nil {
 		k.compiler = NewCompiler() // it costs more than most rules
@@ -88,17 +89,38 @@ func (k *componentCheck) instance(r *Rule, t *Trigger) {
 
 // sealed refuses secrets that could not be encrypted: nothing is stored in clear because a key is missing.
 func (k *componentCheck) sealed(schema *Schema, parameters map[string]any, pointer string) {
+	// What it gives instead is of no interest, and it does not fail.
+	_, _ = schema.ReplaceSecrets(parameters, func(at string, value any) (any, error) {
+		if value != nil {
+			k.sealedAt(pointer + at)
+		}
+		return value, nil
+	})
+}
+
+func (k *componentCheck) sealedAt(pointer string) {
 	if k.opts.Seals == nil {
 		return
 	}
-	// What it gives instead is of no interest, and it does not fail.
+	if err := k.opts.Seals(); err != nil {
+		k.fail(pointer, "make the key file usable (secrets.key_file), then reload the pack", "cannot keep the secret %s: %v", k.written(pointer), err)
+	}
+}
+
+// givenInClear warns of a secret that a rule gives an action as it is: encrypted in the database and masked
+// everywhere, it still stands in the file for whoever reads that, or its history. A trigger takes nothing else.
+func (k *componentCheck) givenInClear(schema *Schema, parameters map[string]any, pointer string) {
+	// As in sealed.
 	_, _ = schema.ReplaceSecrets(parameters, func(at string, value any) (any, error) {
-		if value == nil {
-			return nil, nil
+		if !HoldsLiteral(value) {
+			return value, nil
 		}
-		if err := k.opts.Seals(); err != nil {
-			k.fail(pointer+at, "make the key file usable (secrets.key_file), then reload the pack", "cannot keep the secret %s: %v", dotted(pointer+at), err)
+		hint := `write "{{ secret.name }}" there, and the value into a file of that name in secrets.directory`
+		if matchesAny(annotated(schema.raw(), "literal", true), at) {
+			hint = "take literal: true from the action's schema, then " + hint
 		}
+		k.report(SeverityWarning, pointer+at, hint, "cannot keep %s secret: it stands in clear in this file", k.written(pointer+at))
+		k.sealedAt(pointer + at)
 		return value, nil
 	})
 }
