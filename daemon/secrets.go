@@ -129,15 +129,15 @@ func (d *Daemon) sealParameters(action string, parameters json.RawMessage, secre
 	return encoded, secrets, nil
 }
 
-// sealStored encrypts what rules gave their triggers in clear before a schema called it secret, or before
-// anybody encrypted it: before sensors start, which would be told other trigger instances later.
+// sealStored encrypts what rules gave in clear before a schema called it secret, or before anybody
+// encrypted it: before sensors start, which would be told other trigger instances later.
 func (d *Daemon) sealStored(ctx context.Context) {
 	count, err := d.store.SealParameters(ctx)
 	switch {
 	case err != nil && ctx.Err() == nil:
-		d.log.Warn("secret parameters of triggers are still stored in clear, it is tried again", "err", err)
+		d.log.Warn("secret parameters of rules are still stored in clear, it is tried again", "err", err)
 	case count > 0:
-		d.log.Info("secret parameters of triggers encrypted", "rules", count)
+		d.log.Info("secret parameters of rules encrypted", "rules", count)
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/attune-io/attune/daemon/api"
 )
 
@@ -254,6 +256,159 @@ func TestF99PlantedSecrets(t *testing.T) {
 	// What is encrypted is there, by key.
 	if n := len(y.query("SELECT id FROM execution WHERE secrets::text LIKE '%sealed:%'")); n != 3 {
 		t.Errorf("%d executions have encrypted values, want 3", n)
+	}
+}
+
+// rulesGive is a pack whose rule gives its trigger and its actions secrets as they are, in all forms of YAML.
+const rulesGive = `
+-- gives/pack.yaml --
+ref: gives
+version: 1.0.0
+-- takes/pack.yaml --
+ref: takes
+version: 1.0.0
+-- takes/actions/take.yaml --
+name: take
+entry_point: take.sh
+parameters:
+  token: {type: string, secret: true}
+  login: {type: object, secret: true}
+  pin: {type: integer, secret: true}
+  open: {type: string}
+-- takes/actions/take.sh --
+cat
+-- takes/triggers/told.yaml --
+name: told
+parameters:
+  token: {type: string, secret: true}
+payload_schema: {n: {type: integer}, list: {type: array}}
+-- gives/rules/give.yaml --
+name: give
+trigger: {ref: takes.told, parameters: {token: %[1]q}}
+when: event.payload.n > 0
+for_each: event.payload.list
+actions:
+  - ref: takes.take
+    parameters:
+      token: %[2]q
+      open: seen {{ item }}
+  - takes.take
+  - ref: takes.take
+    parameters:
+      token: >-
+        %[3]s
+      login: {user: joe, password: '%[4]s'}
+-- gives/rules/misfit.yaml --
+name: misfit
+trigger: takes.told
+action: {ref: takes.take, parameters: {pin: %[5]s}}
+`
+
+// F99: what a rule gives its trigger and its actions stands in its file, and is shown and stored nowhere in clear.
+func TestF99SecretsThatRulesGive(t *testing.T) {
+	t.Parallel()
+	first := []string{"trigger-Secret-0461", "action-Secret-0462", "folded-Secret-0463", "login-Secret-0464", "misfit-Secret-0465"}
+	then := []string{"trigger-Secret-0471", "action-Secret-0472", "folded-Secret-0473", "login-Secret-0474", "misfit-Secret-0475"}
+	written := func(secrets []string) string {
+		values := make([]any, len(secrets))
+		for i, secret := range secrets {
+			values[i] = secret
+		}
+		return fmt.Sprintf(rulesGive, values...)
+	}
+	y := newYard(t, written(first))
+	n := y.node(`log.level = "debug"`, `exec.workers = 4`).start()
+	n.must("trigger", "fire", "takes.told", "n=1", `list=["one", "two"]`)
+	n.must("trigger", "fire", "takes.told", "n=0")
+	n.until("all executions have ended", func() bool {
+		return slices.Equal(y.query("SELECT count(*) FROM execution WHERE status = 'succeeded'"), []string{"6"})
+	})
+	places := map[string][]byte{}
+	look := func(when string) {
+		for _, args := range [][]string{
+			{"rule", "list", "-o", "json"},
+			{"rule", "list", "-o", "wide"},
+			{"rule", "show", "gives.give"},
+			{"rule", "show", "gives.give", "-o", "json"},
+			{"rule", "show", "gives.give", "-o", "yaml"},
+			{"rule", "test", "gives.give", "--payload", `{"n": 1, "list": [1]}`},
+			{"rule", "test", "gives.give", "--payload", `{"n": 1, "list": [1]}`, "-o", "json"},
+			{"rule", "test", "gives.give", "--event", "1"},
+			{"rule", "test", "gives.give", "--since", "1h", "-o", "json"},
+			{"trigger", "show", "takes.told", "-o", "json"},
+			{"event", "show", "1", "-o", "json"},
+			{"why", "event", "1", "-o", "json"},
+			{"why", "event", "2"},
+			{"why", "execution", "1"},
+			{"execution", "show", "1", "-o", "json"},
+			{"execution", "list", "-o", "json"},
+			{"pack", "show", "gives", "-o", "json"},
+			{"pack", "list", "-o", "json"},
+			{"pack", "plan"},
+			{"pack", "plan", "-o", "json"},
+			{"pack", "diff", "gives"},
+			{"pack", "diff", "gives", "-o", "json"},
+			{"pack", "history", "gives", "-o", "json"},
+			{"pack", "lint", y.path("gives"), y.path("takes")},
+			{"pack", "lint", y.path("gives"), y.path("takes"), "-o", "json"},
+			{"audit", "list", "-o", "json"},
+			{"status", "-o", "json"},
+			{"doctor"},
+		} {
+			out, errs, _ := n.run(args...)
+			places["attune "+strings.Join(args, " ")+", "+when] = []byte(out + errs)
+		}
+	}
+	look("in force")
+	lint := string(places[fmt.Sprintf("attune pack lint %s %s, in force", y.path("gives"), y.path("takes"))])
+	for _, told := range []string{
+		"gives/rules/give.yaml:8:14: cannot keep actions.0.parameters.token secret: it stands in clear in this file",
+		"gives/rules/give.yaml:13:14: cannot keep actions.2.parameters.token secret", "gives/rules/give.yaml:15:14: cannot keep actions.2.parameters.login secret",
+		`write "{{ secret.name }}" there`,
+	} {
+		if !strings.Contains(lint, told) {
+			t.Errorf("%q is not told by pack lint:\n%s", told, lint)
+		}
+	}
+	if shown := string(places["attune rule show gives.give -o json, in force"]); strings.Count(shown, `"***"`) < 4 || !strings.Contains(shown, "seen {{ item }}") {
+		t.Errorf("the rule is shown as %s", shown)
+	}
+	y.unpack(written(then))
+	look("edited")
+	for _, args := range [][]string{{"pack", "reload", "gives"}, {"pack", "diff", "gives", "1", "2"}} { // one rule is refused
+		out, errs, _ := n.run(args...)
+		places["attune "+strings.Join(args, " ")] = []byte(out + errs)
+	}
+	if revision := n.revision("gives"); revision != 2 {
+		t.Errorf("revision %d, want 2", revision)
+	}
+	look("reloaded")
+	places["the log"] = []byte(n.log.String())
+	dump, err := exec.Command("pg_dump", "--inserts", y.url).CombinedOutput()
+	if err != nil {
+		t.Fatalf("pg_dump: %v\n%s", err, dump)
+	}
+	places["the database"] = dump
+	unpack, err := zstd.NewReader(nil)
+	y.check(err)
+	defer unpack.Close()
+	for i, packed := range y.query("SELECT encode(content, 'base64') FROM file") {
+		content, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(packed, "\n", ""))
+		y.check(err)
+		if plain, err := unpack.DecodeAll(content, nil); err == nil {
+			content = plain
+		}
+		places["file "+strconv.Itoa(i)+" of the database"] = content
+	}
+	find(t, slices.Concat(first, then), places)
+	// It is there, for who has the key.
+	for _, sql := range []string{
+		"SELECT ref FROM rule WHERE trigger_secrets IS NOT NULL AND action_secrets IS NOT NULL",
+		"SELECT digest FROM file WHERE sealed_by IS NOT NULL LIMIT 1",
+	} {
+		if len(y.query(sql)) != 1 {
+			t.Errorf("nothing is encrypted: %s", sql)
+		}
 	}
 }
 

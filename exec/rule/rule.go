@@ -50,6 +50,8 @@ type entry struct {
 	off      []string
 	instance string
 	dynamic  bool // reads the event: by a condition, for_each, the key of a limit or a template
+	// sealed is why what it gives its actions cannot be read; nil: it can.
+	sealed error
 
 	compile sync.Once
 	program *manifest.CompiledRule
@@ -125,6 +127,7 @@ func (ix *Index) entry(record *store.Record, previous *Index) *entry {
 		actions: make([]*store.Record, len(rule.Actions)),
 		off:     make([]string, len(rule.Actions)),
 		dynamic: dynamic(rule),
+		sealed:  record.SealedActions,
 	}
 	for i, use := range rule.Actions {
 		e.actions[i] = ix.catalog.Actions[use.Ref]
@@ -138,6 +141,9 @@ func (ix *Index) entry(record *store.Record, previous *Index) *entry {
 
 // same says whether the entry would be made anew from what the catalog has now.
 func (e *entry) same(catalog *store.Catalog, record, trigger *store.Record) bool {
+	if e.sealed != nil || record.SealedActions != nil { // its digest tells nothing
+		return false
+	}
 	if e.digest != record.Digest || e.trigger.Digest != trigger.Digest || record.Instance != "" && record.Instance != e.instance {
 		return false
 	}
@@ -280,7 +286,13 @@ func (e *entry) prepare(compiler *manifest.Compiler) {
 		}
 	}
 	trigger, _ := e.trigger.Spec.(*manifest.Trigger)
-	program, findings := compiler.Rule(e.rule, trigger, actions)
+	rule := e.rule
+	if e.sealed != nil { // whether it matches can be told, and masks are nothing to check
+		without := *rule
+		without.Actions = nil
+		rule = &without
+	}
+	program, findings := compiler.Rule(rule, trigger, actions)
 	e.program, e.refused = program, nil
 	for _, finding := range findings {
 		if finding.Severity == manifest.SeverityError {
@@ -298,6 +310,9 @@ func (e *entry) match(env *manifest.Env) (store.Match, bool) {
 	}
 	if !holds {
 		return store.Match{}, false
+	}
+	if e.sealed != nil {
+		return failed(e.rule.Ref, fmt.Errorf("cannot use the secrets that it gives its actions: %w", e.sealed)), true
 	}
 	m := store.Match{Rule: e.rule.Ref, Status: store.EnforcementMatched}
 	items := []any{nil}

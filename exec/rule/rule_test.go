@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -415,6 +416,40 @@ func TestSecretsOfTheConfiguration(t *testing.T) {
 		`p.token matched p.a.0.0{"message":"seen"} /token=@api`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestSecretsOfActionsThatCannotBeRead: what stands in their place is never given to an action, and the rule says
+// so where it matches, and nowhere else.
+func TestSecretsOfActionsThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	rules := pack + "-- p/rules/n.yaml --\ntrigger: t\nwhen: event.payload.n == 1\naction: {ref: a, parameters: {token: '***'}}\n" +
+		"-- p/rules/r.yaml --\ntrigger: t\nactions: [{ref: a, parameters: {token: '***', count: '***'}}, b]\n"
+	sealed := func(c *store.Catalog) {
+		for _, r := range c.Rules {
+			r.Digest, r.SealedActions = "", errors.New("its key is gone")
+		}
+	}
+	lost := NewIndex(catalogOf(t, 1, rules, sealed), nil, quiet())
+	const told = " error (cannot use the secrets that it gives its actions: its key is gone)"
+	for payload, want := range map[string][]string{`{"n":2}`: {"p.r" + told}, `{"n":1}`: {"p.n" + told, "p.r" + told}} {
+		if diff := cmp.Diff(want, summary(lost.Match(event(payload), noConfig))); diff != "" {
+			t.Errorf("%s: %s", payload, diff)
+		}
+		if v := lost.Explain("p.n", event(payload), noConfig); len(v.Executions) > 0 || len(v.Parts) != 1 {
+			t.Errorf("%s: explained as %+v", payload, v)
+		}
+	}
+	// The key is back.
+	readable := strings.ReplaceAll(rules, "count: '***'", "count: 3")
+	found := NewIndex(catalogOf(t, 2, readable, func(c *store.Catalog) {
+		for _, r := range c.Rules {
+			r.Digest = ""
+		}
+	}), lost, quiet())
+	want := []string{`p.r matched p.a.0.0{"count":3,"message":"hello","token":"***"} p.b.1.0{}`}
+	if diff := cmp.Diff(want, summary(found.Match(event(`{"n":2}`), noConfig))); diff != "" {
 		t.Error(diff)
 	}
 }

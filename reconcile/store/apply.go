@@ -185,7 +185,7 @@ func (a *apply) run(ctx context.Context, rows *changeRows) error {
 	a.vanishComponents(rows)
 	a.follow(rows.packs.refs)
 	a.pinPacks(rows)
-	return a.placeRules(ctx, rows.packs.refs, rows.given)
+	return a.placeRules(ctx, rows)
 }
 
 // begin takes turns with other applies and finds out which generation comes next.

@@ -74,9 +74,11 @@ type Record struct {
 	Instance string
 	// Sealed says that what is secret of Spec could not be read: it is masked there, and Digest is that of
 	// no manifest, so that its folder replaces it.
-	Sealed    error
-	Spec      manifest.Component
-	CreatedAt time.Time
+	Sealed error
+	// SealedActions is Sealed where that concerns what a rule gives its actions: nothing may be run with it.
+	SealedActions error
+	Spec          manifest.Component
+	CreatedAt     time.Time
 	// UpdatedAt is when it last changed itself, or its files: not when the rest of its pack did.
 	UpdatedAt time.Time
 }

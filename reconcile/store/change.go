@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/attune-io/attune/reconcile/manifest"
 )
@@ -25,12 +26,18 @@ type changeRows struct {
 		refs, by, reasons []string
 		pinned            []bool
 	}
-	put      map[manifest.Kind]*componentRows
-	given    map[string]json.RawMessage // what rules give their triggers, by rule: see addComponent
-	disable  map[manifest.Kind][]string
-	vanished []string // packs
-	content  map[string]func(digest string) ([]byte, error)
+	put   map[manifest.Kind]*componentRows
+	given map[string]*givenByRule // by rule: see addRule
+	// secretive are actions that take something secret: rules of any pack may give it.
+	secretive []string
+	disable   map[manifest.Kind][]string
+	vanished  []string // packs
+	content   map[string]func(digest string) ([]byte, error)
 }
+
+// givenByRule are the parameters that a rule gives its trigger, and its actions with those that it gives them; nil:
+// it gives none.
+type givenByRule struct{ trigger, actions json.RawMessage }
 
 type componentRows struct {
 	refs, packs, files, manifests, digests, filesDigests []string
@@ -61,7 +68,7 @@ func (c *componentRows) chunks() iter.Seq[componentRows] {
 func encodeChanges(changes []PackChange) (*changeRows, error) {
 	rows := &changeRows{
 		put:     map[manifest.Kind]*componentRows{},
-		given:   map[string]json.RawMessage{},
+		given:   map[string]*givenByRule{},
 		disable: map[manifest.Kind][]string{},
 		content: map[string]func(string) ([]byte, error){},
 	}
@@ -129,17 +136,17 @@ func (rows *changeRows) addPack(change *PackChange) error {
 
 func (rows *changeRows) addComponent(pack string, component PutComponent) error {
 	head, spec := component.Spec.Head(), component.Spec
-	if rule, ok := spec.(*manifest.Rule); ok && len(rule.Trigger.Parameters) > 0 {
-		given, err := manifest.Encode(rule.Trigger.Parameters)
+	switch component := spec.(type) {
+	case *manifest.Rule:
+		without, err := rows.addRule(component)
 		if err != nil {
-			return fmt.Errorf("cannot encode the parameters that rule %s gives its trigger: %w", head.Ref, err)
+			return err
 		}
-		// What of them is secret its trigger knows, which is looked up when the rule is placed. Until then
-		// they are not written.
-		rows.given[head.Ref] = json.RawMessage(storable(given))
-		without := *rule
-		without.Trigger.Parameters = nil
-		spec = &without
+		spec = without
+	case *manifest.Action:
+		if len(component.Parameters.Secrets()) > 0 {
+			rows.secretive = append(rows.secretive, head.Ref)
+		}
 	}
 	data, err := manifest.Encode(spec)
 	if err != nil {
@@ -153,6 +160,34 @@ func (rows *changeRows) addComponent(pack string, component PutComponent) error 
 	c.digests = append(c.digests, component.Digest)
 	c.filesDigests = append(c.filesDigests, component.FilesDigest)
 	return nil
+}
+
+// addRule takes what a rule gives out of it. What of that is secret its trigger and its actions know, which are
+// looked up when the rule is placed. Until then it is not written.
+func (rows *changeRows) addRule(rule *manifest.Rule) (*manifest.Rule, error) {
+	given := &givenByRule{}
+	without := *rule
+	if len(rule.Trigger.Parameters) > 0 {
+		encoded, err := manifest.Encode(rule.Trigger.Parameters)
+		if err != nil {
+			return nil, fmt.Errorf("cannot encode the parameters that rule %s gives its trigger: %w", rule.Ref, err)
+		}
+		given.trigger = json.RawMessage(storable(encoded))
+		without.Trigger.Parameters = nil
+	}
+	if slices.ContainsFunc(rule.Actions, func(use manifest.Use) bool { return len(use.Parameters) > 0 }) {
+		encoded, err := manifest.Encode(rule.Actions)
+		if err != nil {
+			return nil, fmt.Errorf("cannot encode the parameters that rule %s gives its actions: %w", rule.Ref, err)
+		}
+		given.actions = json.RawMessage(storable(encoded))
+		without.Actions = slices.Clone(rule.Actions)
+		for i := range without.Actions {
+			without.Actions[i].Parameters = nil
+		}
+	}
+	rows.given[rule.Ref] = given
+	return &without, nil
 }
 
 func (rows *changeRows) addRevision(pack string, revision *NewRevision) error {

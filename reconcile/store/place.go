@@ -27,15 +27,21 @@ type ruleToPlace struct {
 	Changed bool
 	// Trigger is the manifest of the rule's trigger, in the first rule of each trigger that there is.
 	Trigger *json.RawMessage
+	// Actions are those of the manifest, where encryptedPlace stands for what is in ActionSecrets, and Secretive
+	// the refs of those that take something secret.
+	Actions       json.RawMessage
+	ActionSecrets map[string]string
+	Secretive     []string
 }
 
 // placeRules sends what was queued, and tells each changed rule of the packs, and each rule of a changed
-// trigger of theirs, its trigger instance, and activates and deactivates the instances that this concerns.
-// given are the parameters of rules that were just put, by rule.
-func (a *apply) placeRules(ctx context.Context, packs []string, given map[string]json.RawMessage) error {
+// trigger of theirs, its trigger instance, and activates and deactivates the instances that this concerns. What
+// rules give is written, and encrypted where it is secret.
+func (a *apply) placeRules(ctx context.Context, rows *changeRows) error {
 	var rules []ruleToPlace
 	a.queue("RulesToPlace", pgx.StrictNamedArgs{
-		"generation": a.next, "packs": packs, "pack_ids": a.packIDs(), "given": slices.Sorted(maps.Keys(given)),
+		"generation": a.next, "packs": rows.packs.refs, "pack_ids": a.packIDs(), "given": slices.Sorted(maps.Keys(rows.given)),
+		"secretive": rows.secretive,
 	}).Query(func(found pgx.Rows) (err error) {
 		rules, err = pgx.CollectRows(found, pgx.RowToStructByName[ruleToPlace])
 		return err
@@ -43,11 +49,11 @@ func (a *apply) placeRules(ctx context.Context, packs []string, given map[string
 	if err := a.send(ctx); err != nil {
 		return err
 	}
-	return a.place(ctx, rules, given)
+	return a.place(ctx, rules, rows.given)
 }
 
-// place queues what placeRules finds.
-func (a *apply) place(ctx context.Context, rules []ruleToPlace, given map[string]json.RawMessage) error {
+// place queues what placeRules finds. given is of rules that were just put.
+func (a *apply) place(ctx context.Context, rules []ruleToPlace, given map[string]*givenByRule) error {
 	if len(rules) == 0 {
 		return nil
 	}
@@ -63,6 +69,9 @@ func (a *apply) place(ctx context.Context, rules []ruleToPlace, given map[string
 		triggers[rule.TriggerRef] = trigger
 	}
 	placed := placedRules{s: a.s}
+	if err := placed.findTaken(ctx, a.tx, rules); err != nil {
+		return err
+	}
 	for _, rule := range rules {
 		if err := placed.add(rule, triggers[rule.TriggerRef], given[rule.Ref]); err != nil {
 			return err
@@ -76,7 +85,7 @@ func (a *apply) place(ctx context.Context, rules []ruleToPlace, given map[string
 		if r.fresh || len(r.secrets) > 0 && (!r.hidden || r.instance != r.before) {
 			a.changed[r.pack] = true
 		}
-		if len(r.secrets) > 0 {
+		if len(r.secrets)+len(r.actionSecrets) > 0 {
 			packs = append(packs, r.pack)
 		}
 	}
@@ -106,32 +115,43 @@ type placedRule struct {
 	known      bool // an instance of such a signature is there
 	fresh      bool // its row is written from what was given
 	hidden     bool // its row had secrets encrypted before
+	// actions are those of the manifest (nil: they stay). Whatever is secret in them is in actionSecrets; the row
+	// had such before where hiddenActions says so.
+	actions       []any
+	actionSecrets map[string]string
+	hiddenActions bool
 }
 
 // placedRules are rules on the way to their rows.
 type placedRules struct {
 	s     *Store
 	rules []*placedRule
+	// schemas are those of the actions that take something secret; see findTaken.
+	schemas map[string]*manifest.Schema
 }
 
-// add computes the instance of one rule; a rule whose trigger does not exist has none. given are its
-// parameters where its row does not have them yet.
-func (p *placedRules) add(rule ruleToPlace, trigger *manifest.Trigger, given json.RawMessage) error {
-	r := &placedRule{id: rule.ID, pack: rule.PackID, rule: rule.Ref, trigger: rule.TriggerRef, before: rule.InstanceID, hidden: len(rule.Secrets) > 0}
-	stored, err := p.opened(rule)
+// add computes the instance of one rule; a rule whose trigger does not exist has none. given is what the row of a
+// rule that was just put does not have yet.
+func (p *placedRules) add(rule ruleToPlace, trigger *manifest.Trigger, given *givenByRule) error {
+	r := &placedRule{
+		id: rule.ID, pack: rule.PackID, rule: rule.Ref, trigger: rule.TriggerRef, before: rule.InstanceID,
+		hidden: len(rule.Secrets) > 0, hiddenActions: len(rule.ActionSecrets) > 0,
+	}
+	parameters, actions, err := p.opened(rule)
 	switch {
 	case given != nil && (rule.Changed || err != nil):
-		if r.written, err = decodeObject(given); err != nil {
-			return fmt.Errorf("cannot read the parameters that rule %s gives its trigger: %w", rule.Ref, err)
+		if parameters, actions, err = r.take(given); err != nil {
+			return fmt.Errorf("cannot read what rule %s gives: %w", rule.Ref, err)
 		}
-		stored, r.fresh = r.written, true
 	case err != nil:
 		// Its folder has what nobody here can read any more.
 		p.s.log.Warn("rule keeps its trigger instance until its pack is loaded anew", "component", "store", "rule", rule.Ref, "err", err)
 		return nil
 	}
-	parameters := stored
 	p.rules = append(p.rules, r)
+	if err := p.hideActions(r, actions); err != nil {
+		return err
+	}
 	if trigger == nil {
 		return nil
 	}
@@ -145,16 +165,79 @@ func (p *placedRules) add(rule ruleToPlace, trigger *manifest.Trigger, given jso
 	return p.hide(r, parameters)
 }
 
-// opened are the parameters of a rule as its row has them.
-func (p *placedRules) opened(rule ruleToPlace) (map[string]any, error) {
-	if rule.Parameters == nil {
-		return nil, nil
+// take has the row written from what was given.
+func (r *placedRule) take(given *givenByRule) (parameters map[string]any, actions []any, err error) {
+	r.fresh = true
+	if r.written, err = decodeObject(given.trigger); err != nil {
+		return nil, nil, err
 	}
-	parameters, err := decodeObject(*rule.Parameters)
+	if r.actions, err = decodeList(given.actions); err != nil {
+		return nil, nil, err
+	}
+	return r.written, r.actions, nil
+}
+
+// opened is what a rule gives its trigger, and its actions, as its row has them.
+func (p *placedRules) opened(rule ruleToPlace) (parameters map[string]any, actions []any, err error) {
+	if rule.Parameters != nil {
+		if parameters, err = decodeObject(*rule.Parameters); err != nil {
+			return nil, nil, err
+		}
+		if err = p.s.openSecrets(ownerRule(rule.Ref), rule.Secrets, parameters); err != nil {
+			return nil, nil, err
+		}
+	}
+	if len(rule.Secretive)+len(rule.ActionSecrets) == 0 {
+		return parameters, nil, nil // nothing about them has to change
+	}
+	if actions, err = decodeList(rule.Actions); err != nil {
+		return nil, nil, err
+	}
+	return parameters, actions, p.s.openSecrets(ownerActions(rule.Ref), rule.ActionSecrets, actions)
+}
+
+// hideActions encrypts what is secret of what a rule gives its actions.
+func (p *placedRules) hideActions(r *placedRule, actions []any) error {
+	hidden, secrets, err := p.s.hideActions(r.rule, p.schemas, actions)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return parameters, p.s.openSecrets(ownerRule(rule.Ref), rule.Secrets, parameters)
+	if r.actionSecrets = secrets; len(secrets) > 0 || r.hiddenActions {
+		r.actions = hidden
+	}
+	return nil
+}
+
+// findTaken looks up what the rules' actions take, of those that take something secret.
+func (p *placedRules) findTaken(ctx context.Context, db querier, rules []ruleToPlace) error {
+	refs := map[string]bool{}
+	for _, rule := range rules {
+		for _, ref := range rule.Secretive {
+			refs[ref] = true
+		}
+	}
+	if len(refs) == 0 {
+		return nil
+	}
+	type taken struct {
+		Ref        string
+		Parameters json.RawMessage
+	}
+	found, err := collect(ctx, p.s, db, "TakenByActions", pgx.StrictNamedArgs{
+		"refs": slices.Sorted(maps.Keys(refs)),
+	}, pgx.RowToStructByPos[taken])
+	if err != nil {
+		return err
+	}
+	p.schemas = make(map[string]*manifest.Schema, len(found))
+	for _, action := range found {
+		schema := new(manifest.Schema)
+		if err := json.Unmarshal(action.Parameters, schema); err != nil {
+			return fmt.Errorf("cannot read the stored parameters of action %s: %w", action.Ref, err)
+		}
+		p.schemas[action.Ref] = schema
+	}
+	return nil
 }
 
 // hide encrypts what is secret of a rule's parameters.
@@ -231,7 +314,7 @@ func (c *instanceColumns) add(r *placedRule, secrets map[string]string) error {
 func (p *placedRules) queue(a *apply) error {
 	var renamed, put instanceColumns
 	var ids []int64
-	var instances, parameters, secrets, written, formers, touched []string
+	var instances, parameters, secrets, written, actionSecrets, actions, formers, touched []string
 	known := map[string]bool{}
 	for _, r := range p.rules {
 		whole, hidden, rewritten := "", "", ""
@@ -251,6 +334,18 @@ func (p *placedRules) queue(a *apply) error {
 				return fmt.Errorf("cannot encode the parameters of rule %s: %w", r.rule, err)
 			}
 		}
+		hiddenActions, rewrittenActions := "", ""
+		if len(r.actionSecrets) > 0 {
+			if hiddenActions, err = encode(r.actionSecrets); err != nil {
+				return fmt.Errorf("cannot encode the secrets of rule %s: %w", r.rule, err)
+			}
+		}
+		if r.actions != nil {
+			if rewrittenActions, err = encode(r.actions); err != nil {
+				return fmt.Errorf("cannot encode the actions of rule %s: %w", r.rule, err)
+			}
+		}
+		actionSecrets, actions = append(actionSecrets, hiddenActions), append(actions, rewrittenActions)
 		ids, instances = append(ids, r.id), append(instances, r.instance)
 		parameters, secrets, written = append(parameters, whole), append(secrets, hidden), append(written, rewritten)
 		if r.before != "" {
@@ -294,6 +389,7 @@ func (p *placedRules) queue(a *apply) error {
 	})
 	a.queue("PlaceRules", pgx.StrictNamedArgs{
 		"ids": ids, "instance_ids": instances, "parameters": parameters, "secrets": secrets, "written": written,
+		"action_secrets": actionSecrets, "actions": actions,
 	})
 	if len(formers) > 0 {
 		a.queue("DropInstances", pgx.StrictNamedArgs{"ids": formers})

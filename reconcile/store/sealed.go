@@ -17,10 +17,16 @@ import (
 	"github.com/attune-io/attune/reconcile/seal"
 )
 
-// ownerRule and ownerInstance are what the secrets of a row are sealed for. No action is called so.
+// ownerRule, ownerActions and ownerInstance are what the secrets of a row are sealed for. No action is called so.
 func ownerRule(ref string) string { return "rule " + ref }
 
+func ownerActions(ref string) string { return "actions of rule " + ref }
+
 func ownerInstance(id string) string { return "trigger instance " + id }
+
+// encryptedPlace stands in a rule's row where what it gives an action is encrypted. A daemon from before that takes
+// it for a template that cannot be compiled, and so runs nothing with it.
+const encryptedPlace = "{{ encrypted }}"
 
 // hideSecrets gives parameters without what the schema calls secret, and that encrypted, by JSON pointer. Without
 // keys they are stored as they are.
@@ -40,6 +46,48 @@ func (s *Store) hideSecrets(owner string, schema *manifest.Schema, parameters ma
 	return hidden, secrets, err
 }
 
+// hideActions gives the actions of a rule without what their schemas call secret of what it gives them, and that
+// encrypted, by JSON pointer. References stay: they are not the value. Without keys all is stored as it is.
+func (s *Store) hideActions(rule string, schemas map[string]*manifest.Schema, actions []any) ([]any, map[string]string, error) {
+	if s.keys == nil || len(schemas) == 0 {
+		return actions, nil, nil
+	}
+	secrets := map[string]string{}
+	hidden, err := replaceInActions(schemas, actions, func(pointer string, value any) (any, error) {
+		sealed, err := s.keys.Seal(ownerActions(rule), pointer, value)
+		secrets[pointer] = sealed
+		return encryptedPlace, err
+	})
+	return hidden, secrets, err
+}
+
+// replaceInActions gives a copy of the actions of a rule in which each secret that it gives one as it is, is what
+// replace gives for it.
+func replaceInActions(schemas map[string]*manifest.Schema, actions []any, replace func(pointer string, value any) (any, error)) ([]any, error) {
+	replaced := slices.Clone(actions)
+	for i := range replaced {
+		use, _ := replaced[i].(map[string]any)
+		ref, _ := use["ref"].(string)
+		parameters, _ := use["parameters"].(map[string]any)
+		if schemas[ref] == nil || parameters == nil {
+			continue
+		}
+		parameters, err := schemas[ref].ReplaceSecrets(parameters, func(pointer string, value any) (any, error) {
+			if !manifest.HoldsLiteral(value) {
+				return value, nil
+			}
+			return replace(fmt.Sprintf("/%d/parameters%s", i, pointer), value)
+		})
+		if err != nil {
+			return nil, err
+		}
+		use = maps.Clone(use)
+		use["parameters"] = parameters
+		replaced[i] = use
+	}
+	return replaced, nil
+}
+
 // masked gives parameters without what hideSecrets encrypts, and how much that is.
 func masked(schema *manifest.Schema, parameters map[string]any) (shown map[string]any, hidden int, err error) {
 	shown, err = schema.ReplaceSecrets(parameters, func(_ string, value any) (any, error) {
@@ -53,7 +101,7 @@ func masked(schema *manifest.Schema, parameters map[string]any) (shown map[strin
 }
 
 // openSecrets puts secrets back to where they belong, as far as there is such a place and a key.
-func (s *Store) openSecrets(owner string, secrets map[string]string, parameters map[string]any) error {
+func (s *Store) openSecrets(owner string, secrets map[string]string, tree any) error {
 	var failed []error
 	for _, pointer := range slices.Sorted(maps.Keys(secrets)) {
 		value, err := s.openSecret(owner, pointer, secrets[pointer])
@@ -61,7 +109,7 @@ func (s *Store) openSecrets(owner string, secrets map[string]string, parameters 
 			failed = append(failed, fmt.Errorf("cannot read %s of %s: %w", pointer, owner, err))
 			continue
 		}
-		manifest.SetPointer(parameters, pointer, value)
+		manifest.SetPointer(tree, pointer, value)
 	}
 	return errors.Join(failed...)
 }
@@ -83,24 +131,34 @@ func (s *Store) sign(trigger string, canonical map[string]any) ([]string, error)
 }
 
 // decodeObject reads a JSON object; numbers keep their digits. Empty text is none.
-func decodeObject(text json.RawMessage) (map[string]any, error) {
+func decodeObject(text json.RawMessage) (object map[string]any, err error) {
+	err = decodeNumbers(text, &object)
+	return object, err
+}
+
+// decodeList is decodeObject for a list.
+func decodeList(text json.RawMessage) (list []any, err error) {
+	err = decodeNumbers(text, &list)
+	return list, err
+}
+
+func decodeNumbers(text json.RawMessage, to any) error {
 	if len(text) == 0 {
-		return nil, nil
+		return nil
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()
-	var object map[string]any
-	return object, decoder.Decode(&object)
+	return decoder.Decode(to)
 }
 
-// SealParameters encrypts what rules and trigger instances of before still hold in clear, and forgets
-// instances that no rule asks for and that do. It gives the number of rules, and raises the generation where
-// there are any.
+// SealParameters encrypts what rules, the manifests of rules in revisions and trigger instances of before still
+// hold in clear, and forgets instances that no rule asks for and that do. It gives the number of rules, and raises
+// the generation where trigger instances are other ones with that.
 func (s *Store) SealParameters(ctx context.Context) (sealed int, err error) {
 	if s.keys == nil {
 		return 0, nil
 	}
-	doing := "encrypt the secret parameters of triggers"
+	doing := "encrypt what rules give in clear"
 	// Mostly there is nothing, and nobody has to wait for that.
 	rules, instances, err := s.inClear(ctx, s.pool)
 	if err != nil || len(rules)+len(instances) == 0 {
@@ -141,28 +199,24 @@ func (s *Store) inClear(ctx context.Context, db querier) (rules []ruleToPlace, i
 	if err != nil {
 		return nil, nil, err
 	}
-	var trigger *manifest.Trigger
+	placed := placedRules{s: s}
+	if err := placed.findTaken(ctx, db, found); err != nil {
+		return nil, nil, err
+	}
+	triggers := map[string]*manifest.Trigger{}
+	texts := map[string]*json.RawMessage{}
 	for _, rule := range found {
 		if rule.Trigger != nil { // the first of those on it
-			trigger = new(manifest.Trigger)
+			trigger := new(manifest.Trigger)
 			if err := json.Unmarshal(*rule.Trigger, trigger); err != nil {
 				return nil, nil, fmt.Errorf("cannot read the stored trigger %s: %w", rule.TriggerRef, err)
 			}
+			triggers[rule.TriggerRef], texts[rule.TriggerRef] = trigger, rule.Trigger
 		}
-		if rule.Parameters == nil {
-			continue
-		}
-		if clear, err := holdsSecrets(trigger, *rule.Parameters); err != nil {
-			return nil, nil, fmt.Errorf("cannot read the parameters that rule %s gives its trigger: %w", rule.Ref, err)
+		if clear, err := placed.isInClear(rule, triggers[rule.TriggerRef]); err != nil {
+			return nil, nil, fmt.Errorf("cannot read what rule %s gives: %w", rule.Ref, err)
 		} else if clear {
-			rule.Trigger = nil
-			if len(rules) == 0 || rules[len(rules)-1].TriggerRef != rule.TriggerRef {
-				text, err := manifest.Encode(trigger)
-				if err != nil {
-					return nil, nil, err
-				}
-				rule.Trigger = &text
-			}
+			rule.Trigger = texts[rule.TriggerRef]
 			rules = append(rules, rule)
 		}
 	}
@@ -189,6 +243,28 @@ func (s *Store) inClear(ctx context.Context, db querier) (rules []ruleToPlace, i
 	return rules, instances, nil
 }
 
+// isInClear says whether something secret that a rule gives is not encrypted.
+func (p *placedRules) isInClear(rule ruleToPlace, trigger *manifest.Trigger) (bool, error) {
+	if trigger != nil && rule.Parameters != nil && len(rule.Secrets) == 0 {
+		if clear, err := holdsSecrets(trigger, *rule.Parameters); clear || err != nil {
+			return clear, err
+		}
+	}
+	if len(rule.Secretive) == 0 {
+		return false, nil
+	}
+	actions, err := decodeList(rule.Actions)
+	if err != nil {
+		return false, err
+	}
+	clear := false
+	_, err = replaceInActions(p.schemas, actions, func(_ string, value any) (any, error) {
+		clear = true
+		return value, nil
+	})
+	return clear, err
+}
+
 // holdsSecrets says whether the trigger's schema calls something of its parameters secret.
 func holdsSecrets(trigger *manifest.Trigger, text json.RawMessage) (bool, error) {
 	parameters, err := decodeObject(text)
@@ -199,27 +275,34 @@ func holdsSecrets(trigger *manifest.Trigger, text json.RawMessage) (bool, error)
 	return hidden > 0, err
 }
 
-// sealedRule is what the catalog needs of a rule that gives its trigger secrets.
+// sealedRule is what the catalog needs of a rule that gives its trigger, or its actions, secrets.
 type sealedRule struct {
-	Ref        string
-	InstanceID string
-	Secrets    map[string]string
+	Ref           string
+	InstanceID    string
+	Secrets       map[string]string // of what it gives its trigger
+	ActionSecrets map[string]string
 }
 
-// openRule decodes a rule that gives its trigger secrets.
+// openRule decodes a rule that gives secrets.
 func (s *Store) openRule(rule sealedRule, row recordRow) (*Record, error) {
 	opened, sealed := s.unsealRule(rule, row.Manifest)
-	if sealed == nil {
-		row.Manifest = opened
-	} else {
+	if sealed != nil {
 		s.log.Warn("secret parameters of a rule cannot be read", "component", "store", "rule", rule.Ref, "err", sealed)
 		row.Digest = ""
+		var err error
+		if opened, err = maskRule(rule, row.Manifest); err != nil {
+			return nil, err
+		}
 	}
+	row.Manifest = opened
 	record, err := row.decode(manifest.KindRule)
 	if err != nil {
 		return nil, err
 	}
 	record.Instance, record.Sealed = rule.InstanceID, sealed
+	if len(rule.ActionSecrets) > 0 {
+		record.SealedActions = sealed
+	}
 	return record, nil
 }
 
@@ -231,36 +314,33 @@ func (s *Store) unsealRule(rule sealedRule, stored []byte) ([]byte, error) {
 	}
 	use, _ := whole["trigger"].(map[string]any)
 	parameters, _ := use["parameters"].(map[string]any)
-	if err := s.openSecrets(ownerRule(rule.Ref), rule.Secrets, parameters); err != nil {
+	if err := errors.Join(
+		s.openSecrets(ownerRule(rule.Ref), rule.Secrets, parameters),
+		s.openSecrets(ownerActions(rule.Ref), rule.ActionSecrets, whole["actions"]),
+	); err != nil {
 		return nil, err
 	}
 	return json.Marshal(whole)
 }
 
-// resealParameters is Reseal for what rules give their triggers, and for the instances made of it, whose
-// signatures are made anew with them.
-func (s *Store) resealParameters(ctx context.Context, renew func(owner string, secrets map[string]string) (map[string]string, bool, error)) (int, error) {
-	type ruleRow struct {
-		Ref     string
-		Secrets map[string]string
-	}
-	rules, err := collect(ctx, s, s.pool, "SealedRules", nil, pgx.RowToStructByPos[ruleRow])
+// maskRule has a stored manifest show that something is hidden where secrets belong.
+func maskRule(rule sealedRule, stored []byte) ([]byte, error) {
+	whole, err := decodeObject(stored)
 	if err != nil {
-		return 0, s.failed("look for encrypted parameters of rules", err)
+		return nil, err
 	}
-	resealed := 0
-	for _, r := range rules {
-		renewed, changed, err := renew(ownerRule(r.Ref), r.Secrets)
-		if err != nil {
-			return resealed, fmt.Errorf("cannot encrypt the parameters of rule %s anew: %w", r.Ref, err)
-		}
-		if !changed {
-			continue
-		}
-		if err := s.storeResealed(ctx, "ResealRule", renewed, pgx.StrictNamedArgs{"ref": r.Ref, "was": r.Secrets}); err != nil {
-			return resealed, err
-		}
-		resealed++
+	for pointer := range rule.ActionSecrets {
+		manifest.SetPointer(whole["actions"], pointer, manifest.Mask)
+	}
+	return json.Marshal(whole)
+}
+
+// resealParameters is Reseal for what rules give, and for the trigger instances made of it, whose signatures are
+// made anew with them.
+func (s *Store) resealParameters(ctx context.Context, renew func(owner string, secrets map[string]string) (map[string]string, bool, error)) (int, error) {
+	resealed, err := s.resealRules(ctx, renew)
+	if err != nil {
+		return resealed, err
 	}
 	type instance struct {
 		ID, Trigger string
@@ -283,7 +363,10 @@ func (s *Store) resealParameters(ctx context.Context, renew func(owner string, s
 		if err != nil {
 			return resealed, fmt.Errorf("cannot sign trigger instance %s anew: %w", i.ID, err)
 		}
-		if err := s.storeResealed(ctx, "ResealInstance", renewed, pgx.StrictNamedArgs{"id": i.ID, "signature": signature}); err != nil {
+		err = s.hot(ctx, "store encrypted parameters", func(batch *pgx.Batch) {
+			s.queue(batch, "ResealInstance", pgx.StrictNamedArgs{"id": i.ID, "secrets": renewed, "signature": signature})
+		})
+		if err != nil {
 			return resealed, err
 		}
 		resealed++
@@ -292,9 +375,47 @@ func (s *Store) resealParameters(ctx context.Context, renew func(owner string, s
 	return resealed + files, err
 }
 
-func (s *Store) storeResealed(ctx context.Context, query string, secrets map[string]string, args pgx.StrictNamedArgs) error {
-	args["secrets"] = secrets
-	return s.hot(ctx, "store encrypted parameters", func(batch *pgx.Batch) { batch.Queue(s.queries.get(query), args) })
+// resealRules is Reseal for the rows of rules.
+func (s *Store) resealRules(ctx context.Context, renew func(owner string, secrets map[string]string) (map[string]string, bool, error)) (int, error) {
+	type row struct {
+		Ref              string
+		Trigger, Actions map[string]string
+	}
+	rules, err := collect(ctx, s, s.pool, "SealedRules", nil, pgx.RowToStructByPos[row])
+	if err != nil {
+		return 0, s.failed("look for encrypted parameters of rules", err)
+	}
+	resealed := 0
+	for _, r := range rules {
+		now, changed := r, false
+		for _, part := range []struct {
+			owner   string
+			secrets *map[string]string
+		}{{ownerRule(r.Ref), &now.Trigger}, {ownerActions(r.Ref), &now.Actions}} {
+			if *part.secrets == nil {
+				continue
+			}
+			renewed, other, err := renew(part.owner, *part.secrets)
+			if err != nil {
+				return resealed, fmt.Errorf("cannot encrypt the parameters of rule %s anew: %w", r.Ref, err)
+			}
+			*part.secrets, changed = renewed, changed || other
+		}
+		if !changed {
+			continue
+		}
+		err := s.hot(ctx, "store encrypted parameters", func(batch *pgx.Batch) {
+			s.queue(batch, "ResealRule", pgx.StrictNamedArgs{
+				"ref": r.Ref, "trigger_secrets": now.Trigger, "action_secrets": now.Actions,
+				"trigger_were": r.Trigger, "actions_were": r.Actions,
+			})
+		})
+		if err != nil {
+			return resealed, err
+		}
+		resealed++
+	}
+	return resealed, nil
 }
 
 // signAnew gives the signature of an instance by the key that seals now.
@@ -324,8 +445,8 @@ func (s *Store) keyNames() []string {
 	return s.keys.Names()
 }
 
-// sealFiles encrypts the manifests of rules in all revisions of packs that give triggers secrets. It sends
-// what was queued.
+// sealFiles encrypts the manifests of rules in all revisions of packs whose rules give secrets. It sends what was
+// queued.
 func (a *apply) sealFiles(ctx context.Context, packs []int64) error {
 	if err := a.send(ctx); err != nil {
 		return err

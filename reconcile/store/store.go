@@ -78,7 +78,7 @@ type Options struct {
 	// queues it: it gives the parameters without, and secrets with the encrypted values by JSON
 	// pointer. nil: parameters are stored as they are.
 	Seal func(action string, parameters json.RawMessage, secrets map[string]string) (json.RawMessage, map[string]string, error)
-	// Keys encrypt what rules give their triggers and a schema calls secret; nil: it is stored as it is.
+	// Keys encrypt what rules give their triggers and actions and a schema calls secret; nil: it is stored as it is.
 	Keys *seal.Keys
 	// Concurrency gives the key by which an execution is counted; nil: none is.
 	Concurrency KeyFunc

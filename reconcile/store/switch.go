@@ -56,7 +56,7 @@ func (s *Store) Switch(ctx context.Context, sw Switch) (changed []string, genera
 			args["objects"] = changed
 			a.queue("AuditEach", args)
 		}
-		if err := a.placeRules(ctx, nil, nil); err != nil {
+		if err := a.placeRules(ctx, &changeRows{}); err != nil {
 			return err
 		}
 		generation = a.end()

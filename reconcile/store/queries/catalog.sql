@@ -298,7 +298,7 @@ RETURNING pack_id AS id, ref;
 
 -- name: RULE_TO_PLACE
 -- A fragment: a rule as it is looked at to give it its trigger instance. asked is its trigger, whose manifest goes
--- with the first of its rules alone.
+-- with the first of its rules alone; secretive are its actions that take something secret.
 rule.id,
     rule.pack_id,
     rule.ref,
@@ -306,10 +306,24 @@ rule.id,
     rule.manifest #> '{trigger,parameters}' AS parameters,
     rule.trigger_secrets AS secrets,
     COALESCE(rule.instance_id, '') AS instance_id,
-    CASE WHEN row_number() OVER (PARTITION BY rule.trigger_ref ORDER BY rule.ref) = 1 THEN asked.manifest END AS trigger
+    CASE WHEN row_number() OVER (PARTITION BY rule.trigger_ref ORDER BY rule.ref) = 1 THEN asked.manifest END AS trigger,
+    rule.manifest -> 'actions' AS actions,
+    rule.action_secrets,
+    ARRAY(
+        SELECT action.ref
+        FROM attune.action
+        WHERE action.ref = ANY (rule.action_refs)
+            AND action.parameters::text LIKE '%"secret": true%'
+    ) AS secretive
+
+-- name: TakenByActions
+SELECT ref, parameters
+FROM attune.action
+WHERE ref = ANY (@refs::text[]);
 
 -- name: RulesToPlace
--- Rules that this apply changed or was given parameters for, and rules of any pack whose trigger it changed.
+-- Rules that this apply changed or was given parameters for, and rules of any pack whose trigger it changed, or an
+-- action with secret parameters.
 WITH
 touched AS MATERIALIZED (
     SELECT id
@@ -335,6 +349,11 @@ concerned AS MATERIALIZED (
     JOIN attune.rule AS asking
         ON asking.trigger_ref = trigger.ref
     WHERE trigger.generation = @generation::bigint
+    UNION
+    SELECT running.id
+    FROM attune.rule AS running
+    WHERE cardinality(@secretive::text[]) > 0
+        AND running.action_refs && @secretive::text[]
 )
 SELECT
     RULE_TO_PLACE,
@@ -347,21 +366,32 @@ LEFT JOIN attune.trigger AS asked
 ORDER BY rule.ref;
 
 -- name: RulesToSeal
--- As RulesToPlace: those whose trigger has secret parameters, and that have none encrypted.
-WITH secretive AS MATERIALIZED (
-    SELECT id
+-- As RulesToPlace: those whose trigger, or an action of theirs, has secret parameters, and that have none encrypted
+-- for it.
+WITH
+unsealed AS MATERIALIZED (
+    SELECT rule.id
     FROM attune.trigger
-    WHERE parameters_schema::text LIKE '%"secret": true%'
+    JOIN attune.rule
+        ON rule.trigger_ref = trigger.ref
+    WHERE trigger.parameters_schema::text LIKE '%"secret": true%'
+        AND rule.trigger_secrets IS NULL
+    UNION
+    SELECT rule.id
+    FROM attune.action
+    JOIN attune.rule
+        ON rule.action_refs @> ARRAY[action.ref]
+    WHERE action.parameters::text LIKE '%"secret": true%'
+        AND rule.action_secrets IS NULL
 )
 SELECT
     RULE_TO_PLACE,
     FALSE AS changed
-FROM secretive
-JOIN attune.trigger AS asked
-    ON asked.id = secretive.id
+FROM unsealed
 JOIN attune.rule
-    ON rule.trigger_ref = asked.ref
-WHERE rule.trigger_secrets IS NULL
+    ON rule.id = unsealed.id
+LEFT JOIN attune.trigger AS asked
+    ON asked.ref = rule.trigger_ref
 ORDER BY rule.ref;
 
 -- name: InstancesToDrop
@@ -385,12 +415,18 @@ UPDATE attune.rule
 SET instance_id = NULLIF(input.instance_id, ''),
     trigger_parameters = NULLIF(input.parameters, '')::jsonb,
     trigger_secrets = NULLIF(input.secrets, '')::jsonb,
+    action_secrets = NULLIF(input.action_secrets, '')::jsonb,
     manifest = CASE
         WHEN input.written = '' THEN rule.manifest
         ELSE jsonb_set(rule.manifest, '{trigger,parameters}', input.written::jsonb)
+    END || CASE
+        WHEN input.actions = '' THEN '{}'
+        ELSE jsonb_build_object('actions', input.actions::jsonb)
     END
-FROM unnest(@ids::bigint[], @instance_ids::text[], @parameters::text[], @secrets::text[], @written::text[])
-    AS input (id, instance_id, parameters, secrets, written)
+FROM unnest(
+    @ids::bigint[], @instance_ids::text[], @parameters::text[], @secrets::text[], @written::text[],
+    @action_secrets::text[], @actions::text[]
+) AS input (id, instance_id, parameters, secrets, written, action_secrets, actions)
 WHERE rule.id = input.id;
 
 -- name: InstancesSigned
@@ -514,12 +550,15 @@ LEFT JOIN attune.revision
     ON revision.id = component.revision_id;
 
 -- name: LoadSealedRules
-SELECT rule.ref, rule.instance_id, rule.trigger_secrets AS secrets
+SELECT
+    rule.ref,
+    COALESCE(CASE WHEN rule.trigger_secrets IS NOT NULL THEN rule.instance_id END, '') AS instance_id,
+    rule.trigger_secrets AS secrets,
+    rule.action_secrets
 FROM attune.rule
 JOIN attune.pack
     ON pack.id = rule.pack_id
-WHERE rule.trigger_secrets IS NOT NULL
-    AND rule.instance_id IS NOT NULL
+WHERE (rule.trigger_secrets IS NOT NULL OR rule.action_secrets IS NOT NULL)
     AND pack.generation > @after::bigint;
 
 -- name: Revisions
@@ -584,17 +623,19 @@ FROM attune.file
 WHERE digest = @digest::text;
 
 -- name: SealedRules
-SELECT ref, trigger_secrets AS secrets
+SELECT ref, trigger_secrets, action_secrets
 FROM attune.rule
-WHERE trigger_secrets IS NOT NULL
+WHERE trigger_secrets IS NOT NULL OR action_secrets IS NOT NULL
 ORDER BY ref;
 
 -- name: ResealRule
 -- Not where it was written anew meanwhile.
 UPDATE attune.rule
-SET trigger_secrets = @secrets::jsonb
+SET trigger_secrets = @trigger_secrets::jsonb,
+    action_secrets = @action_secrets::jsonb
 WHERE ref = @ref::text
-    AND trigger_secrets = @was::jsonb;
+    AND trigger_secrets IS NOT DISTINCT FROM @trigger_were::jsonb
+    AND action_secrets IS NOT DISTINCT FROM @actions_were::jsonb;
 
 -- name: SealedInstances
 SELECT id, trigger_ref AS trigger, parameters, secrets
