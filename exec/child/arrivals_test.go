@@ -1,8 +1,10 @@
 package child
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -110,4 +112,30 @@ func TestArrivalsOfVeryMany(t *testing.T) {
 	if n := strings.Count(text[:turns], "o"); len(text) != 2*turns || n < 4*turns/10 || n > 6*turns/10 {
 		t.Errorf("of the first half of %d, %d are of the first", len(text), n)
 	}
+}
+
+// The place of what comes is noted before a follower can have it, who may answer it before anything else is done.
+func TestArrivalsAreNotedFirst(t *testing.T) {
+	t.Parallel()
+	stdout, stderr := NewCapture(100, nil), NewCapture(100, nil)
+	a := NewArrivals(stdout, stderr)
+	f := newFollower()
+	stdout.followers[f] = 0
+	a.mu.Lock()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_, _ = stdout.Write([]byte("out"))
+	}()
+	stacks := make([]byte, 1<<20)
+	eventually(t, "the place is about to be noted", func() bool {
+		return bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("(*Arrivals).note("))
+	})
+	f.mu.Lock()
+	if len(f.pending) > 0 {
+		t.Error("a follower had it before")
+	}
+	f.mu.Unlock()
+	a.mu.Unlock()
+	<-written
 }

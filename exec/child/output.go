@@ -196,11 +196,12 @@ func (c *Capture) keep(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	for f, of := range c.followers {
-		f.send(of, p)
-	}
+	// Before anybody sees it: who does may have the child print on at once, to the other stream.
 	if c.arrivals != nil {
 		c.arrivals.note(c.turn, len(p))
+	}
+	for f, of := range c.followers {
+		f.send(of, p)
 	}
 	c.total += int64(len(p))
 	n := min(len(p), c.headLimit-len(c.head))
