@@ -286,13 +286,7 @@ func (e *entry) prepare(compiler *manifest.Compiler) {
 		}
 	}
 	trigger, _ := e.trigger.Spec.(*manifest.Trigger)
-	rule := e.rule
-	if e.sealed != nil { // whether it matches can be told, and masks are nothing to check
-		without := *rule
-		without.Actions = nil
-		rule = &without
-	}
-	program, findings := compiler.Rule(rule, trigger, actions)
+	program, findings := compiler.Rule(e.rule, trigger, actions)
 	e.program, e.refused = program, nil
 	for _, finding := range findings {
 		if finding.Severity == manifest.SeverityError {

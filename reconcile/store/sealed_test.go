@@ -389,6 +389,8 @@ func TestSecretsOfActionsAreEncrypted(t *testing.T) {
 	}
 	if row := one[string](t, s, "SELECT manifest::text FROM attune.rule WHERE ref = 'b.r'"); strings.Count(row, "seen") != 3 || !strings.Contains(row, "{{ secret.name }}") {
 		t.Errorf("what is no secret is not to be seen: %s", row)
+	} else if strings.Count(row, "{{ encrypted }}") != 6 {
+		t.Errorf("an older daemon would run it with what stands for secrets: %s", row)
 	}
 	if n := one[int](t, s, "SELECT count(*)::integer FROM attune.rule WHERE action_secrets IS NOT NULL"); n != 2 {
 		t.Errorf("%d rules have secrets for actions, expected 2", n)
