@@ -591,7 +591,8 @@ type counted struct {
 	action string
 	// parameters are JSON.
 	parameters string
-	ended      int
+	// queued, updated and ended are the rows that were written so far.
+	queued, updated, ended int
 }
 
 func (c *counted) enqueue(count int) {
@@ -604,6 +605,7 @@ func (c *counted) enqueue(count int) {
 	for ; count > 0; count -= len(list) {
 		_, err := c.store.Enqueue(c.Context(), list[:min(count, chunk)])
 		c.check(err)
+		c.queued += min(count, chunk)
 	}
 }
 
@@ -612,7 +614,11 @@ func (c *counted) enqueue(count int) {
 // this.
 func (c *counted) touched(count, each int) float64 {
 	c.Helper()
-	c.exec("VACUUM attune.queue")
+	conn := storetest.Connect(c, c.url)
+	for _, statement := range []string{"VACUUM attune.queue", "SELECT pg_stat_force_next_flush()", "SELECT"} { // what it has touched is told at once
+		_, err := conn.Exec(c.Context(), statement)
+		c.check(err)
+	}
 	before := c.blocks()
 	for range count / each {
 		claimed, err := c.store.Claim(c.Context(), "test", each)
@@ -629,6 +635,7 @@ func (c *counted) touched(count, each int) float64 {
 		c.check(err)
 		_, err = c.store.Finish(c.Context(), outcomes)
 		c.check(err)
+		c.updated += 2 * each // the claim and the start
 		c.ended += each
 	}
 	return (c.blocks() - before) / float64(count)
@@ -640,13 +647,16 @@ func (c *counted) count() {
 	var err error
 	c.ended, err = strconv.Atoi(c.query("SELECT count(*) FROM attune.execution")[0])
 	c.check(err)
+	c.queued = c.ended
+	c.updated, err = strconv.Atoi(c.query("SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'queue'")[0])
+	c.check(err)
 }
 
 func (c *counted) blocks() float64 {
 	c.Helper()
-	c.until("what was done is counted", func() bool {
-		return c.query("SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'queue'")[0] == strconv.Itoa(c.ended)
-	})
+	// Each session tells what it has touched up to ten seconds later, with the rows that it wrote.
+	all := fmt.Sprintf("SELECT (n_tup_ins >= %d AND n_tup_upd >= %d AND n_tup_del >= %d)::integer FROM pg_stat_user_tables WHERE relname = 'queue'", c.queued, c.updated, c.ended)
+	c.until("what was done is counted", func() bool { return c.query(all)[0] == "1" })
 	n, err := strconv.ParseFloat(c.query("SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read FROM pg_statio_user_tables WHERE relname = 'queue'")[0], 64)
 	c.check(err)
 	return n
