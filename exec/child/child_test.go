@@ -438,9 +438,6 @@ func TestOnePipeForBoth(t *testing.T) {
 
 // TestFlood lets a child print 1 GB and 100 MB without a newline, and looks at our own memory.
 func TestFlood(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a second of full load")
-	}
 	r := newTestRunner(t)
 	c := NewCapture(1<<20, nil)
 	spec := sh("head -c 1000000000 /dev/zero; head -c 1000000000 /dev/zero >&2")

@@ -221,7 +221,7 @@ type executionRows struct {
 	keys                                                       []*string
 	depths                                                     []int
 
-	// special says that there is more to some than QueueMatches takes.
+	// special says that there is more to some than QueueMatches and ClaimMatches take.
 	special bool
 }
 
@@ -352,7 +352,7 @@ func (r *executionRows) args() pgx.StrictNamedArgs {
 	}
 }
 
-// plainArgs are those of QueueMatches; there have to be some, and none of them special.
+// plainArgs are those of QueueMatches, and a part of those of ClaimMatches; there have to be some, and none of them special.
 func (r *executionRows) plainArgs() pgx.StrictNamedArgs {
 	return pgx.StrictNamedArgs{
 		"event_ids":    r.events,

@@ -17,9 +17,6 @@ import (
 // A peer that is gone without a word, as after a pulled cable, is noticed by the ping.
 func TestListenerNoticesAHalfOpenConnection(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it waits for two pings of 5 s")
-	}
 	direct := storetest.NewURL(t)
 	proxy := newProxy(t, direct)
 	s := storetest.Open(t, proxy.url)

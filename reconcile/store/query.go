@@ -47,7 +47,7 @@ func loadQueries() (queries, error) {
 			}
 		}
 	}
-	for _, fragment := range []string{"KEEP_ENDED", "ASKED_COLUMNS", "NEW_EXECUTIONS", "UNBEGUN_COLUMNS", "EXECUTION_COLUMNS", "NOTE_ENDED", "TELL_ENDED", "CLAIMED_ACTION", "RULE_TO_PLACE", "RENEWED_LEASE"} {
+	for _, fragment := range []string{"KEEP_ENDED", "ASKED_COLUMNS", "NEW_EXECUTIONS", "NUMBERED_MATCHES", "JUDGED_MATCHES", "UNBEGUN_COLUMNS", "EXECUTION_COLUMNS", "NOTE_ENDED", "TELL_ENDED", "CLAIMED_ACTION", "RULE_TO_PLACE", "RENEWED_LEASE"} {
 		text := strings.TrimSpace(all[fragment])
 		delete(all, fragment)
 		for name := range all {

@@ -137,25 +137,32 @@ SELECT id
 FROM asked
 ORDER BY place;
 
+-- name: NUMBERED_MATCHES
+-- A fragment: what QueueMatches and ClaimMatches are given, text being the parameters, with the numbers that it gets.
+nextval('attune.enforcement_id') AS enforcement_id,
+            nextval('attune.execution_id') AS execution_id,
+            given.*
+        FROM unnest(
+            @event_ids::bigint[], @rule_refs::text[], @trigger_refs::text[], @action_refs::text[], @priorities::integer[],
+            @parameters::text[]
+        )
+
+-- name: JUDGED_MATCHES
+-- A fragment: their enforcements. It stands behind placed.
+judged AS (
+    INSERT INTO attune.enforcement (id, event_id, rule_ref, status, execution_ids)
+    SELECT enforcement_id, event_id, rule_ref, 'matched', ARRAY[execution_id]
+    FROM placed
+)
+
 -- name: QueueMatches
 -- QueueExecutions where each enforcement has one execution, which is due and of which nothing but its parameters is
 -- said: most of what floods. They get their numbers in their order.
 WITH
-matched AS MATERIALIZED (
-    SELECT
-        nextval('attune.enforcement_id') AS enforcement_id,
-        nextval('attune.execution_id') AS execution_id,
-        given.*
-    FROM unnest(
-        @event_ids::bigint[], @rule_refs::text[], @trigger_refs::text[], @action_refs::text[], @priorities::integer[],
-        @parameters::text[]
-    ) AS given (event_id, rule_ref, trigger_ref, action_ref, priority, parameters)
+placed AS MATERIALIZED (
+    SELECT NUMBERED_MATCHES AS given (event_id, rule_ref, trigger_ref, action_ref, priority, text)
 ),
-judged AS (
-    INSERT INTO attune.enforcement (id, event_id, rule_ref, status, execution_ids)
-    SELECT enforcement_id, event_id, rule_ref, 'matched', ARRAY[execution_id]
-    FROM matched
-),
+JUDGED_MATCHES,
 queued AS (
     INSERT INTO attune.queue (
         execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
@@ -163,11 +170,11 @@ queued AS (
     )
     SELECT
         execution_id, now(), 'requested', split_part(action_ref, '.', 1), action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
-        priority, now(), parameters::jsonb, @requested_by::text, @depth::integer
-    FROM matched
+        priority, now(), text::jsonb, @requested_by::text, @depth::integer
+    FROM placed
 )
 SELECT array_agg(execution_id ORDER BY execution_id) AS ids
-FROM matched;
+FROM placed;
 
 -- name: QueueClaimed
 -- QueueExecutions, and of those that are due and stand no further back than @last_claimed what ClaimExecutions
@@ -282,14 +289,8 @@ placed AS MATERIALIZED (
         CLAIMED_ACTION
     FROM (
         SELECT
-            nextval('attune.enforcement_id') AS enforcement_id,
-            nextval('attune.execution_id') AS execution_id,
-            given.*,
-            given.place <= @last_claimed::bigint AND NOT EXISTS (SELECT FROM attune.pause WHERE one) AS is_claimed
-        FROM unnest(
-            @event_ids::bigint[], @rule_refs::text[], @trigger_refs::text[], @action_refs::text[], @priorities::integer[],
-            @parameters::text[]
-        ) WITH ORDINALITY AS given (event_id, rule_ref, trigger_ref, action_ref, priority, text, place)
+            given.place <= @last_claimed::bigint AND NOT EXISTS (SELECT FROM attune.pause WHERE one) AS is_claimed,
+            NUMBERED_MATCHES WITH ORDINALITY AS given (event_id, rule_ref, trigger_ref, action_ref, priority, text, place)
         OFFSET 0 -- once for each, not for each use
     ) AS matched
     LEFT JOIN attune.action
@@ -297,11 +298,7 @@ placed AS MATERIALIZED (
     LEFT JOIN attune.revision
         ON revision.id = action.revision_id
 ),
-judged AS (
-    INSERT INTO attune.enforcement (id, event_id, rule_ref, status, execution_ids)
-    SELECT enforcement_id, event_id, rule_ref, 'matched', ARRAY[execution_id]
-    FROM placed
-),
+JUDGED_MATCHES,
 queued AS (
     INSERT INTO attune.queue (
         execution_id, created_at, status, pack_ref, action_ref, rule_ref, trigger_ref, event_id, enforcement_id,
