@@ -297,7 +297,7 @@ func (c *command) writePack(directory string, p *newPack) error {
 		for _, path := range paths {
 			fmt.Fprintf(w, "  %s\n", filepath.Join(target, path))
 		}
-		fmt.Fprintf(w, "\nEvery file explains itself. Check the pack with `attune pack lint %s`; a daemon that\nwatches this folder runs it already. %s has things to try.\n",
+		fmt.Fprintf(w, "\nEvery file explains itself. Check the pack with `attune pack lint %s`; a daemon that\nwatches this folder takes it up at once. %s has things to try.\n",
 			target, filepath.Join(target, "README.md"))
 	})
 }

@@ -13,21 +13,25 @@ func (c *command) packSign() *cobra.Command {
 	var keyFile, newKey string
 	cmd := &cobra.Command{
 		Use:   "sign PATH…",
-		Short: "Sign packs with a key of yours; needs no daemon",
+		Short: "Sign packs, or the packs in folders, with a key of yours; needs no daemon",
 		Long: "Signs all that a pack is: its name, its files, their x bits and links. The signature is the file\n" +
 			"pack.sig in it, which belongs into version control beside the rest. Whatever changes afterwards\n" +
 			"wants a new one.\n\n" +
 			"The key is Ed25519, in a file of mode 0600 that --new-key makes, or `openssl genpkey -algorithm\n" +
 			"ed25519`. Keep it away from the machines that run packs: they need its public half alone, which is\n" +
 			"printed, as one of packs.keys in attune.toml.",
-		Example: "  attune pack sign --new-key ~/attune-signing.key packs/tour\n  attune pack sign --key ~/attune-signing.key packs/tour packs/site",
+		Example: "  attune pack sign --new-key ~/attune-signing.key packs/tour\n  attune pack sign --key ~/attune-signing.key packs/",
 		Args:    cobra.ArbitraryArgs,
 		RunE: func(_ *cobra.Command, args []string) error {
+			folders, err := packFolders("sign", args)
+			if err != nil {
+				return err
+			}
 			key, err := signingKey(keyFile, newKey, args)
 			if err != nil {
 				return err
 			}
-			for _, path := range args {
+			for _, path := range folders {
 				ref, err := reconcile.Sign(path, key)
 				if err != nil {
 					return err
@@ -79,7 +83,7 @@ func (c *command) packVerify() *cobra.Command {
 			}
 			list := []verified{}
 			bad := false
-			folders, err := packFolders(args)
+			folders, err := packFolders("verify", args)
 			if err != nil {
 				return err
 			}
@@ -118,12 +122,12 @@ func (c *command) packVerify() *cobra.Command {
 }
 
 // packFolders gives the folders of the packs at paths, as `pack lint` takes them.
-func packFolders(paths []string) ([]string, error) {
+func packFolders(verb string, paths []string) ([]string, error) {
 	var folders []string
 	for _, path := range paths {
 		found, err := reconcile.PackFolders(path)
 		if err != nil {
-			return nil, usagef("cannot verify %s: %v", path, err)
+			return nil, usagef("cannot %s %s: %v", verb, path, err)
 		}
 		folders = append(folders, found...)
 	}

@@ -23,7 +23,13 @@ import (
 // patience is how long a test waits for what should come at once: a busy machine is no failure.
 const patience = 60 * time.Second
 
-func TestMain(m *testing.M) { storetest.Main(m) }
+func TestMain(m *testing.M) {
+	// A locale that is named here and not installed would have Python name another in its place.
+	if err := os.Unsetenv("LANG"); err != nil {
+		panic(err)
+	}
+	storetest.Main(m)
+}
 
 // pollEvery is how often a test looks again.
 const pollEvery = 5 * time.Millisecond

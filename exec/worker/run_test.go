@@ -67,9 +67,6 @@ print(json.dumps({
 		"ATTUNE_RUN_ID", "ATTUNE_TRIGGER", "HOME", "LC_CTYPE", "OWN", "PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH",
 		"PYTHONUNBUFFERED", "SHELL", "TMPDIR",
 	}
-	if lang := os.Getenv("LANG"); lang != "" && lang != "C.UTF-8" {
-		always[slices.Index(always, "LC_CTYPE")] = "LANG"
-	}
 	if os.Getenv("TZ") != "" {
 		always = append(always, "TZ")
 	}
