@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
@@ -34,5 +35,19 @@ attune_panics_total{component="worker"} 2
 	}
 	if text := written.String(); strings.Count(text, "\n") != 4 || !strings.Contains(text, "action=p.a") {
 		t.Errorf("lines were not passed on:\n%s", text)
+	}
+}
+
+// A part that panics has ended with an error, for which the daemon stops in order, and its stack is logged, by which it is counted.
+func TestPartThatPanicsHasEnded(t *testing.T) {
+	t.Parallel()
+	var written bytes.Buffer
+	d := &Daemon{log: slog.New(slog.NewTextHandler(&written, nil))}
+	err := d.runStage(t.Context(), stage{name: "catalog", run: func(context.Context) error { panic("oh no") }})
+	if err == nil || err.Error() != "it panicked: oh no" {
+		t.Errorf("it ended with %v", err)
+	}
+	if text := written.String(); !strings.Contains(text, " part=catalog ") || !strings.Contains(text, " "+stackKey+"=") {
+		t.Errorf("nothing counts it:\n%s", text)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -160,6 +161,18 @@ func (d *Daemon) rescan(ctx context.Context) error {
 	return nil
 }
 
+// runStage runs a stage. One that panics has ended like any other: what it knew may be torn, so the daemon stops, in
+// order, with what it runs and holds, and whoever looks after it starts another.
+func (d *Daemon) runStage(ctx context.Context, s stage) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			d.log.Error("part panicked", "part", s.name, "err", fmt.Sprint(v), stackKey, string(debug.Stack()))
+			err = fmt.Errorf("it panicked: %v", v)
+		}
+	}()
+	return s.run(ctx)
+}
+
 // ending is a stage that has ended.
 type ending struct {
 	name string
@@ -179,7 +192,7 @@ func (d *Daemon) runStages(ctx context.Context) error {
 		done[i] = make(chan struct{})
 		go func() {
 			defer close(done[i])
-			ended <- ending{s.name, s.run(stageCtx)}
+			ended <- ending{s.name, d.runStage(stageCtx, s)}
 		}()
 	}
 	var errs []error

@@ -97,12 +97,10 @@ func (a *attempt) live() {
 		begun := time.Now()
 		outcome = a.survive()
 		a.pool.pace.took(time.Since(begun))
-		if tracer := a.pool.opts.Tracer; tracer != nil && outcome != nil {
-			tracer.Attempt(&a.claim, begun, outcome)
-		}
+		a.trace(begun, outcome)
 		a.pool.slots.back()
 	} else {
-		a.release(nil)
+		a.giveUp()
 	}
 	a.end()
 	if outcome == nil {
@@ -114,6 +112,21 @@ func (a *attempt) live() {
 		Action: a.claim.Action, ExecutionID: a.claim.ExecutionID, Attempt: a.claim.Attempt,
 		Outcome: *outcome, attempt: a,
 	})
+}
+
+// trace tells who traces what became of the attempt.
+func (a *attempt) trace(begun time.Time, o *store.Outcome) {
+	defer caught(a.pool.log, "tracing an attempt")
+	if tracer := a.pool.opts.Tracer; tracer != nil && o != nil {
+		tracer.Attempt(&a.claim, begun, o)
+	}
+}
+
+// giveUp gives back an attempt that got no slot. Where a mistake of ours comes between, the renewals find that
+// nobody has it.
+func (a *attempt) giveUp() {
+	defer caught(a.pool.log, "giving back an attempt")
+	a.release(nil)
 }
 
 // survive keeps a mistake of ours to the one attempt that meets it.

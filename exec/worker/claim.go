@@ -24,7 +24,6 @@ const (
 // claimLoop claims until ctx ends: when told that something may be due, when something that waited is, and
 // each pollPeriod; and as long as claims come back full, whenever a slot is free.
 func (p *Pool) claimLoop(ctx context.Context) {
-	defer p.StopClaiming()
 	notices, unsubscribe := p.subscribe(store.ChannelQueue)
 	defer unsubscribe()
 	select {

@@ -39,6 +39,9 @@
 //     unknown commit is sent again: finishing twice by one token is finishing once. One that cannot be
 //     written on its own account, because it is refused or its row is locked, is set aside, and the others
 //     go on.
+//   - A mistake of ours (a panic) costs the attempt that meets it, and nothing else. A loop that meets one begins
+//     anew, a claim that did goes back to the queue, and an outcome over which we stumble is kept like one
+//     that the database refuses. Each is logged with its stack and counted in attune_panics_total.
 //   - Nothing in the database is open or locked while a child runs.
 //   - While it drains, leases are renewed until the last attempt has finished.
 //

@@ -46,7 +46,12 @@ type ended struct {
 	spooled bool
 	// wait is how long it is set aside for, the next time that it cannot be recorded on its own account.
 	wait time.Duration
+	// alone says that it is sent without others, as a mistake of ours met them together.
+	alone bool
 }
+
+// errStumbled says that an outcome cannot be recorded because the daemon panics over it.
+var errStumbled = errors.New("a mistake inside the daemon, see the log")
 
 // finisher writes outcomes, as many at once as have come together while the last ones were written.
 type finisher struct {
@@ -62,6 +67,9 @@ type finisher struct {
 	stopping chan struct{}
 	ctx      context.Context // ends when nothing is tried any more
 	giveUp   context.CancelFunc
+
+	// writing are those that run has taken and that are neither recorded nor set aside. Only run has it.
+	writing []*ended
 
 	mu      sync.Mutex
 	pending []*ended
@@ -124,31 +132,77 @@ func (f *finisher) stop() (stopped func()) {
 
 func (f *finisher) run() {
 	for {
-		f.gather()
-		batch := f.take()
-		if len(batch) > 0 {
-			if left := f.write(f.ctx, batch); len(left) > 0 {
-				left = append(left, f.rest()...)
-				f.keep(left)
-				f.log.Error("the database did not take the last outcomes, they are kept in the spool folder", "count", len(left))
-				return
-			}
-			continue
+		over, whole := f.survive()
+		if !whole {
+			over = f.mend()
 		}
+		if over {
+			return
+		}
+	}
+}
+
+// survive keeps a mistake of ours to the round that meets it: whole is false then.
+func (f *finisher) survive() (over, whole bool) {
+	defer caught(f.log, "writing outcomes")
+	return f.round(), true
+}
+
+// mend takes up what was being written when a round panicked. Each is sent alone then, which shows the one over which
+// we stumble; that one is set aside, and holds up no other.
+func (f *finisher) mend() (over bool) {
+	batch := f.writing
+	f.writing = nil
+	switch len(batch) {
+	case 0:
 		select {
-		case <-f.signal:
-		case <-f.stopping:
-			if f.isDone() {
-				return
-			}
-			// What is locked comes back by itself, unless it takes too long.
-			select {
-			case <-f.signal:
-			case <-f.ctx.Done():
-				f.keep(f.rest())
-				return
-			}
+		case <-time.After(persistPause): // nothing tells that the next round comes any further
+			return false
+		case <-f.ctx.Done():
+			f.keep(f.rest())
+			return true
 		}
+	case 1:
+		f.setAside(batch[0], errStumbled)
+	default:
+		for _, e := range batch {
+			e.alone = true
+		}
+		f.mu.Lock()
+		f.pending = slices.Concat(batch, f.pending)
+		f.mu.Unlock()
+	}
+	return false
+}
+
+// round writes what there is, or waits for something to write; over says that it was the last.
+func (f *finisher) round() (over bool) {
+	f.gather()
+	if batch := f.take(); len(batch) > 0 {
+		left := f.write(f.ctx, batch)
+		if len(left) == 0 {
+			return false
+		}
+		left = append(left, f.rest()...)
+		f.keep(left)
+		f.log.Error("the database did not take the last outcomes, they are kept in the spool folder", "count", len(left))
+		return true
+	}
+	select {
+	case <-f.signal:
+		return false
+	case <-f.stopping:
+	}
+	if f.isDone() {
+		return true
+	}
+	// What is locked comes back by itself, unless it takes too long.
+	select {
+	case <-f.signal:
+		return false
+	case <-f.ctx.Done():
+		f.keep(f.rest())
+		return true
 	}
 }
 
@@ -171,7 +225,11 @@ func (f *finisher) setAside(e *ended, why error) {
 		}
 	} else if told = e.wait != refusedRetry; told {
 		e.wait = refusedRetry
-		log.Error("an outcome cannot be recorded in any form, it is kept and tried again: see what refuses it (a constraint, a trigger, a partition that is gone) and mend that", "err", why)
+		if errors.Is(why, errStumbled) {
+			log.Error("an outcome cannot be recorded, it is kept and tried again: report what the log says, and start a daemon in which that is mended", "err", why)
+		} else {
+			log.Error("an outcome cannot be recorded in any form, it is kept and tried again: see what refuses it (a constraint, a trigger, a partition that is gone) and mend that", "err", why)
+		}
 	}
 	if told {
 		f.keep([]*ended{e}) // it may be there for long
@@ -208,11 +266,21 @@ func (f *finisher) gather() {
 	}
 }
 
+// take gives all that waits, up to one that is to be sent alone.
 func (f *finisher) take() []*ended {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	batch := f.pending
-	f.pending = nil
+	n := slices.IndexFunc(f.pending, func(e *ended) bool { return e.alone })
+	if n == 0 {
+		n = 1
+	}
+	if n < 0 || n == len(f.pending) {
+		batch := f.pending
+		f.pending = nil
+		return batch
+	}
+	batch := f.pending[:n:n]
+	f.pending = f.pending[n:]
 	return batch
 }
 
@@ -230,13 +298,10 @@ func (f *finisher) rest() []*ended {
 func (f *finisher) write(ctx context.Context, batch []*ended) (left []*ended) {
 	wait, failing := finishRetry, ""
 	for {
-		outcomes := make([]store.Outcome, len(batch))
-		for i, e := range batch {
-			outcomes[i] = e.Outcome
-		}
+		f.writing = batch
 		// A commit whose answer is lost may have happened. Then the same outcome, sent again, is found
 		// to be written.
-		accepted, err := f.queue.Finish(ctx, outcomes)
+		accepted, err := f.queue.Finish(ctx, outcomesOf(batch))
 		apart, some := errors.AsType[*store.LeftError](err)
 		if err == nil || some {
 			if failing != "" {
@@ -245,10 +310,12 @@ func (f *finisher) write(ctx context.Context, batch []*ended) (left []*ended) {
 			for i, e := range batch {
 				if some && apart.Left[i] != nil {
 					f.setAside(e, apart.Left[i])
+					f.writing = batch[i+1:]
 					continue
 				}
-				f.spool.remove(e, f.log)
-				f.settle(e, accepted[i])
+				isAccepted := accepted[i]
+				f.writing = batch[i+1:]
+				f.recorded(e, isAccepted)
 			}
 			return nil
 		}
@@ -267,6 +334,13 @@ func (f *finisher) write(ctx context.Context, batch []*ended) (left []*ended) {
 		wait = min(2*wait, finishRetryMost)
 		batch = append(batch, f.take()...)
 	}
+}
+
+// recorded is for an outcome that the database has answered for: whatever we do about it then, that holds.
+func (f *finisher) recorded(e *ended, accepted bool) {
+	defer caught(f.log, "telling of an outcome")
+	f.spool.remove(e, f.log)
+	f.settle(e, accepted)
 }
 
 // keep writes to disk what is not there yet, for the case that this daemon ends before the database is
@@ -298,23 +372,60 @@ func FlushSpool(ctx context.Context, s *store.Store, dir string, logger *slog.Lo
 		return err
 	}
 	for batch := range slices.Chunk(left, 100) {
-		outcomes := make([]store.Outcome, len(batch))
-		for i, e := range batch {
-			outcomes[i] = e.Outcome
-		}
-		accepted, err := s.Finish(ctx, outcomes)
-		apart, some := errors.AsType[*store.LeftError](err)
-		if err != nil && !some {
+		if err := flush(ctx, s, sp, batch, logger.With("component", "worker")); err != nil {
 			return fmt.Errorf("cannot write the outcomes of a former run: %w", err)
-		}
-		for i, e := range batch {
-			if some && apart.Left[i] != nil {
-				logger.Warn("cannot write an outcome that a former run left, it stays in the spool folder", "component", "worker", "execution_id", e.ExecutionID, "attempt", e.Attempt, "err", apart.Left[i])
-				continue
-			}
-			logger.Info("wrote an outcome that a former run left", "component", "worker", "execution_id", e.ExecutionID, "attempt", e.Attempt, "accepted", accepted[i])
-			sp.remove(e, logger)
 		}
 	}
 	return giveBack(ctx, s, dir, logger)
+}
+
+// flush writes outcomes of the spool folder, those that it can. One over which we panic must not keep the daemon from
+// starting.
+func flush(ctx context.Context, s outcomes, sp spool, batch []*ended, logger *slog.Logger) error {
+	accepted, err := finishSafely(ctx, s, batch, logger)
+	if errors.Is(err, errStumbled) && len(batch) > 1 {
+		for _, e := range batch {
+			if err := flush(ctx, s, sp, []*ended{e}, logger); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	apart, some := errors.AsType[*store.LeftError](err)
+	if errors.Is(err, errStumbled) {
+		apart, some = &store.LeftError{Left: map[int]error{0: err}}, true
+	}
+	if err != nil && !some {
+		return err
+	}
+	for i, e := range batch {
+		log := logger.With("execution_id", e.ExecutionID, "attempt", e.Attempt)
+		if some && apart.Left[i] != nil {
+			log.Warn("cannot write an outcome that a former run left, it stays in the spool folder", "err", apart.Left[i])
+			continue
+		}
+		log.Info("wrote an outcome that a former run left", "accepted", accepted[i])
+		sp.remove(e, logger)
+	}
+	return nil
+}
+
+// outcomes takes the ends of attempts; a queue does.
+type outcomes interface {
+	Finish(ctx context.Context, outcomes []store.Outcome) (accepted []bool, err error)
+}
+
+// finishSafely gives errStumbled where a mistake of ours is in the way.
+func finishSafely(ctx context.Context, s outcomes, batch []*ended, logger *slog.Logger) (accepted []bool, err error) {
+	err = errStumbled
+	defer caught(logger, "writing outcomes")
+	return s.Finish(ctx, outcomesOf(batch))
+}
+
+func outcomesOf(batch []*ended) []store.Outcome {
+	list := make([]store.Outcome, len(batch))
+	for i, e := range batch {
+		list[i] = e.Outcome
+	}
+	return list
 }

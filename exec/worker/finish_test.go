@@ -1,12 +1,14 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -243,5 +245,195 @@ func TestKeepsAllAtTheEnd(t *testing.T) {
 			t.Errorf("the folder has %v", left)
 		}
 		pass(finishRetryMost) // what was set aside comes back to nobody
+	})
+}
+
+// clerk is a finisher in a bubble.
+type clerk struct {
+	*finisher
+	queue *fakeQueue
+
+	mu sync.Mutex
+	// settled has how often each outcome was told of, and lines what was logged.
+	settled map[string]int
+	lines   bytes.Buffer
+	// atGather and atSettle are called where the pool is.
+	atGather func()
+	atSettle func(*ended)
+}
+
+// Write is of the logger.
+func (c *clerk) Write(line []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lines.Write(line)
+}
+
+// panics tells how many are in the log.
+func (c *clerk) panics() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return strings.Count(c.lines.String(), " stack=")
+}
+
+// outcome gives the outcome of an attempt whose token is held.
+func (c *clerk) outcome(id int64) *ended {
+	c.queue.set(func() { c.queue.held[token(id)] = true })
+	return &ended{ExecutionID: id, Outcome: store.Outcome{Token: token(id), Status: store.StatusSucceeded}}
+}
+
+// spooled are the outcomes on disk.
+func (c *clerk) spooled(t *testing.T) (tokens []string) {
+	t.Helper()
+	left, err := c.spool.load(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Error(err)
+	}
+	for _, e := range left {
+		tokens = append(tokens, e.Outcome.Token)
+	}
+	return tokens
+}
+
+func (c *clerk) want(t *testing.T, settled map[string]int, spooled ...string) {
+	t.Helper()
+	c.mu.Lock()
+	diff := cmp.Diff(settled, c.settled)
+	c.mu.Unlock()
+	if diff != "" {
+		t.Errorf("settled (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(spooled, c.spooled(t)); diff != "" {
+		t.Errorf("on disk (-want +got):\n%s", diff)
+	}
+}
+
+// withClerk runs f, and then the finisher to its end; f may let it run before.
+func withClerk(t *testing.T, f func(c *clerk)) {
+	t.Helper()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		c := &clerk{
+			finisher: &finisher{}, queue: &fakeQueue{held: map[string]bool{}}, settled: map[string]int{},
+			atGather: func() {}, atSettle: func(*ended) {},
+		}
+		settle := func(e *ended, _ bool) {
+			c.mu.Lock()
+			c.settled[e.Outcome.Token]++
+			c.mu.Unlock()
+			c.atSettle(e)
+		}
+		mayGather := func() bool {
+			c.atGather()
+			return false
+		}
+		c.init(c.queue, slog.New(slog.NewTextHandler(c, nil)), spool{dir: dir}, settle, mayGather, func(int) {})
+		f(c)
+	})
+}
+
+// A panic over one outcome costs no other, and that one only a while; each is counted by its stack in the log.
+func TestOutcomesOutliveAPanic(t *testing.T) {
+	t.Parallel()
+	withClerk(t, func(c *clerk) {
+		c.queue.stumble = map[string]bool{token(2): true}
+		c.add(c.outcome(1), c.outcome(2), c.outcome(3))
+		ended := make(chan struct{})
+		go func() { c.run(); close(ended) }()
+		synctest.Wait()
+		c.want(t, map[string]int{token(1): 1, token(3): 1}, token(2))
+		if n := c.panics(); n != 2 {
+			t.Errorf("%d panics are told, want one of all and one of it alone", n)
+		}
+		pass(refusedRetry)
+		c.want(t, map[string]int{token(1): 1, token(3): 1}, token(2))
+		c.queue.set(func() { c.queue.stumble = nil })
+		c.add(c.outcome(4))
+		pass(refusedRetry)
+		c.want(t, map[string]int{token(1): 1, token(2): 1, token(3): 1, token(4): 1})
+		stopped := c.stop()
+		<-ended
+		stopped()
+	})
+}
+
+// What we panic over is on disk when the daemon ends, and the end comes.
+func TestPanicAtTheEnd(t *testing.T) {
+	t.Parallel()
+	withClerk(t, func(c *clerk) {
+		c.queue.stumble = map[string]bool{token(1): true}
+		c.add(c.outcome(1))
+		stopped := c.stop()
+		c.run()
+		stopped()
+		c.want(t, map[string]int{}, token(1))
+		pass(refusedRetry) // it comes back to nobody
+	})
+	withClerk(t, func(c *clerk) {
+		c.atGather = func() { panic("oh no") }
+		c.add(c.outcome(1))
+		stopped := c.stop()
+		c.run()
+		stopped()
+		c.want(t, map[string]int{}, token(1))
+	})
+}
+
+// Panics beside the database cost nothing: neither before an outcome is sent, nor when it is told of, nor over an
+// answer that cannot be.
+func TestPanicsAroundOutcomes(t *testing.T) {
+	t.Parallel()
+	for name, plant := range map[string]func(c *clerk) (pause time.Duration){
+		"gather": func(c *clerk) time.Duration {
+			c.atGather = func() {
+				c.atGather = func() {}
+				panic("oh no")
+			}
+			return persistPause
+		},
+		"settle": func(c *clerk) time.Duration {
+			c.atSettle = func(e *ended) {
+				if e.ExecutionID == 3 {
+					panic("oh no")
+				}
+			}
+			return 0
+		},
+		"answer": func(c *clerk) time.Duration {
+			a := &answers{queue: c.queue}
+			a.finish = func(n int) ([]bool, error) { return make([]bool, min(n, 2)), nil }
+			c.finisher.queue = a
+			return 0
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withClerk(t, func(c *clerk) {
+				pause, begun := plant(c), time.Now()
+				c.add(c.outcome(1), c.outcome(2), c.outcome(3))
+				stopped := c.stop()
+				c.run()
+				stopped()
+				c.want(t, map[string]int{token(1): 1, token(2): 1, token(3): 1})
+				if n, took := c.panics(), time.Since(begun); n != 1 || took != pause {
+					t.Errorf("%d panics are told, want 1; it took %v, want %v", n, took, pause)
+				}
+			})
+		})
+	}
+}
+
+// What a dead run left and we panic over stays where it is, and the daemon starts.
+func TestPanicOverTheSpool(t *testing.T) {
+	t.Parallel()
+	withClerk(t, func(c *clerk) {
+		c.queue.stumble = map[string]bool{token(2): true}
+		batch := []*ended{c.outcome(1), c.outcome(2), c.outcome(3)}
+		c.keep(batch)
+		if err := flush(t.Context(), c.queue, c.spool, batch, slog.New(slog.DiscardHandler)); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff([]string{token(2)}, c.spooled(t)); diff != "" {
+			t.Errorf("on disk (-want +got):\n%s", diff)
+		}
 	})
 }

@@ -43,6 +43,11 @@ type fakeQueue struct {
 	locked, refused map[string]bool
 	// lostClaim makes the next claim commit without an answer.
 	lostClaim bool
+	// stumble are those over whose end we panic, and stumbleClaim has us panic over the next claim, which commits.
+	stumble      map[string]bool
+	stumbleClaim bool
+	// stumbleRelease has us panic over the next release.
+	stumbleRelease bool
 	// since is how long ago the first attempt of each began.
 	since time.Duration
 	// later falls due at dueAt.
@@ -96,6 +101,10 @@ func (q *fakeQueue) Claim(_ context.Context, _ string, limit int, _ ...int64) ([
 	for _, c := range claimed {
 		q.held[c.Token] = true
 	}
+	if q.stumbleClaim && n > 0 {
+		q.stumbleClaim = false
+		panic("oh no")
+	}
 	if q.lostClaim && n > 0 {
 		q.lostClaim = false
 		return nil, errAwayTest
@@ -139,6 +148,10 @@ func (q *fakeQueue) Release(_ context.Context, tokens []string) error {
 	if q.away {
 		return errAwayTest
 	}
+	if q.stumbleRelease {
+		q.stumbleRelease = false
+		panic("oh no")
+	}
 	for _, token := range tokens {
 		delete(q.held, token)
 	}
@@ -171,6 +184,11 @@ func (q *fakeQueue) Finish(_ context.Context, outcomes []store.Outcome) ([]bool,
 	defer q.mu.Unlock()
 	if q.away {
 		return nil, errAwayTest
+	}
+	for _, o := range outcomes {
+		if q.stumble[o.Token] {
+			panic("oh no")
+		}
 	}
 	accepted, left := make([]bool, len(outcomes)), map[int]error{}
 	for i, o := range outcomes {
@@ -888,6 +906,60 @@ func TestOrphanedClaimIsReleased(t *testing.T) {
 		}
 		pass(2 * renewPeriod)
 		if diff := cmp.Diff([]string{token(1)}, s.queue.told().released); diff != "" {
+			t.Errorf("released (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A panic over a claim ends neither the daemon nor the claiming, and what was claimed goes back to the queue.
+func TestClaimingOutlivesAPanic(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.queue.set(func() { s.queue.stumbleClaim = true })
+		s.offer(1)
+		const look = pollPeriod + pollPeriod/10
+		pass(look)
+		s.offer(2)
+		pass(persistPause + look)
+		s.proc(t, 2)
+		pass(orphanAfter + 2*renewPeriod)
+		if diff := cmp.Diff([]string{token(1)}, s.queue.told().released); diff != "" {
+			t.Errorf("released (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// clumsy is a tracer with a mistake.
+type clumsy struct{}
+
+func (clumsy) Parent(*store.Claimed) string                      { return "" }
+func (clumsy) Attempt(*store.Claimed, time.Time, *store.Outcome) { panic("oh no") }
+
+// A panic beside an attempt costs neither its outcome nor its slot.
+func TestPanicsAroundAttempts(t *testing.T) {
+	t.Parallel()
+	onStage(t, true, func(s *stage, _ func()) {
+		s.opts.Tracer = clumsy{}
+		pass(0)
+		s.queue.set(func() { s.queue.stumbleRelease = true })
+		var claimed []store.Claimed
+		s.offer(1, 2, 3) // the last gets no slot
+		s.queue.set(func() {
+			claimed, s.queue.waiting = s.queue.waiting, nil
+			for _, c := range claimed {
+				s.queue.held[c.Token] = true
+			}
+		})
+		s.admit(claimed, 0)
+		pass(2 * stockPatience)
+		s.proc(t, 1).end(child.Exit{})
+		s.proc(t, 2).end(child.Exit{})
+		pass(3 * time.Second)
+		if n, busy := len(s.queue.told().outcomes), s.Stats().Busy; n != 2 || busy != 0 {
+			t.Errorf("%d outcomes, %d busy", n, busy)
+		}
+		pass(orphanAfter + 2*renewPeriod)
+		if diff := cmp.Diff([]string{token(3)}, s.queue.told().released); diff != "" {
 			t.Errorf("released (-want +got):\n%s", diff)
 		}
 	})

@@ -306,7 +306,8 @@ func (p *Pool) Run(ctx context.Context) error {
 	var finishing sync.WaitGroup
 	finishing.Go(p.finisher.run)
 
-	p.claimLoop(ctx)
+	p.persist(ctx, p.claimLoop)
+	p.StopClaiming()
 	p.drain()
 	stopped := p.finisher.stop()
 	finishing.Wait()
@@ -318,22 +319,27 @@ func (p *Pool) Run(ctx context.Context) error {
 	return nil
 }
 
-// persist runs a helper until ctx ends. A mistake of ours in one of them must not take the daemon, and
-// all that runs, down with it.
+// persist runs a loop until ctx ends. A mistake of ours in one of them must not take the daemon, and
+// all that runs, down with it: each keeps what it knows in the pool, under locks that a panic gives back, and begins
+// anew after persistPause.
 func (p *Pool) persist(ctx context.Context, helper func(context.Context)) {
 	for ctx.Err() == nil {
 		func() {
-			defer func() {
-				if v := recover(); v != nil {
-					p.log.Error("a loop of the pool panicked, it is started again", "err", fmt.Sprint(v), "stack", string(debug.Stack()))
-				}
-			}()
+			defer caught(p.log, "a loop of the pool")
 			helper(ctx)
 		}()
 		select {
 		case <-ctx.Done():
 		case <-time.After(persistPause):
 		}
+	}
+}
+
+// caught, deferred, keeps a mistake of ours to what the function was about. It is logged with its stack, which
+// attune_panics_total counts.
+func caught(log *slog.Logger, what string) {
+	if v := recover(); v != nil {
+		log.Error("panicked, the daemon goes on without what it met", "what", what, "err", fmt.Sprint(v), "stack", string(debug.Stack()))
 	}
 }
 
@@ -423,21 +429,7 @@ func (p *Pool) makeFolders() error {
 // admit takes claimed attempts in, and starts them.
 // reserved are how many of them busy counts already.
 func (p *Pool) admit(claimed []store.Claimed, reserved int) {
-	list := make([]*attempt, len(claimed))
-	p.mu.Lock()
-	p.busy -= reserved
-	for i, c := range claimed {
-		a := newAttempt(p, c)
-		list[i] = a
-		p.held[c.Token], p.followed[c.ExecutionID] = a, a
-		p.busy++
-		if slices.Contains(p.strangers[:], c.ExecutionID) {
-			p.lease.hasten()
-		}
-	}
-	p.metrics.setBusy(min(p.busy, p.opts.Workers))
-	p.mu.Unlock()
-	for _, a := range list {
+	for _, a := range p.enlist(claimed, reserved) {
 		if a.claim.Begun {
 			if err := p.unbegun.note(a.claim.Token); err != nil {
 				a.log().Warn("cannot note that an attempt has not begun: if the daemon is killed now it is lost", "err", err)
@@ -449,6 +441,25 @@ func (p *Pool) admit(claimed []store.Claimed, reserved int) {
 	if len(claimed) > 0 {
 		p.opts.Listener.Claimed()
 	}
+}
+
+// enlist makes claimed attempts known.
+func (p *Pool) enlist(claimed []store.Claimed, reserved int) []*attempt {
+	list := make([]*attempt, len(claimed))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busy -= reserved
+	for i, c := range claimed {
+		a := newAttempt(p, c)
+		list[i] = a
+		p.held[c.Token], p.followed[c.ExecutionID] = a, a
+		p.busy++
+		if slices.Contains(p.strangers[:], c.ExecutionID) {
+			p.lease.hasten()
+		}
+	}
+	p.metrics.setBusy(min(p.busy, p.opts.Workers))
+	return list
 }
 
 // free gives a slot back.
