@@ -6,8 +6,8 @@
 // commits them in groups, and matches inside the transaction that stores them: the transaction knows
 // the generation in force, and an index that is older is replaced before anything is matched. So an
 // event is judged by the rules that were in force when it was stored, never by older ones. Where many
-// come, the next two groups are inserted while one is matched and committed, by transactions that have their numbers, and
-// commit, after it; where few do, they gather meanwhile, for up to groupPace from the group before.
+// come, the next group is inserted while one is inserted, matched and committed, by a transaction that has its numbers, and
+// commits, after it; where few do, they gather meanwhile, for up to groupPace from the group before.
 //
 // What is promised:
 //

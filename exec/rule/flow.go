@@ -11,7 +11,7 @@ import (
 )
 
 // flow is the way of the groups into the database where nothing is wrong: while one is matched and
-// committed the next are inserted, so that the database and we work at the same time. They get their
+// committed the next is inserted, so that the database and we work at the same time. They get their
 // numbers one after the other, and are committed one after the other, in their order. Where one fails it
 // goes back, with all behind it, to storeGroup.
 type flow struct {
@@ -28,9 +28,9 @@ type flow struct {
 // over the next is alone, and never waits for this.
 const groupPace = 3 * time.Millisecond
 
-// maxFlights is one group that is committed, and two that are inserted: one backend takes longer to insert
-// events than a sensor takes to print them.
-const maxFlights = 3
+// maxFlights is one group that is committed and one that is inserted, or two that are inserted where that takes
+// longer. A third brought nothing.
+const maxFlights = 2
 
 // flight is a group on its way. Its channels are nil where there is nothing to come from them.
 type flight struct {
@@ -82,14 +82,10 @@ func (f *flow) wanted() <-chan struct{} {
 	switch n := len(f.flights); {
 	case n == 0 && f.pause == nil:
 		return f.queue.filled
-	case n == 0:
-		return f.queue.some
-	case f.last().numbered != nil, n == maxFlights:
-		return nil
-	case n == 1:
+	case n == 0, n < maxFlights && f.last().numbered == nil:
 		return f.queue.some
 	default:
-		return f.queue.plenty
+		return nil
 	}
 }
 

@@ -195,26 +195,18 @@ func (tr *transactions) many(t *testing.T, f *fates, n, count int) {
 	synctest.Wait()
 }
 
-// Groups get their numbers one after the other, and two are inserted beside the one that is committed; the
-// second of them only when it is worth it.
-func TestTwoGroupsAreInsertedWhileOneIsCommitted(t *testing.T) {
+// Groups get their numbers one after the other, and two are inserted at once; a third waits until the first of them is
+// committed.
+func TestTwoGroupsAreInsertedAtOnce(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		first error
+		notes int // once the third is begun
 		ends  []string
 		slow  int
-		all   int
 	}{
-		"all well": {
-			nil,
-			[]string{"commit <nil>", "commit <nil>", "commit <nil>", "commit <nil>", "commit <nil>"},
-			0, 2 + maxQueueEvents/2 + 2*maxQueueEvents,
-		},
-		"the first fails": {
-			errLasting,
-			[]string{"commit permission denied", "rollback", "rollback", "commit <nil>"},
-			2 + maxQueueEvents/2, 2 + maxQueueEvents/2 + maxQueueEvents,
-		},
+		"all well":        {nil, 4, []string{"commit <nil>", "commit <nil>", "commit <nil>"}, 0},
+		"the first fails": {errLasting, 5, []string{"commit permission denied", "rollback", "commit <nil>"}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -222,47 +214,34 @@ func TestTwoGroupsAreInsertedWhileOneIsCommitted(t *testing.T) {
 				tr, f := newTransactions(t), &fates{}
 				begins := func(want int, why string) {
 					t.Helper()
+					synctest.Wait()
+					tr.mu.Lock()
+					defer tr.mu.Unlock()
 					if len(tr.notes) != want {
-						t.Fatalf("%s: %d groups are begun, want %d", why, len(tr.notes), want)
+						t.Fatalf("%s: there are %d notes, want %d", why, len(tr.notes), want)
 					}
 				}
-				tr.hand(t, f, 0)
 				tr.numbers, tr.rest = make(chan struct{}), make(chan error)
+				tr.hand(t, f, 0)
 				tr.hand(t, f, 1)
+				begins(1, "the first has no numbers")
 				tr.numbers <- struct{}{}
-				tr.many(t, f, 2, maxQueueEvents/2-1)
-				begins(2, "too few for a third")
-				tr.many(t, f, 1+maxQueueEvents/2, 1)
-				begins(3, "enough for a third")
-				tr.many(t, f, 2+maxQueueEvents/2, maxQueueEvents)
-				begins(3, "three are under way")
-				tr.commits <- test.first
-				if test.first == nil {
-					synctest.Wait()
-					begins(4, "the third has no numbers") // and the first is committed
-					tr.numbers <- struct{}{}
-					synctest.Wait()
-					begins(5, "the third has its numbers")
-					tr.numbers <- struct{}{}
-					tr.many(t, f, 2+maxQueueEvents/2+maxQueueEvents, maxQueueEvents)
-					begins(5, "three are under way again")
-					close(tr.rest)
-					for range 2 {
-						tr.commits <- nil
-					}
-					tr.numbers <- struct{}{}
-					for range 2 {
-						tr.commits <- nil
-					}
-				} else {
-					tr.numbers <- struct{}{}
-					for range 2 {
-						tr.rest <- nil
-					}
-					tr.numbers <- struct{}{} // of a fourth, begun when the first three are stored
+				begins(2, "the first has its numbers")
+				tr.numbers <- struct{}{}
+				tr.many(t, f, 2, maxQueueEvents)
+				begins(2, "two are inserted")
+				for range 2 {
 					tr.rest <- nil
+				}
+				begins(2, "two are inserted, and the first is being committed")
+				tr.commits <- test.first
+				begins(test.notes, "the first is at its end")
+				tr.numbers <- struct{}{}
+				tr.rest <- nil
+				if test.first == nil {
 					tr.commits <- nil
 				}
+				tr.commits <- nil
 				synctest.Wait()
 				var ends []string
 				for _, note := range tr.notes {
@@ -278,7 +257,7 @@ func TestTwoGroupsAreInsertedWhileOneIsCommitted(t *testing.T) {
 				if slow := len(tr.database.ids()); slow != test.slow {
 					t.Errorf("%d events went the slow way, want %d", slow, test.slow)
 				}
-				if len(f.order) != test.all || len(f.errors) > 0 {
+				if len(f.order) != 2+maxQueueEvents || len(f.errors) > 0 {
 					t.Fatalf("%d fates, errors %v", len(f.order), f.errors)
 				}
 				for n, id := range f.order {

@@ -21,11 +21,8 @@ const (
 // minEventCost makes the one bound of the queue, which is in bytes, a bound on the number too.
 const minEventCost = maxQueueBytes / maxQueueEvents
 
-// What so many items cost that they are worth a group while one other is under way, and while two are.
-const (
-	someCost   = 64 * minEventCost
-	plentyCost = maxQueueEvents / 2 * minEventCost
-)
+// someCost is what so many items cost that they are worth a group while another is under way.
+const someCost = 64 * minEventCost
 
 // ErrClosed says that the intake has ended: the event was not stored.
 var ErrClosed = errors.New("the intake of events has ended")
@@ -52,12 +49,11 @@ type queue struct {
 
 	filled chan struct{} // holds a token while there may be items
 	some   chan struct{} // holds a token while they cost someCost
-	plenty chan struct{} // holds a token while they cost plentyCost
 }
 
 func newQueue() *queue {
 	token := func() chan struct{} { return make(chan struct{}, 1) }
-	return &queue{room: semaphore.NewWeighted(maxQueueBytes), filled: token(), some: token(), plenty: token()}
+	return &queue{room: semaphore.NewWeighted(maxQueueBytes), filled: token(), some: token()}
 }
 
 // put waits for room and appends.
@@ -91,9 +87,6 @@ func (q *queue) put(ctx context.Context, it item) error {
 	if q.cost >= someCost {
 		rouse(q.some)
 	}
-	if q.cost >= plentyCost {
-		rouse(q.plenty)
-	}
 	q.mu.Unlock()
 	rouse(q.filled)
 	return nil
@@ -119,7 +112,7 @@ func (q *queue) take(batch []item) []item {
 	batch, q.items = q.items, batch[:0]
 	cost := q.cost
 	q.cost = 0
-	for _, token := range []chan struct{}{q.filled, q.some, q.plenty} {
+	for _, token := range []chan struct{}{q.filled, q.some} {
 		select {
 		case <-token:
 		default:

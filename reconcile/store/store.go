@@ -43,9 +43,9 @@ const (
 	oldestServer = 140000
 
 	defaultMaxConns = 8
-	// hotConns is for claims, starts, outcomes and renewals, one of each at a time, and for three groups of
-	// events, of which two are inserted while one is committed.
-	hotConns = 7
+	// hotConns is for claims, starts, outcomes and renewals, one of each at a time, and for two groups of
+	// events, of which one is inserted while the other is committed.
+	hotConns = 6
 	// minMaxConns: a matcher may load the catalog while its transaction holds a connection.
 	minMaxConns = 4
 
