@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -153,6 +154,9 @@ type Process struct {
 	bombed   atomic.Bool // and was for forking on against its limit
 
 	ended func(Exit) // called at the end, where set
+
+	// outlived are the start times of the processes that outlived it; valid once done is closed.
+	outlived map[int]uint64
 
 	mu     sync.Mutex
 	reaped bool // from here on the pid may be another's
@@ -458,6 +462,29 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 func (p *Process) Wait() Exit {
 	<-p.done
 	return p.exit
+}
+
+// Outlast returns when what outlived the child is gone as well (Exit.Outlived), and goes on killing it until then or
+// until ctx ends. It waits for Done first.
+func (p *Process) Outlast(ctx context.Context) error {
+	if !p.Wait().Outlived {
+		return nil
+	}
+	known := maps.Clone(p.outlived)
+	// One that is in the middle of an exec does not show whose it is: it is there at the next look.
+	for clean := 0; clean < 2; {
+		if p.runner.killOutlived(p, known) > 0 {
+			clean = 0
+		} else {
+			clean++
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(outlastPause):
+		}
+	}
+	return nil
 }
 
 // ErrUnkillable says that a tree was killed and is still there.

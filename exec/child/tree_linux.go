@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +25,9 @@ const (
 	// unclearWait is how long processes are waited for that do not show whose they are. They are in the
 	// middle of an exec, and the janitor gets those that are held up there for longer.
 	unclearWait = 250 * time.Millisecond
+
+	// outlastPause is between two looks at what does not die.
+	outlastPause = unclearWait
 )
 
 // endTree kills what a dead leader left, and tells whether it is gone. The leader is a zombie still, so its
@@ -38,7 +43,9 @@ func (r *Runner) endTree(p *Process) (gone bool) {
 		case left == 0 && (unclear == 0 || waited > unclearWait):
 			return true
 		case waited > r.killWait:
-			r.logger.Error("processes of a child do not end although they were killed", "child", p.spec.Name, "pid", p.pid)
+			p.outlived = stillThere(adopted)
+			r.logger.Error("processes of a child do not end although they were killed", "child", p.spec.Name, "pid", p.pid,
+				"left", slices.Sorted(maps.Keys(p.outlived)))
 			return false
 		}
 		<-time.After(pause)
@@ -79,6 +86,37 @@ func (r *Runner) killOrphansOf(p *Process, adopted map[int]bool) (left, unclear 
 		killChild(pid, st)
 	}
 	return left, unclear
+}
+
+// stillThere gives those of the processes that are children of ours, with their start times.
+func stillThere(pids map[int]bool) map[int]uint64 {
+	there := map[int]uint64{}
+	for pid := range pids {
+		if st, err := readStat(pid); err == nil && st.ppid == os.Getpid() {
+			there[pid] = st.start
+		}
+	}
+	return there
+}
+
+// killOutlived is killOrphansOf for a child that was reaped: its group may be another's by now, so what is left of its
+// tree is known by identity and marks alone.
+func (r *Runner) killOutlived(p *Process, known map[int]uint64) (left int) {
+	for _, st := range r.strangers() {
+		if start, ok := known[st.pid]; !ok || start != st.start {
+			if m, _ := r.readMarks(st.pid); m.run != r.id || m.child != p.id {
+				continue
+			}
+			known[st.pid] = st.start
+		}
+		left++
+		if st.state == 'Z' {
+			reapStranger(st.pid)
+			continue
+		}
+		killChild(st.pid, st)
+	}
+	return left
 }
 
 // isOfAnother tells in no time what readStat and readMarks would tell with files of /proc: that a process is

@@ -1,6 +1,7 @@
 package child
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -574,7 +576,7 @@ func trace() int {
 }
 
 // TestOutlived tells of what does not end although it was killed, as a process does that is stuck in the kernel; here
-// it is one whose end a stranger keeps from us.
+// it is one whose end a stranger keeps from us. Once that lets go, it is seen to be gone.
 func TestOutlived(t *testing.T) {
 	t.Parallel()
 	r := newTestRunner(t)
@@ -582,10 +584,13 @@ func TestOutlived(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "pid")
 		spec := sh("setsid sh -c 'echo $$ > " + file + "; exec sleep 300' >/dev/null 2>&1 & read x")
 		spec.KeepStdin = true
+		if traced {
+			r.killWait = 50 * time.Millisecond
+		}
 		p := start(t, r, spec)
 		pid := pidIn(t, file)
+		release := func() {}
 		if traced {
-			r.killWait = 50 * time.Millisecond // the child has not ended yet
 			tracer := exec.Command(os.Args[0], strconv.Itoa(pid))
 			tracer.Env = append(os.Environ(), helperVar+"="+tracerHelper)
 			in, err := tracer.StdinPipe()
@@ -599,10 +604,11 @@ func TestOutlived(t *testing.T) {
 			if err := tracer.Start(); err != nil {
 				t.Fatal(err)
 			}
-			defer func() {
+			release = sync.OnceFunc(func() {
 				in.Close()
 				_ = tracer.Wait()
-			}()
+			})
+			defer release()
 			if line, err := NewLineReader(out).Next(); err != nil || string(line.Bytes) != "traced" {
 				t.Skipf("nobody may be traced here: %s %v", line.Bytes, err)
 			}
@@ -612,6 +618,18 @@ func TestOutlived(t *testing.T) {
 		}
 		if exit := waitDone(t, p); exit.Outlived != traced || exit.Code != 1 {
 			t.Errorf("traced %v: %+v", traced, exit)
+		}
+		brief, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if err := p.Outlast(brief); (err == nil) == traced {
+			t.Errorf("traced %v: waited for what is left: %v", traced, err)
+		}
+		cancel()
+		release()
+		if err := p.Outlast(t.Context()); err != nil {
+			t.Errorf("traced %v: what is left is not seen to end: %v", traced, err)
+		}
+		if _, err := readStat(pid); err == nil {
+			t.Errorf("traced %v: %d is there", traced, pid)
 		}
 	}
 }

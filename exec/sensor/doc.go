@@ -23,6 +23,7 @@
 //	running     silent      stopping
 //	running     unwanted    stopping
 //	running     unneeded    stopping
+//	running     survived    unkillable
 //	stopping    wanted      starting
 //	stopping    crashed     backoff
 //	stopping    unwanted    stopped
@@ -43,6 +44,9 @@
 //	failed      unwanted    stopped
 //	failed      unneeded    idle
 //	unkillable  wanted      starting
+//	unkillable  crashed     backoff
+//	unkillable  finished    waiting
+//	unkillable  refused     failed
 //	unkillable  unwanted    stopped
 //	unkillable  unneeded    idle
 //
@@ -51,7 +55,9 @@
 //   - A line that a sensor wrote before it ended is taken, also when it ended because it was stopped:
 //     its stdout is read to the end before another is started. Only kill -9 of the daemon can lose
 //     what was in a pipe; event_id, cursor and ack are there for sensors that can replay.
-//   - A second process of a sensor starts only after the first and its whole tree are dead.
+//   - A second process of a sensor starts only after the first and its whole tree are dead. What does not die is
+//     shown as unkillable, logged, counted in attune_unkillable_sensors_total and killed on; what the end of the
+//     process meant (backoff, waiting, failed) holds once it is gone.
 //   - A process belongs to the lease that it was started under. What it prints when another node has the
 //     sensor is not stored, and ends it, whatever this node still believes.
 //   - A sensor is restarted when its restart key changes, and else left alone.

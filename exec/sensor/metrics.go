@@ -38,6 +38,7 @@ type metrics struct {
 	restarts *prometheus.CounterVec
 	lines    *prometheus.CounterVec
 
+	unkillable prometheus.Counter
 	timerDelay prometheus.Histogram
 }
 
@@ -57,8 +58,11 @@ func newMetrics(registerer prometheus.Registerer, all func() []*sensor) *metrics
 			Buckets: []float64{.001, .0025, .005, .01, .02, .05, .1, .25, .5, 1, 2.5, 5, 10, 60, 600, 3600},
 		}),
 	}
+	m.unkillable = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "attune_unkillable_sensors_total", Help: "Processes of sensors that were killed and did not end, or left something behind that did not: no other is started beside them.",
+	})
 	if registerer != nil {
-		registerer.MustRegister(m.restarts, m.lines, m.timerDelay, &collector{
+		registerer.MustRegister(m.restarts, m.lines, m.timerDelay, m.unkillable, &collector{
 			all:     all,
 			sensors: prometheus.NewDesc("attune_sensors", "Sensors, by state.", []string{"state"}, nil),
 			running: prometheus.NewDesc("attune_sensor_running", "1 while a process of the sensor runs.", []string{"sensor"}, nil),

@@ -43,6 +43,8 @@ type life interface {
 	Done() <-chan struct{}
 	// Exit waits for Done.
 	Exit() child.Exit
+	// Gone is closed when also what outlived the process is gone (child.Exit.Outlived); not before Done.
+	Gone() <-chan struct{}
 	// Stop ends the tree and waits for Done; an error says that it could not be killed.
 	Stop(grace time.Duration) error
 	// Tell hands a sensor with updates its instances.
@@ -59,6 +61,7 @@ type process struct {
 	owner   *child.User
 	logger  *slog.Logger
 	settled chan struct{}
+	gone    chan struct{}
 }
 
 // launch starts a sensor's process. sink bounds the handing over of what it prints: it outlives ctx,
@@ -279,6 +282,7 @@ func (l *launcher) start(ctx, sink context.Context, sn *sensor) (*process, error
 		owner:   l.owner,
 		logger:  sn.logger,
 		settled: make(chan struct{}),
+		gone:    make(chan struct{}),
 	}
 	mask := child.NewMask(l.config.hidden)
 	p.stderr = newLineWriter(&sn.journal, mask)
@@ -413,9 +417,25 @@ func (l *launcher) configFile() (string, error) {
 	return file, nil
 }
 
-// run carries lines until the process is gone and all of them are settled.
+// run carries lines until the process is gone and all of them are settled, and then waits for what outlived it. That
+// may use the folder for temporary files still.
 func (p *process) run(sink context.Context, in *ingest) {
-	defer close(p.settled)
+	p.carry(sink, in)
+	if p.Wait().Outlived {
+		close(p.settled)
+		if p.Outlast(sink) != nil {
+			return // the daemon ends, and the keeper goes on trying
+		}
+		removeTemp(p.temp, p.logger)
+	} else {
+		removeTemp(p.temp, p.logger)
+		close(p.settled)
+	}
+	close(p.gone)
+}
+
+// carry carries lines until the process is gone and all of them are settled.
+func (p *process) carry(sink context.Context, in *ingest) {
 	giveUp := context.AfterFunc(sink, p.spool.discard)
 	defer giveUp()
 	var helpers sync.WaitGroup
@@ -429,11 +449,13 @@ func (p *process) run(sink context.Context, in *ingest) {
 	})
 	in.run(sink, p.spool)
 	helpers.Wait()
-	removeTemp(p.temp, p.logger)
 }
 
 // Done is of life.
 func (p *process) Done() <-chan struct{} { return p.settled }
+
+// Gone is of life.
+func (p *process) Gone() <-chan struct{} { return p.gone }
 
 // Exit is of life.
 func (p *process) Exit() child.Exit {

@@ -54,11 +54,18 @@ type sensor struct {
 	until   time.Time // the end of backoff or waiting
 	reason  string    // why the next start is one, for the metric; empty: it is no restart
 	silence bool      // stopping because of the watchdog
+	after   aftermath // what the end of a process leads to once what outlived it is gone
 	polled  bool      // the last process finished its work
 	settled State     // what StateChanged was told last
 
 	stateChanged func(Change)     // nil: nobody hears
 	leaseLost    func(ref string) // nil: nobody hears
+}
+
+// aftermath is put off until what outlived a process is gone.
+type aftermath struct {
+	then    happening // empty: what is wanted by then
+	problem string
 }
 
 func newSensor(ref string, s *Supervisor) *sensor {
@@ -223,16 +230,20 @@ func (s *sensor) step(ctx context.Context) (over bool) {
 
 // salvage ends what may be running and goes on from backoff.
 func (s *sensor) salvage(ctx context.Context) {
+	const problem = "internal error, see the log"
+	s.pauseAfter(0, problem)
 	if s.life != nil {
-		if err := s.life.Stop(s.grace); err != nil {
-			s.logger.Error("sensor cannot be killed", "err", err)
-			s.show(func(i *Info) { i.Problem = err.Error() })
+		err := s.life.Stop(s.grace)
+		if err != nil {
+			s.unkillable(err)
+		}
+		if err != nil || s.outlived(s.life.Exit()) {
+			s.after = aftermath{hCrashed, problem}
 			s.enter(ctx, StateUnkillable)
 			return
 		}
 		s.over()
 	}
-	s.pauseAfter(0, "internal error, see the log")
 	s.enter(ctx, StateBackoff)
 }
 
@@ -511,8 +522,18 @@ func (s *sensor) watchdogLimit() time.Duration {
 
 // ended decides what follows a process that ended by itself.
 func (s *sensor) ended(exit child.Exit) happening {
-	ran := exit.EndedAt.Sub(s.life.StartedAt())
+	h := s.judge(exit, exit.EndedAt.Sub(s.life.StartedAt()))
+	problem := s.info().Problem
+	if s.outlived(exit) {
+		s.after = aftermath{h, problem}
+		return hSurvived
+	}
 	s.over()
+	return h
+}
+
+// judge tells what an end by itself means.
+func (s *sensor) judge(exit child.Exit, ran time.Duration) happening {
 	t, _ := s.wanted(context.Background())
 	last := ""
 	if tail := s.journal.tail(1); len(tail) > 0 {
@@ -560,14 +581,46 @@ func (s *sensor) over() { s.life = nil }
 func (s *sensor) stop(ctx context.Context) happening {
 	ran := time.Since(s.life.StartedAt())
 	if err := s.life.Stop(s.grace); err != nil {
-		s.logger.Error("sensor cannot be killed", "pid", s.life.PID(), "err", err)
-		s.show(func(i *Info) { i.Problem = err.Error() })
+		s.unkillable(err)
 		return hSurvived
 	}
 	exit := s.life.Exit()
 	s.logger.Info("sensor stopped", "exit", exit.String())
-	silence := s.silence
+	h := s.judgeStop(ctx, exit, ran)
+	problem := s.info().Problem
+	if s.outlived(exit) {
+		if h == hCrashed {
+			s.after = aftermath{h, problem}
+		}
+		return hSurvived
+	}
 	s.over()
+	return h
+}
+
+// unkillable tells of what does not die.
+func (s *sensor) unkillable(err error) {
+	s.logger.Error("sensor cannot be killed", "pid", s.life.PID(), "err", err)
+	s.metrics.unkillable.Inc()
+	s.show(func(i *Info) { i.Problem = err.Error() })
+}
+
+// errOutlived is what people read of a sensor whose process has ended.
+var errOutlived = fmt.Errorf("its process has ended, and it waits for what that left behind: %w", child.ErrUnkillable)
+
+// outlived tells whether something of the process's tree is there still.
+func (s *sensor) outlived(exit child.Exit) bool {
+	if !exit.Outlived {
+		return false
+	}
+	s.unkillable(errOutlived)
+	s.show(func(i *Info) { i.PID = 0 }) // that may be another's by now
+	return true
+}
+
+// judgeStop tells what follows a process that was stopped.
+func (s *sensor) judgeStop(ctx context.Context, exit child.Exit, ran time.Duration) happening {
+	silence := s.silence
 	s.silence = false
 	t, want := s.wanted(ctx)
 	if !silence {
@@ -581,15 +634,20 @@ func (s *sensor) stop(ctx context.Context) happening {
 	return want
 }
 
-// outlast waits for a process that does not die. No other is started while it lives.
+// outlast waits for what does not die. No other is started while it lives.
 func (s *sensor) outlast(ctx context.Context) happening {
 	for {
 		select {
-		case <-s.life.Done():
+		case <-s.life.Gone():
 			s.over()
 			s.silence = false
-			_, want := s.wanted(ctx)
-			return want
+			after := s.after
+			s.after = aftermath{}
+			if _, want := s.wanted(ctx); want != hWanted || after.then == "" {
+				return want
+			}
+			s.show(func(i *Info) { i.Problem = after.problem })
+			return after.then
 		case <-ctx.Done():
 			return hUnwanted // the daemon ends, and the keeper goes on trying
 		case <-s.changed:

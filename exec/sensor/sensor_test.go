@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/attune-io/attune/exec/child"
 	"github.com/attune-io/attune/reconcile/manifest"
@@ -26,24 +27,27 @@ type fakeLife struct {
 	started time.Time
 	stopFor time.Duration // how long Stop takes
 	stopErr error
+	leaves  bool // what it left behind does not end, when it is stopped
 
 	mu   sync.Mutex
 	told int
 	exit child.Exit
 	done chan struct{}
+	gone chan struct{} // closed with done, unless something outlives it
 }
 
 func (f *fakeLife) PID() int              { return f.pid }
 func (f *fakeLife) StartedAt() time.Time  { return f.started }
 func (f *fakeLife) Done() <-chan struct{} { return f.done }
 func (f *fakeLife) Exit() child.Exit      { <-f.done; return f.exit }
+func (f *fakeLife) Gone() <-chan struct{} { return f.gone }
 
 func (f *fakeLife) Stop(time.Duration) error {
 	sleep(f.stopFor)
 	if f.stopErr != nil {
 		return f.stopErr
 	}
-	f.end(child.Exit{Code: -1, Signal: "SIGTERM"})
+	f.end(child.Exit{Code: -1, Signal: "SIGTERM", Outlived: f.leaves})
 	return nil
 }
 
@@ -61,6 +65,9 @@ func (f *fakeLife) end(exit child.Exit) {
 	default:
 		exit.EndedAt = time.Now()
 		f.exit = exit
+		if !exit.Outlived {
+			close(f.gone)
+		}
 		close(f.done)
 	}
 }
@@ -138,7 +145,7 @@ func (s *stage) launch(ctx context.Context, _ *sensor, t *target) (life, error) 
 	if s.failing != nil {
 		return nil, s.failing
 	}
-	f := &fakeLife{key: t.key, pid: 100 + len(s.lives), started: time.Now(), done: make(chan struct{})}
+	f := &fakeLife{key: t.key, pid: 100 + len(s.lives), started: time.Now(), done: make(chan struct{}), gone: make(chan struct{})}
 	s.lives = append(s.lives, f)
 	if s.each != nil {
 		s.each(f)
@@ -705,6 +712,74 @@ func TestAtMostFourChangeAtOnce(t *testing.T) {
 			t.Errorf("%d slots are still held", len(slots))
 		}
 	})
+}
+
+// Nothing is started beside what a process left behind that does not die: that is told, and what the end of the process
+// means holds once it is gone.
+func TestWhatOutlivesASensor(t *testing.T) {
+	t.Parallel()
+	poll := func(m *manifest.Sensor) { m.PollInterval = manifest.Duration(time.Minute) }
+	dog := func(m *manifest.Sensor) { m.Watchdog = manifest.Duration(10 * time.Second) }
+	ends := func(code int) func(s *stage) {
+		return func(s *stage) { s.last().end(child.Exit{Code: code, Outlived: true}) }
+	}
+	for name, c := range map[string]struct {
+		change  func(*manifest.Sensor)
+		end     func(s *stage)
+		then    State
+		problem string // after it
+	}{
+		"crash":    {nil, ends(1), StateBackoff, "exit 1"},
+		"finished": {poll, ends(0), StateWaiting, ""},
+		"refused":  {nil, ends(exitRefused), StateFailed, "exit 78: waits for a change of its configuration"},
+		"silent":   {dog, func(*stage) { sleep(12500 * time.Millisecond) }, StateBackoff, "its watchdog found it silent"},
+		"edited":   {nil, func(s *stage) { s.aim(wanted("2")) }, StateRunning, ""},
+		"asked":    {nil, func(s *stage) { s.sensor.ask() }, StateRunning, ""},
+		"panicked": {nil, nil, StateBackoff, "internal error, see the log"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				s := newStage(t, make(chan struct{}, 1))
+				s.each = func(f *fakeLife) { f.leaves = true }
+				first := wanted("1")
+				if c.change != nil {
+					first = wanted("1", c.change)
+				}
+				if c.end == nil {
+					s.sensor.logger = slog.New(&failOnPanic{t: t, Handler: slog.DiscardHandler, expected: new(atomic.Int64)})
+					s.sensor.stateChanged = func(now Change) {
+						if now.State == StateRunning {
+							panic("out of order")
+						}
+					}
+				}
+				s.aim(first)
+				life := s.last()
+				if c.end != nil {
+					s.expect(StateRunning)
+					c.end(s)
+				}
+				s.expect(StateUnkillable)
+				if c.then == StateRunning {
+					sleep(time.Hour) // the others would be over with what their end means
+				}
+				s.expect(StateUnkillable)
+				info := s.sensor.info()
+				if !strings.Contains(info.Problem, "it waits for what that left behind") || info.PID != 0 || info.NextStart != nil {
+					t.Errorf("it shows %+v", info)
+				}
+				if n := testutil.ToFloat64(s.sensor.metrics.unkillable); n != 1 || s.count() != 1 {
+					t.Errorf("%v are counted, %d started", n, s.count())
+				}
+				close(life.gone)
+				s.expect(c.then)
+				if info := s.sensor.info(); info.Problem != c.problem {
+					t.Errorf("then it shows %+v", info)
+				}
+			})
+		})
+	}
 }
 
 func TestAPanicOfTheSupervisionIsContained(t *testing.T) {

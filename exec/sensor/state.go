@@ -40,7 +40,7 @@ const (
 	hFinished happening = "finished" // exit 0 of a sensor with poll_interval
 	hRefused  happening = "refused"  // exit 78, or a configuration that cannot work
 	hSilent   happening = "silent"   // no line within the watchdog's time
-	hSurvived happening = "survived" // SIGKILL did not end it
+	hSurvived happening = "survived" // SIGKILL did not end it, or what it left behind
 	hDue      happening = "due"      // the time of backoff or waiting is over
 )
 
@@ -64,7 +64,7 @@ func next(s State, h happening) (then State, ok bool) {
 	case StateRunning:
 		return choose(h, way{hCrashed, StateBackoff}, way{hFinished, StateWaiting}, way{hRefused, StateFailed},
 			way{hChanged, StateStopping}, way{hAsked, StateStopping}, way{hSilent, StateStopping},
-			way{hUnwanted, StateStopping}, way{hUnneeded, StateStopping})
+			way{hUnwanted, StateStopping}, way{hUnneeded, StateStopping}, way{hSurvived, StateUnkillable})
 	case StateStopping:
 		return choose(h, way{hWanted, StateStarting}, way{hCrashed, StateBackoff}, way{hUnwanted, StateStopped},
 			way{hUnneeded, StateIdle}, way{hSurvived, StateUnkillable})
@@ -75,7 +75,8 @@ func next(s State, h happening) (then State, ok bool) {
 		return choose(h, way{hChanged, StateStarting}, way{hAsked, StateStarting}, way{hUnwanted, StateStopped},
 			way{hUnneeded, StateIdle})
 	case StateUnkillable:
-		return choose(h, way{hWanted, StateStarting}, way{hUnwanted, StateStopped}, way{hUnneeded, StateIdle})
+		return choose(h, way{hWanted, StateStarting}, way{hCrashed, StateBackoff}, way{hFinished, StateWaiting},
+			way{hRefused, StateFailed}, way{hUnwanted, StateStopped}, way{hUnneeded, StateIdle})
 	default:
 		return s, false
 	}
