@@ -25,10 +25,12 @@ trigger: {ref: core.filechange, parameters: {glob: "%s/**/*.csv", settle: 0.05}}
 action: {ref: core.echo, parameters: {message: "{{ event.payload.event }} {{ event.payload.name }} {{ event.payload.size }}"}}
 `, in))
 	n := y.node().start()
+	// Each comes whole: one that is seen between its making and its content is told twice.
 	put := func(name, content string) {
 		t.Helper()
 		y.check(os.MkdirAll(filepath.Dir(filepath.Join(in, name)), 0o755))
-		y.check(os.WriteFile(filepath.Join(in, name), []byte(content), 0o644))
+		y.check(os.WriteFile(filepath.Join(y.dir, "whole"), []byte(content), 0o644))
+		y.check(os.Rename(filepath.Join(y.dir, "whole"), filepath.Join(in, name)))
 	}
 	seen := func() []string {
 		return y.query(`SELECT trim(trailing E'\n' FROM text) FROM output JOIN execution ON execution.id = execution_id

@@ -338,16 +338,19 @@ func (n *node) launch() {
 	n.Helper()
 	words := slices.Concat(n.wrap, []string{binary, "daemon"})
 	n.cmd = exec.Command(words[0], words[1:]...)
-	n.cmd.Dir, n.cmd.Env, n.cmd.Stdout, n.cmd.Stderr = n.home, n.env, n.log, n.log
+	writing, read := n.log.pipe(n)
+	n.cmd.Dir, n.cmd.Env, n.cmd.Stdout, n.cmd.Stderr = n.home, n.env, writing, writing
 	if n.uid != 0 {
 		n.shell(`chown -R "$1" "$2"`, strconv.Itoa(n.uid), n.home)
 		n.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(n.uid), Gid: uint32(n.uid)}}
 	}
 	n.address, n.mayEnd = "", false
 	n.check(n.cmd.Start())
+	n.check(writing.Close())
 	cmd, done := n.cmd, make(chan struct{})
 	n.done = done
-	go func() { _ = cmd.Wait(); close(done) }()
+	// The keeper writes to the pipe, too: it has ended its daemon's children when it is gone.
+	go func() { _ = cmd.Wait(); <-read; close(done) }()
 }
 
 // hasEnded says that a node that was started is no longer there.
@@ -605,10 +608,12 @@ func (n *node) metric(name string, labels ...string) float64 {
 	return n.metrics().sum(name, labels...)
 }
 
-// log collects what a daemon writes, while a test reads it.
+// log collects what a daemon writes, while a test reads it. Who looks finds all that was written by then: what a
+// daemon said before it answered is there when its answer is.
 type log struct {
 	mu   sync.Mutex
 	text bytes.Buffer
+	from syscall.RawConn // the pipe's end that is read; nil: there is none
 }
 
 func (l *log) Write(p []byte) (int, error) {
@@ -620,7 +625,51 @@ func (l *log) Write(p []byte) (int, error) {
 func (l *log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.from != nil {
+		_ = l.from.Control(func(fd uintptr) { l.drain(fd) }) // it may be closed: then all of it was read
+	}
 	return l.text.String()
+}
+
+// pipe gives the end of a pipe to write to. The other is read until nobody has this one any more: ended is closed then.
+func (l *log) pipe(t testing.TB) (writing *os.File, ended <-chan struct{}) {
+	t.Helper()
+	reading, writing, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := reading.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.mu.Lock()
+	l.from = from
+	l.mu.Unlock()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		defer reading.Close()
+		_ = from.Read(func(fd uintptr) bool {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.drain(fd)
+		})
+	}()
+	return writing, closed
+}
+
+// drain takes what is in a pipe, and says whether that was all there will ever be.
+func (l *log) drain(fd uintptr) (ended bool) {
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := syscall.Read(int(fd), buffer)
+		switch {
+		case n > 0:
+			l.text.Write(buffer[:n])
+		case !errors.Is(err, syscall.EINTR):
+			return !errors.Is(err, syscall.EAGAIN)
+		}
+	}
 }
 
 // lines gives the log's lines of a message, each as its JSON has it.

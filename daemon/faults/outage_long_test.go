@@ -99,7 +99,7 @@ func TestF74ServersDiskFull(t *testing.T) {
 		t.Fatal("the server has survived it")
 	}
 	l.letGo()
-	y.until("what ran has ended", func() bool { return len(l.running(n)) == 0 })
+	y.until("what ran has ended", func() bool { return len(n.working()) == 0 })
 	pause(2 * time.Second) // in which it tries to store the results
 	if code := n.answer("/-/healthy"); code != 200 {
 		t.Errorf("alive: %d", code)

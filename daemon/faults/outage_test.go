@@ -66,7 +66,7 @@ func TestF69ServerStopped(t *testing.T) {
 			s.end(how)
 			y.until("the node says that it is not ready", func() bool { return n.answer("/-/ready") == http.StatusServiceUnavailable })
 			l.letGo()
-			y.until("what ran has ended", func() bool { return len(l.running(n)) == 0 })
+			y.until("what ran has ended", func() bool { return len(n.working()) == 0 })
 			if code := n.answer("/-/healthy"); code != http.StatusOK {
 				t.Errorf("alive: %d", code)
 			}
@@ -84,8 +84,8 @@ func TestF69ServerStopped(t *testing.T) {
 	}
 }
 
-// running gives the processes of actions; sensors are children, too.
-func (l *ledger) running(n *node) []int {
+// working gives the processes of actions; sensors are children, too.
+func (n *node) working() []int {
 	var pids []int
 	for _, pid := range n.children() {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
@@ -187,7 +187,7 @@ func TestF82OlderCopy(t *testing.T) {
 	y.until("the log says what is lost", func() bool {
 		return n.log.count("the database is older than it was, what was stored since is lost") > 0
 	})
-	y.until("what runs and is known to nobody is dead", func() bool { return len(l.running(n)) == 0 })
+	y.until("what runs and is known to nobody is dead", func() bool { return len(n.working()) == 0 })
 	l.reopen()
 	fresh := l.enqueue("book", 5)
 	if least := slices.Min(fresh); least <= slices.Max(lost)+1 {

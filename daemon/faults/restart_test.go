@@ -60,6 +60,7 @@ func TestF48EditedWhileStopping(t *testing.T) {
 		t.Errorf("it was started as %v, want v0 and v%d alone", s, edits)
 	}
 	// One that is ended at once says nothing.
+	n.until("the newest's start is told", func() bool { return len(n.told("sensor started", "demo.beat")) >= 2 })
 	if begun := n.told("sensor started", "demo.beat"); len(begun) != 2 {
 		t.Errorf("it was started %d times, want twice", len(begun))
 	}

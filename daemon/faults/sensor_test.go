@@ -113,7 +113,7 @@ func TestF33KilledF34F36EndingF35Mended(t *testing.T) {
 		t.Errorf("it is shown with the exit %q and the words %q", fails.LastExit, fails.Stderr)
 	}
 	// Mended, it does not wait for its time, and its failures are forgotten.
-	n.write("ending/sensors/fails.sh", "while :; do sleep 1; done\n")
+	n.replace("ending/sensors/fails.sh", "while :; do sleep 1; done\n") // in one step: others have this node scan at any moment
 	mended := n.sensorPID("ending.fails")
 	if n.metric("attune_sensor_restarts_total", `sensor="ending.fails"`, `reason="changed"`) < 1 {
 		t.Error("its start is not counted as one for a change")
@@ -356,7 +356,7 @@ while :; do say; sleep 0.5 & wait; done
 	}
 	y.write("many/lib/say.sh", say(1))
 	y.sensors("many", scripts)
-	n := y.node().start()
+	n := y.node(`exec.stop_grace = "1m"`).start() // each ends in peace, however slowly
 	speaking := func(version int) func() bool {
 		return func() bool {
 			return y.query("SELECT count(DISTINCT source) FROM attune.event WHERE payload->>'version' = $1", fmt.Sprint(version))[0] == fmt.Sprint(total)
@@ -403,11 +403,14 @@ func TestF47RemovedInEveryState(t *testing.T) {
 		"runs":  "while :; do sleep 1; done",
 	})
 	n := y.node().start()
-	n.sensorPID("going.stops")
+	stops := n.sensorPID("going.stops")
 	n.sensorPID("going.runs")
 	n.until("one waits", func() bool { return n.now("going.waits").State == "backoff" })
 	n.replace("going/sensors/stops.sh", "while :; do sleep 2; done\n")
-	n.until("one is being stopped", func() bool { return n.now("going.stops").State != "running" })
+	n.until("one is being stopped, or was", func() bool {
+		s := n.now("going.stops")
+		return s.State != "running" || s.PID == nil || *s.PID != stops
+	})
 	n.sensors("going", map[string]string{"starts": "while :; do sleep 3; done"})
 	n.remove("going")
 	n.until("all have stopped", func() bool {
