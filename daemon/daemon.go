@@ -100,6 +100,8 @@ type Daemon struct {
 	environmentsDirty chan struct{}
 	// environmentPeriod is how often they are looked through nevertheless.
 	environmentPeriod time.Duration
+	// signalTime tells when a signal comes.
+	signalTime func() time.Time
 
 	// databaseEnded says that the private PostgreSQL was stopped in its place among the others.
 	databaseEnded atomic.Bool
@@ -128,6 +130,7 @@ func New(ctx context.Context, opts Options) (*Daemon, error) {
 
 		environmentsDirty: make(chan struct{}, 1),
 		environmentPeriod: environmentPeriod,
+		signalTime:        time.Now,
 	}
 	d.rereadConfig.Store(opts.Config)
 	d.queueMetrics = newQueueMetrics(d.registry)

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -431,17 +432,22 @@ func (r *running) testSensorToExecution(t *testing.T) {
 	if err != nil || event.Source != "demo.once" || len(event.Enforcements) != 1 || event.Enforcements[0].Rule != "demo.on_call" {
 		t.Errorf("found %+v, %v", event, err)
 	}
-	s, err := r.client.Sensor(ctx, "demo.once")
-	if err != nil || s.State != "running" || s.PID == nil || s.Events != 1 {
-		t.Fatalf("found %+v, %v", s, err)
-	}
-	var lines []string
-	if err := r.client.SensorLogs(ctx, "demo.once", false, func(line string) error { lines = append(lines, line); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	if !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "I am up") }) {
-		t.Errorf("found log %q", lines)
-	}
+	var s *api.Sensor
+	eventually(t, func() (err error) { // it is counted when it is stored, and may have led to its execution before
+		s, err = r.client.Sensor(ctx, "demo.once")
+		if err == nil && (s.State != "running" || s.PID == nil || s.Events != 1) {
+			err = fmt.Errorf("found %+v", s)
+		}
+		return err
+	})
+	eventually(t, func() error { // it says so after its event
+		var lines []string
+		err := r.client.SensorLogs(ctx, "demo.once", false, func(line string) error { lines = append(lines, line); return nil })
+		if err == nil && !slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "I am up") }) {
+			err = fmt.Errorf("found log %q", lines)
+		}
+		return err
+	})
 	before := *s.PID
 	if _, err := r.client.RestartSensor(ctx, "demo.once"); err != nil {
 		t.Fatal(err)
@@ -862,8 +868,14 @@ while :; do sleep 1; done
 
 func TestSignals(t *testing.T) {
 	t.Parallel()
+	dir := shortDir(t)
+	r := &running{packs: filepath.Join(dir, "packs"), state: filepath.Join(dir, "state"), url: storetest.NewURL(t)}
+	began := time.Now()
+	var passed atomic.Int64
+	r.built = func(d *Daemon) { d.signalTime = func() time.Time { return began.Add(time.Duration(passed.Load())) } }
+	writePacks(t, r.packs, demoPack)
 	// Nothing but the signal has the packs scanned, and nothing but the second one ends the drain.
-	r := start(t, Flag{"reconcile.debounce", "1h", "test"}, Flag{"reconcile.max_wait", "1h", "test"},
+	r.run(t, Flag{"reconcile.debounce", "1h", "test"}, Flag{"reconcile.max_wait", "1h", "test"},
 		Flag{"reconcile.resync", "1h", "test"}, Flag{"exec.drain", "1h", "test"})
 	ctx := t.Context()
 	writePacks(t, r.packs, "-- demo/actions/new.yaml --\nname: new\nrunner_type: shell\nentry_point: greet.sh\n")
@@ -898,11 +910,13 @@ func TestSignals(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	select {
-	case <-time.After(2 * sameSignal):
-	case <-r.ended:
-		t.Error("one signal, sent to process and group, hurried the drain")
-	}
+	eventually(t, func() error {
+		if !strings.Contains(r.log.String(), "signal taken for the first one's echo") {
+			return errors.New("one signal, sent to process and group, hurries the drain")
+		}
+		return nil
+	})
+	passed.Store(int64(sameSignal))
 	r.signals <- syscall.SIGTERM
 	select {
 	case <-r.ended:
@@ -987,9 +1001,11 @@ func TestDatabaseDiesUnderTheDaemon(t *testing.T) {
 	}
 }
 
-// line is a connection to the database that can be cut.
+// line is a connection to the database that can be cut. Its own end is a socket in a folder: a port that is let go
+// may be another's when it is wanted back.
 type line struct {
 	network, address string // of the server
+	socket           string
 	listener         net.Listener
 	mu               sync.Mutex
 	conns            []net.Conn
@@ -1010,26 +1026,20 @@ func newLine(t *testing.T, databaseURL string) (*line, string) {
 		query.Del("host")
 		query.Del("port")
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.Host = free.Addr().String()
-	free.Close()
+	dir := shortDir(t)
+	l.socket = filepath.Join(dir, ".s.PGSQL.5432")
+	u.Host = ""
+	query.Set("host", dir)
 	query.Set("sslmode", "disable")
 	u.RawQuery = query.Encode()
 	t.Cleanup(l.cut)
 	return l, u.String()
 }
 
-// mend lets connections through, at the address of the URL.
-func (l *line) mend(t *testing.T, through string) {
+// mend lets connections through.
+func (l *line) mend(t *testing.T) {
 	t.Helper()
-	u, err := url.Parse(through)
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", u.Host)
+	listener, err := net.Listen("unix", l.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1093,7 +1103,7 @@ func TestDatabaseComesAndGoes(t *testing.T) {
 			}
 			return nil
 		})
-		line.mend(t, through)
+		line.mend(t)
 	}
 	r.run(t)
 	ctx := t.Context()
@@ -1149,7 +1159,7 @@ func TestDatabaseComesAndGoes(t *testing.T) {
 	if err := r.progress(ctx); err != nil {
 		t.Errorf("the watchdog would not be fed while the database is away: %v", err)
 	}
-	line.mend(t, through)
+	line.mend(t)
 	ready(http.StatusOK)
 	if err := <-followed; err != nil {
 		t.Errorf("following through the outage: %v", err)
@@ -1210,6 +1220,12 @@ func TestStopTellsTheEndOfWhatItDrained(t *testing.T) {
 		}
 		told <- ""
 	}()
+	eventually(t, func() error { // a server that stops takes nobody who comes later
+		if !strings.Contains(r.log.String(), "waiting for executions to end") {
+			return errors.New("nobody waits yet")
+		}
+		return nil
+	})
 	stopped := make(chan struct{})
 	go func() { r.stop(); close(stopped) }()
 	eventually(t, func() error {
@@ -1378,13 +1394,20 @@ func TestQueuedExecutionsOfADisabledActionFail(t *testing.T) {
 	t.Parallel()
 	r := start(t)
 	ctx := t.Context()
-	soon := time.Now().Add(3 * time.Second)
+	// However late its time is noticed, nothing begins before the action is disabled.
+	if _, err := r.client.Pause(ctx, api.NewPause{}); err != nil {
+		t.Fatal(err)
+	}
+	soon := time.Now().Add(100 * time.Millisecond)
 	waiting, err := r.client.Execute(ctx, api.NewExecution{Action: "demo.greet", Parameters: map[string]any{"name": "ada"}, DueAt: &soon})
 	if err != nil {
 		t.Fatal(err)
 	}
 	action := api.NewSwitch{Kind: manifest.KindAction, Refs: []string{"demo.greet"}, Reason: "it floods"}
 	if _, err := r.client.Switch(ctx, action, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.client.Resume(ctx); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() error {

@@ -203,9 +203,9 @@ func (d *Daemon) runStages(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("cannot go on without %s: it ended: %v", e.name, e.err))
 	}
 	began := time.Now()
-	d.log.Info("stopping")
 	// Before anything else ends, which may take its time: what is claimed now would only be given back.
 	d.workers.StopClaiming()
+	d.log.Info("stopping")
 	telling, told := context.WithCancel(context.WithoutCancel(ctx))
 	defer told()
 	go d.notify.stopping(telling, d.stopState)
@@ -282,12 +282,13 @@ func (d *Daemon) watchSignals(ctx context.Context, reload *reloads, stop func())
 				continue
 			}
 			if first.IsZero() {
-				first = time.Now()
+				first = d.signalTime()
 				d.log.Info("stop asked for, running actions may finish", "signal", s.String(), "drain", d.config.Exec.Drain)
 				stop()
 				continue
 			}
-			if time.Since(first) < sameSignal {
+			if d.signalTime().Sub(first) < sameSignal {
+				d.log.Debug("signal taken for the first one's echo", "signal", s.String())
 				continue
 			}
 			d.log.Warn("stop asked for again, running actions are stopped", "signal", s.String())

@@ -183,6 +183,7 @@ type endsRequest struct {
 func (s *Server) executionEnds(ctx context.Context, in *endsRequest) (*Ends, error) {
 	finished, unsubscribe := s.opts.Notices.Subscribe(store.ChannelFinished)
 	defer unsubscribe()
+	s.log.Debug("waiting for executions to end", "request_id", requestID(ctx), "executions", len(in.Body.IDs))
 	ends, err := awaitEnds(ctx, time.Duration(in.Body.WaitSeconds*float64(time.Second)), finished, s.stopping, func() ([]store.End, error) {
 		return s.opts.Store.Ends(ctx, in.Body.IDs, in.Body.Since.Add(-clockSlack))
 	})
