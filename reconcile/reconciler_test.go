@@ -134,6 +134,8 @@ func TestPackWrittenFileByFile(t *testing.T) {
 func TestReloadNamesWhatIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
+	// Nothing is looked at before it is asked for, however slow the writes.
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Minute, time.Minute }
 	b.pack("one")
 	b.start()
 	if report := b.reload(); len(report.Waits) != 0 {
@@ -153,13 +155,18 @@ func TestReloadNamesWhatIsWaitedFor(t *testing.T) {
 func TestBrokenEditKeepsLastGood(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
+	// Nothing is looked at before it is asked for, however slow the writes.
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Minute, time.Minute }
 	b.pack("one")
 	b.start()
 	good := b.catalog().Actions["one.act"]
 	b.write("one/actions/act.yaml", "name: act\nrunner_type: shell\nentry_point: [\n")
 	b.write("one/triggers/tick.yaml", "name: tick\nlabel: Tick\npayload_schema:\n  n: {type: integer}\n")
-	b.await("the error", func(c *store.Catalog) bool { return c.Packs["one"].Errors.HasErrors() })
+	b.reload()
 	c := b.catalog()
+	if !c.Packs["one"].Errors.HasErrors() {
+		t.Fatal("the error is not told")
+	}
 	bad := c.Actions["one.act"]
 	if !bad.Enabled || bad.TreeDigest != good.TreeDigest || bad.Digest != good.Digest {
 		t.Errorf("the last good version did not stay: %+v", bad)
@@ -182,10 +189,13 @@ func TestBrokenEditKeepsLastGood(t *testing.T) {
 		t.Errorf("reload says (-want +have):\n%s", diff)
 	}
 	b.write("one/actions/act.yaml", "name: act\nrunner_type: shell\nentry_point: act.sh\nlabel: Better\nparameters:\n  text: {type: string}\n")
-	b.await("the repair", func(c *store.Catalog) bool {
-		return len(c.Packs["one"].Errors) == 0 && c.Actions["one.act"].Spec.Head().Label == "Better"
-	})
-	awaitCondition(t, "the metric of no errors", func() bool { return b.metric("attune_pack_errors", "one") == 0 }, b.log.String)
+	b.reload()
+	if c := b.catalog(); len(c.Packs["one"].Errors) != 0 || c.Actions["one.act"].Spec.Head().Label != "Better" {
+		t.Errorf("the repair is not in force: %v", texts(c.Packs["one"].Errors))
+	}
+	if n := b.metric("attune_pack_errors", "one"); n != 0 {
+		t.Errorf("attune_pack_errors is %v", n)
+	}
 }
 
 func TestBrokenPackHoldsAll(t *testing.T) {
@@ -238,8 +248,8 @@ func TestVanishAndComeBack(t *testing.T) {
 	b.await("the pack", func(c *store.Catalog) bool {
 		return c.Packs["one"].Enabled && c.Sensors["one.sense"].Enabled && c.Rules["one.rule"].ID == id
 	})
-	b.write("one/sensors/sense.sh", "#!/bin/bash\nsleep 2000\n")
 	digest := b.catalog().Packs["one"].TreeDigest
+	b.write("one/sensors/sense.sh", "#!/bin/bash\nsleep 2000\n")
 	b.await("an edit after the return", func(c *store.Catalog) bool { return c.Packs["one"].TreeDigest != digest })
 }
 
@@ -287,6 +297,8 @@ func TestPacksSwapped(t *testing.T) {
 func TestManyVanishAtOnce(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
+	// They vanish together, however slow the renames.
+	b.options = func(o *Options) { o.Quiet = time.Second }
 	for _, ref := range []string{"a", "b", "c", "d", "e"} {
 		b.pack(ref)
 	}
@@ -421,6 +433,8 @@ func TestAutoLoad(t *testing.T) {
 func TestReadmeOnly(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
+	// Nothing is looked at before it is asked for, however slow the writes.
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Minute, time.Minute }
 	b.pack("one")
 	b.start()
 	b.write("one/README.md", "# One\n")
@@ -462,8 +476,8 @@ func TestOperatorsDisableOutlivesReload(t *testing.T) {
 	b.pack("one")
 	b.start()
 	storetest.Exec(t, b.url, "UPDATE attune.sensor SET disabled_at = now(), disabled_by = 'alice' WHERE ref = 'one.sense'")
-	b.write("one/sensors/sense.sh", "#!/bin/bash\nsleep 3000\n")
 	old := b.catalog().Packs["one"].TreeDigest
+	b.write("one/sensors/sense.sh", "#!/bin/bash\nsleep 3000\n")
 	b.await("the edit", func(c *store.Catalog) bool { return c.Packs["one"].TreeDigest != old })
 	if r := b.catalog().Sensors["one.sense"]; r.Enabled || r.DisabledBy != "alice" {
 		t.Errorf("the sensor is in force again: %+v", r)
@@ -500,7 +514,7 @@ func TestPlanOnly(t *testing.T) {
 func TestPlanAppliesNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.options = func(o *Options) { o.Quiet, o.MaxWait = 3*time.Second, 3*time.Second }
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Hour, time.Hour }
 	b.pack("one")
 	b.start()
 	generation := b.catalog().Generation
@@ -513,6 +527,10 @@ func TestPlanAppliesNothing(t *testing.T) {
 	if have := b.catalog().Generation; have != generation {
 		t.Error("the plan was applied")
 	}
+	b.watcher.mu.Lock()
+	b.watcher.windows.quiet = 0 // the window's end
+	b.watcher.mu.Unlock()
+	b.signal()
 	b.await("the edit after its window", func(c *store.Catalog) bool { return c.Generation > generation })
 	history, err := b.store.Revisions(t.Context(), "one", 1)
 	b.do(err)
@@ -703,6 +721,8 @@ func TestReloadIsTheCause(t *testing.T) {
 func TestEmptyManifestIsBeingWritten(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
+	// Nothing is looked at before it is asked for, however slow the writes.
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Minute, time.Minute }
 	b.pack("one")
 	b.start()
 	text, err := os.ReadFile(b.path("one/rules/rule.yaml"))
@@ -715,6 +735,7 @@ func TestEmptyManifestIsBeingWritten(t *testing.T) {
 	b.write("one/rules/rule.yaml", string(text))
 	b.reload()
 	b.do(os.Truncate(b.path("one/rules/rule.yaml"), 0))
+	b.reload() // which looks again when that was long enough
 	b.await("the error, in the end", func(c *store.Catalog) bool { return c.Packs["one"].Errors.HasErrors() })
 	if !b.catalog().Rules["one.rule"].Enabled {
 		t.Error("the rule went with its content")
@@ -811,6 +832,8 @@ func TestPacksAreAppliedTogether(t *testing.T) {
 func TestRuleTellsOfOperatorsSwitch(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
+	// Nothing is looked at before it is asked for, however slow the writes.
+	b.options = func(o *Options) { o.Quiet, o.MaxWait = time.Minute, time.Minute }
 	b.pack("one")
 	b.write("two/pack.yaml", "ref: two\nlabel: Two\nversion: 1.0.0\n")
 	b.write("two/rules/r.yaml", "name: r\ntrigger: one.tick\naction: {ref: one.act, parameters: {text: x}}\n")

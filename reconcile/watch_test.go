@@ -208,7 +208,7 @@ func TestPollsWhereWatchingFails(t *testing.T) {
 	if b.metric("attune_watch_mode", watchPoll) != 1 || b.metric("attune_watch_mode", watchInotify) != 0 {
 		t.Error("attune_watch_mode does not say poll")
 	}
-	b.write("one/actions/act.sh", "#!/bin/bash\necho polled\n")
+	b.replace("one/actions/act.sh", "#!/bin/bash\necho polled\n")
 	b.await("the edit", func(c *store.Catalog) bool { return c.Packs["one"].Revision == 2 })
 	b.write("two/pack.yaml", "ref: two\nlabel: Two\nversion: 1.0.0\n")
 	b.await("a new pack", func(c *store.Catalog) bool { return c.Packs["two"] != nil })
