@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -193,10 +193,9 @@ func TestPrometheus(t *testing.T) {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	port := freePort(t)
 	var log syncBuffer
 	prometheus := exec.Command("prometheus", "--config.file", config, "--storage.tsdb.path", filepath.Join(i.dir, "tsdb"),
-		"--web.listen-address", fmt.Sprintf("127.0.0.1:%d", port))
+		"--web.listen-address", "127.0.0.1:0")
 	prometheus.Stdout, prometheus.Stderr = &log, &log
 	if err := prometheus.Start(); err != nil {
 		t.Fatal(err)
@@ -205,7 +204,13 @@ func TestPrometheus(t *testing.T) {
 		_ = prometheus.Process.Signal(syscall.SIGTERM)
 		_ = prometheus.Wait()
 	}()
-	query := fmt.Sprintf("http://127.0.0.1:%d/api/v1/query?query=", port)
+	// It says which port it was given: one that was free a moment ago may be another's by now.
+	var listening []string
+	i.until("Prometheus says where it listens", func() bool {
+		listening = regexp.MustCompile(`msg="Listening on" address=(127\.0\.0\.1:\d+)`).FindStringSubmatch(log.String())
+		return listening != nil
+	})
+	query := "http://" + listening[1] + "/api/v1/query?query="
 	for _, want := range []string{"up==1", "attune_build_info==1", `attune_packs{state="loaded"}==2`} {
 		i.until("Prometheus knows "+want, func() bool {
 			response, err := http.Get(query + strings.NewReplacer("{", "%7B", "}", "%7D", "\"", "%22").Replace(want))
@@ -217,17 +222,6 @@ func TestPrometheus(t *testing.T) {
 			return strings.Contains(string(body), `"metric":`)
 		})
 	}
-}
-
-// freePort finds a port that was free a moment ago.
-func freePort(t *testing.T) int {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
 }
 
 // TestUnitFile lets systemd judge the shipped unit: no warning, and an exposure of at most 2.0, or of 3.0

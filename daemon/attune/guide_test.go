@@ -64,7 +64,7 @@ func operatorsGuide() []guideStep {
 		{line: "install -m 0600 /var/lib/attune/attune.key /var/backups/", before: (*operator).makeKey},
 		{line: "systemctl stop attune", do: func(o *operator) { o.stop() }},
 		{
-			line: "attune database restore /var/backups/attune-2026-01-31.dump --force", with: []string{"2026-01-31", "$(date +%F)"},
+			line: "attune database restore /var/backups/attune-2026-01-31.dump --force",
 			want: "^restored from .*: \\d+ objects, schema \\d+\n$",
 		},
 		{line: "systemctl start attune", do: start},
@@ -106,7 +106,7 @@ func operatorsGuide() []guideStep {
 		{line: "crontab -l | attune import cron - --pack mine", before: (*operator).hadCron},
 		{line: "attune import cron /etc/cron.d/sync"},
 		{line: "attune import systemd-timer backup.timer"},
-		{line: "attune pack lint packs/mine && attune trigger next mine.backup -n 10", want: "Europe/Berlin|UTC"},
+		{line: "attune pack lint packs/mine && attune trigger next mine.backup -n 10", before: (*operator).awaitImport, want: "Europe/Berlin|UTC"},
 
 		{line: "attune pack lint --strict --no-runtimes -o github packs/"},
 
@@ -200,6 +200,11 @@ func newOperator(t *testing.T, url string) *operator {
 		if err := os.MkdirAll(filepath.Join(o.dir, folder), 0o755); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// The day of the backup is that of the guide's restore, whatever day it is by then.
+	date := "#!/bin/sh\n[ \"$*\" = +%F ] && exec echo 2026-01-31\nPATH=${PATH#*:} exec date \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(o.dir, "bin/date"), []byte(date), 0o755); err != nil {
+		t.Fatal(err)
 	}
 	for at, entry := range o.env {
 		if path, ok := strings.CutPrefix(entry, "PATH="); ok {
@@ -337,6 +342,14 @@ func (o *operator) makeCertificate() {
 
 func (o *operator) makeTokenFile() {
 	o.must("umask 077; attune token create ada --scope admin -o json | sed -n 's/.*\"token\": \"\\(.*\\)\".*/\\1/p' > .config/attune/token; grep -q att_ .config/attune/token")
+}
+
+// awaitImport lets the daemon see what was imported.
+func (o *operator) awaitImport() {
+	o.until("the imported rule is in force", func() bool {
+		_, code := o.run("rule", "show", "mine.backup")
+		return code == 0
+	})
 }
 
 // hadCron has a crontab, a file of cron's and a timer on the machine.
