@@ -115,6 +115,23 @@ func TestReadOnlyServer(t *testing.T) {
 	})
 }
 
+// expiring is a context whose deadline has come when over is closed.
+type expiring struct {
+	context.Context
+	over chan struct{}
+}
+
+func (e expiring) Done() <-chan struct{} { return e.over }
+
+func (e expiring) Err() error {
+	select {
+	case <-e.over:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 // A statement that is given up does not happen later.
 func TestTimedOutStatementIsCancelled(t *testing.T) {
 	t.Parallel()
@@ -124,8 +141,13 @@ func TestTimedOutStatementIsCancelled(t *testing.T) {
 	if _, err := blocker.Exec(t.Context(), "BEGIN; LOCK TABLE attune.queue"); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
+	ctx := expiring{t.Context(), make(chan struct{})}
+	go func() { // its time is over when it waits for the table, however long it takes to get there
+		defer close(ctx.over)
+		waitFor(t, func() bool {
+			return one[int](t, s, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+		})
+	}()
 	_, err := s.Enqueue(ctx, []store.NewExecution{{Action: "a.x"}})
 	if err == nil || !store.IsTransient(err) {
 		t.Errorf("got %v", err)
