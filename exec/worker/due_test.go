@@ -2,7 +2,6 @@ package worker
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 )
 
@@ -10,7 +9,6 @@ import (
 func TestWhatFallsDueIsClaimedAtOnce(t *testing.T) {
 	t.Parallel()
 	onStage(t, false, func(s *stage, _ func()) {
-		synctest.Wait() // it has looked, and found nothing that falls due
 		const until = pollPeriod + 1300*time.Millisecond
 		s.offer(1)
 		s.queue.set(func() {

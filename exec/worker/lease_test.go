@@ -289,6 +289,7 @@ type stage struct {
 	leases []time.Duration         // what the keeper was told
 	// panicAt is the number of the lease at which telling the keeper panics; 0: none.
 	panicAt int
+	notices map[string][]chan string // of each channel's subscribers
 }
 
 func (s *stage) Dir(context.Context, int64, string) (string, error) { return s.opts.DataDir, nil }
@@ -305,7 +306,7 @@ func onStage(t *testing.T, stubborn bool, f func(s *stage, leave func())) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{
 			queue: &fakeQueue{held: map[string]bool{}, cancel: map[string]bool{}}, begun: time.Now(),
-			procs: map[string]*fakeProcess{},
+			procs: map[string]*fakeProcess{}, notices: map[string][]chan string{},
 		}
 		opts := Options{
 			Node: "n", Listener: new(store.Store).NewListener(), Interpreters: new(child.Interpreters), Revisions: s, Workers: 2,
@@ -323,6 +324,13 @@ func onStage(t *testing.T, stubborn bool, f func(s *stage, leave func())) {
 				panic("oh no")
 			}
 		}
+		s.subscribe = func(channel string) (<-chan string, func()) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			notices := make(chan string, 1)
+			s.notices[channel] = append(s.notices[channel], notices)
+			return notices, func() {}
+		}
 		s.start = func(_ context.Context, spec child.Spec) (process, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -332,6 +340,7 @@ func onStage(t *testing.T, stubborn bool, f func(s *stage, leave func())) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.Run(ctx) }()
+		synctest.Wait() // it has renewed and looked, and not whenever it comes to run: what f offers waits for the next look
 		f(s, cancel)
 		s.Hurry()
 		cancel()
@@ -874,6 +883,25 @@ func TestCancelledByRenewal(t *testing.T) {
 		}
 		if len(s.queue.told().outcomes) != 1 || s.queue.told().outcomes[0].Status != store.StatusCancelled || s.queue.told().outcomes[0].RetryAt != nil {
 			t.Errorf("outcomes: %+v", s.queue.told().outcomes)
+		}
+	})
+}
+
+// Whoever wants it cancelled need not wait for the next renewal.
+func TestCancelledByNotice(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.offer(1)
+		pass(3 * time.Second)
+		s.queue.set(func() { s.queue.cancel[token(1)] = true })
+		s.mu.Lock()
+		for _, notices := range s.notices[store.ChannelCancel] {
+			notices <- "1"
+		}
+		s.mu.Unlock()
+		synctest.Wait()
+		if stops := s.proc(t, 1).stopped(); len(stops) != 1 || stops[0].Grace != s.opts.StopGrace {
+			t.Errorf("stops: %v", stops)
 		}
 	})
 }

@@ -61,6 +61,7 @@ type machine struct {
 	state   string
 	actions []manifest.Component
 	nodes   int
+	prepare func(*Pool) // of each pool, before it runs; nil: nothing
 }
 
 // interpreters are probed once: it takes longer than most tests.
@@ -207,6 +208,9 @@ func (m *machine) runWith(wrap func(queue) queue, edit ...func(*Options)) *runni
 	if wrap != nil {
 		q := wrap(m.store)
 		pool.queue, pool.starter.queue, pool.finisher.queue = q, q, q
+	}
+	if m.prepare != nil {
+		m.prepare(pool)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(m.t.Context()))
 	r := &running{Pool: pool, m: m, leave: cancel, ended: make(chan struct{})}

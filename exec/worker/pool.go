@@ -214,6 +214,8 @@ type Pool struct {
 	subscribe func(channel string) (<-chan string, func())
 	// leaseUntil tells the keeper.
 	leaseUntil func(time.Duration)
+	// patience is stockPatience.
+	patience time.Duration
 
 	lease    lease
 	shortage shortage
@@ -275,7 +277,7 @@ func newPool(opts Options, q queue) *Pool {
 	p.leaseUntil = opts.Runner.LeaseUntil
 	p.metrics = newMetrics(opts.Registerer, opts.Workers)
 	p.temps.dir, p.temps.log = opts.TempDir, p.log
-	p.slots.free = opts.Workers
+	p.slots.free, p.patience = opts.Workers, stockPatience
 	p.lease.init()
 	p.starter.init(q, p.log)
 	p.finisher.init(q, p.log, spool{dir: opts.SpoolDir}, p.settle, p.isStocked, p.metrics.setAside)

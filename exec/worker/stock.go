@@ -104,7 +104,7 @@ func (a *attempt) slot() bool {
 		return true
 	default:
 	}
-	timer := time.NewTimer(stockPatience)
+	timer := time.NewTimer(a.pool.patience)
 	defer timer.Stop()
 	select {
 	case <-a.granted:

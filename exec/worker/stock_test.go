@@ -150,6 +150,7 @@ func TestStockThatWaitsInVainGoesBack(t *testing.T) {
 func TestWhatHasNotBegunOutlivesItsDaemon(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
+	m.prepare = func(p *Pool) { p.patience = time.Hour } // or those that wait go back while they are looked at
 	m.action("short", "echo short\n")
 	m.action("long", "echo >\"$ATTUNE_DATA_DIR/runs\"; while [ ! -e \"$ATTUNE_DATA_DIR/go\" ]; do sleep 0.05; done\n")
 	p := m.run(func(o *Options) { o.Workers = 1 })
