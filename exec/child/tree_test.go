@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -419,33 +420,30 @@ func TestForksAreWatched(t *testing.T) {
 		peak    string // empty: the kernel is too old
 		bomb    bool
 		want    string
+		early   bool // before anybody looks
 	}{
-		"bomb":     {limit + 1, "40", true, "killed as a fork bomb: its limit of 40 processes and threads (limits.pids) refused 41 more"},
-		"old bomb": {limit + 1, "", true, "killed as a fork bomb: its limit of 40 processes and threads (limits.pids) refused 41 more"},
-		"greedy":   {limit, "40", false, "exit 3: its limit of 40 processes and threads (limits.pids) refused 40 more"},
-		"none":     {0, "3", false, "exit 3"},
+		"bomb":     {limit + 1, "40", true, "killed as a fork bomb: its limit of 40 processes and threads (limits.pids) refused 41 more", false},
+		"old bomb": {limit + 1, "", true, "killed as a fork bomb: its limit of 40 processes and threads (limits.pids) refused 41 more", true},
+		"greedy":   {limit, "40", false, "exit 3: its limit of 40 processes and threads (limits.pids) refused 40 more", false},
+		"none":     {0, "3", false, "exit 3", false},
 		// Counted here, but refused by a limit above.
-		"beside a bomb": {limit + 1, "39", false, "exit 3"},
+		"beside a bomb": {limit + 1, "39", false, "exit 3", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			for file, text := range map[string]string{"pids.events": "max 0", "pids.peak": test.peak} {
-				if text == "" {
-					continue
-				}
+			write := func(file, text string) {
+				t.Helper()
 				if err := os.WriteFile(filepath.Join(dir, file), []byte(text+"\n"), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
-			// Not yet at the first look.
-			script := fmt.Sprintf("sleep 0.6; echo max %d >%s/pids.events; ", test.refused, dir)
-			if test.bomb {
-				script += "exec sleep 300"
-			} else {
-				script += "sleep 0.6; exit 3"
+			if test.peak != "" {
+				write("pids.peak", test.peak)
 			}
-			p, err := r.startIdle(sh(script))
+			spec := sh("read go; exit 3")
+			spec.KeepStdin = true
+			p, err := r.startIdle(spec)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -455,9 +453,28 @@ func TestForksAreWatched(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.group = &cgroup{path: dir, dir: open, pids: true}
+			if !test.early {
+				synctest.Test(t, func(t *testing.T) {
+					watched := p.watchForks()
+					for look, refused := range []int{0, test.refused, test.refused} {
+						write("pids.events", fmt.Sprint("max ", refused))
+						time.Sleep(forkLook) //nolint:forbidigo // of a bubble
+						synctest.Wait()
+						if bomb := test.bomb && look > 0; p.bombed.Load() != bomb {
+							t.Errorf("a bomb after look %d is %v, expected %v", look+1, !bomb, bomb)
+						}
+					}
+					watched()
+				})
+			}
+			write("pids.events", fmt.Sprint("max ", test.refused))
 			go p.supervise()
-			waitDone(t, p)
-			if e := p.Wait(); e.String() != test.want || e.ForkBomb != test.bomb {
+			if !test.bomb {
+				if _, err := io.WriteString(p.Stdin(), "go\n"); err != nil {
+					t.Error(err)
+				}
+			}
+			if e := waitDone(t, p); e.String() != test.want || e.ForkBomb != test.bomb {
 				t.Errorf("found %q, %+v, expected %q", e, e, test.want)
 			}
 		})
