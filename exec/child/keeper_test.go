@@ -27,14 +27,11 @@ func keptTree(t *testing.T) (d *daemon, group, escaped int) {
 func TestKeeperKillsWhenTheDaemonIsKilled(t *testing.T) {
 	t.Parallel()
 	d, group, escaped := keptTree(t)
-	begun := time.Now()
 	d.kill()
+	// There is no lease that could run out: what ends them is that the keeper sees the end.
 	assertGone(t, "the group", group)
 	assertGone(t, "the escaped process", escaped)
 	assertGone(t, "the keeper", d.keeper)
-	if took := time.Since(begun); took > 5*time.Second {
-		t.Errorf("took %v", took)
-	}
 }
 
 func TestKeeperEndsQuietlyWithTheDaemon(t *testing.T) {

@@ -67,6 +67,8 @@ type Runner struct {
 
 	// killWait is KillWait, but where a test has less patience.
 	killWait time.Duration
+	// busyWait is time.After, but where a test has something to do meanwhile.
+	busyWait func(time.Duration) <-chan time.Time
 
 	starting sync.WaitGroup
 	mu       sync.Mutex
@@ -100,6 +102,7 @@ func NewRunner(ctx context.Context, opts Options) (*Runner, error) {
 		ambient:     hasAmbient(),
 		mayLimit:    hasCapability(unix.CAP_SYS_RESOURCE),
 		killWait:    KillWait,
+		busyWait:    time.After,
 		byPID:       map[int]*Process{},
 		byID:        map[string]*Process{},
 		stopJanitor: make(chan struct{}),
