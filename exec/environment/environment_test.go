@@ -180,6 +180,13 @@ func TestPython(t *testing.T) {
 	if s.State != Failed || !strings.Contains(s.Error, "attune-tiny==3.0") || !strings.Contains(s.Log, "1.0") || s.RetryAt == nil || s.InUse != env.Digest {
 		t.Errorf("%+v", s)
 	}
+	retryAt := func(at time.Time) (backoff time.Duration) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.all[s.Digest].retryAt = at
+		return b.all[s.Digest].backoff
+	}
+	backoff := retryAt(time.Now().Add(time.Hour)) // when this test wants it, however long it takes until then
 	if kept, err := b.For(bad); err != nil || *kept != *env {
 		t.Errorf("in use: %+v, %v", kept, err)
 	}
@@ -197,17 +204,13 @@ func TestPython(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// It is tried again when its time has come.
-	b.mu.Lock()
-	o := b.all[s.Digest]
-	o.retryAt = time.Now()
-	before := o.backoff
-	b.mu.Unlock()
 	writeWheel(t, b.opts.PythonWheels, "attune_tiny", "3.0")
+	retryAt(time.Now())
 	if _, err := b.For(bad); err == nil {
 		t.Error("it should be being made")
 	}
 	if s := b.settle(b.Manager, bad); s.State != Ready {
-		t.Errorf("after %v: %+v", before, s)
+		t.Errorf("after %v: %+v", backoff, s)
 	}
 	if env, err := b.For(bad); err != nil || b.print(nil, env.Path, "-c", version) != "3.0" {
 		t.Errorf("%+v, %v", env, err)
@@ -325,16 +328,37 @@ func TestNode(t *testing.T) {
 	}
 }
 
-// A daemon that stops does not wait for the network.
+// A daemon that stops does not wait for the network, which gives no answer here.
 func TestClose(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
+	fake, asked := filepath.Join(t.TempDir(), "python3"), filepath.Join(t.TempDir(), "asked")
+	script := `#!/bin/sh
+case "$*" in
+*--version* | *venv*) exit 0 ;;
+*install*) echo >` + asked + `; exec sleep 999 ;;
+esac
+exit 1
+`
+	if err := os.WriteFile(fake, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	need := b.need(Python, map[string]string{"requirements.txt": "attune-tiny == 1.0\n"})
-	if _, err := b.For(need); err == nil {
+	need.Interpreter.Path = fake
+	m := b.manager()
+	if _, err := m.For(need); err == nil {
 		t.Fatal("it cannot be there yet")
 	}
-	b.Close()
-	if s := b.Of("p"); len(s) != 1 || s[0].State != Failed {
+	for deadline := time.Now().Add(patience); ; <-time.After(5 * time.Millisecond) {
+		if _, err := os.Stat(asked); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nobody asks: %+v", m.Of("p"))
+		}
+	}
+	m.Close()
+	if s := m.Of("p"); len(s) != 1 || s[0].State != Failed {
 		t.Errorf("%+v", s)
 	}
 	if left, err := filepath.Glob(filepath.Join(b.opts.Dir, "*", complete)); err != nil || len(left) > 0 {
