@@ -195,8 +195,18 @@ func TestStreamResumes(t *testing.T) {
 		t.Fatalf("found %v %s", first, diff)
 	}
 	last := first[len(first)-1]
-	// Between the two nobody follows.
+	// Between the two nobody follows; it is seen before the next, which would be one with it.
+	feed := b.server.feeds.reconcile
+	seen := func() (all int64, more <-chan struct{}) {
+		feed.mu.Lock()
+		defer feed.mu.Unlock()
+		return feed.first + int64(len(feed.entries)), feed.wake
+	}
+	before, more := seen()
 	b.raise()
+	for now := before; now == before; now, more = seen() {
+		<-more
+	}
 	second, kinds := read(last, 3)
 	if diff := cmp.Diff([]string{"ready", "reconcile", "reconcile"}, kinds); diff != "" {
 		t.Error(diff)
