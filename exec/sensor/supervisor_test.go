@@ -48,6 +48,7 @@ sleep 999`)
 		t.Error(diff)
 	}
 	until(t, "all counted", func() bool { return y.info("s").Events == 2 })
+	y.running("s") // which is shown a moment after it began, and may be after its first words
 	info := y.info("s")
 	if info.State != StateRunning || !alive(info.PID) || info.BadLines != 1 || info.EventsPerMinute != 2 || info.LastEventAt == nil {
 		t.Errorf("it shows %+v", info)
@@ -107,7 +108,7 @@ sleep 999`, func(m *manifest.Sensor, _ map[string]string) {
 	if stderr := y.info("s").Stderr[0]; strings.Contains(stderr, "sesame") || !strings.Contains(stderr, "***") {
 		t.Errorf("stderr shows %q", stderr)
 	}
-	pid := y.info("s").PID
+	pid := y.running("s")
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	if err != nil {
 		t.Fatal(err)
@@ -548,9 +549,9 @@ trap 'for n in 1 2 3; do echo "{\"payload\":{\"n\":$n}}"; done; printf "{\"paylo
 echo '{"payload":{"n":0}}'
 while :; do sleep 0.01; done`)
 	y.sink.payloads(t, 1)
+	pid := y.running("s")
 	y.sink.shut()
 	y.end()
-	pid := y.info("s").PID
 	until(t, "the end of the process", func() bool { return !alive(pid) })
 	select {
 	case <-y.ended:
@@ -785,7 +786,7 @@ func TestLogs(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	followed, _, _ := y.Logs(ctx, "p.s", true, 0)
-	pid := y.info("s").PID
+	pid := y.running("s")
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
