@@ -200,9 +200,13 @@ func orderSurvivesLostSessions(t *testing.T, named bool) {
 	i := h.intake(t)
 	const sources, each = 4, 2000
 	var handing, settling sync.WaitGroup
+	twice := make(chan struct{}) // closed when the sessions were ended twice
 	for s := range sources {
 		handing.Go(func() {
 			for n := range each {
+				if n == each/2 {
+					<-twice // however quick the machine is
+				}
 				settling.Add(1)
 				e := store.NewEvent{
 					Trigger: "p.t", Source: "p.s" + strconv.Itoa(s),
@@ -244,10 +248,10 @@ func orderSurvivesLostSessions(t *testing.T, named bool) {
 			if _, err := breaker.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"); err != nil {
 				t.Fatal(err)
 			}
+			if broken == 2 {
+				close(twice)
+			}
 		}
-	}
-	if broken < 2 {
-		t.Errorf("the sessions were ended %d times only", broken)
 	}
 	rows, err := breaker.Query(t.Context(), "SELECT source, (payload->>'n')::int FROM attune.event ORDER BY id")
 	if err != nil {
