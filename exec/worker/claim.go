@@ -44,6 +44,7 @@ func (p *Pool) claimLoop(ctx context.Context) {
 			if failed := err != nil; failed != failing {
 				failing = failed
 				if failed {
+					p.lease.hasten() // it may have been committed: then the renewal tells of it
 					p.log.Warn("cannot claim executions, trying again", "err", err)
 				} else {
 					p.log.Info("claiming executions again")
@@ -75,11 +76,29 @@ func (p *Pool) claimLoop(ctx context.Context) {
 // claim claims and takes in. A claim that was sent is waited for, also when ctx ends: the database
 // would hold what nobody knows of.
 func (p *Pool) claim(ctx context.Context, free int) ([]store.Claimed, error) {
+	p.mu.Lock()
+	p.claiming++
+	p.mu.Unlock()
+	defer p.endClaim()
 	claimed, err := p.queue.Claim(context.WithoutCancel(ctx), p.opts.Node, free, p.ready.revisions()...)
 	if len(claimed) > 0 {
 		p.admit(claimed, 0)
 	}
 	return claimed, err
+}
+
+// endClaim says that what the answer to a claim brought is known here, or that none comes.
+func (p *Pool) endClaim() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.claiming--
+}
+
+// mayHear tells whether the answer to a claim may bring tokens that nobody here knows of yet.
+func (p *Pool) mayHear() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.claiming > 0
 }
 
 // freeSlots tells how many attempts may be claimed now: those that have a slot, and a stock of short ones.
@@ -128,12 +147,14 @@ func (p *Pool) Reserve(most int) (store.Claiming, bool) {
 	}
 	p.busy += n
 	p.attempts.Add(1) // a drain waits for what comes of it
+	p.claiming++
 	return store.Claiming{Node: p.opts.Node, Most: n, Ready: p.ready.revisions()}, true
 }
 
 // Take takes in what was claimed for a Reserve, and what was kept for it and is not needed.
 func (p *Pool) Take(c store.Claiming, claimed []store.Claimed) {
 	defer p.attempts.Done()
+	defer p.endClaim()
 	p.admit(claimed, c.Most)
 	if len(claimed) < c.Most {
 		p.poke()

@@ -23,8 +23,8 @@ const (
 	// guardPeriod is how exactly the two are kept.
 	guardPeriod = 500 * time.Millisecond
 
-	// orphanAfter is how long a lease may be ours without anybody here knowing of it: longer than the
-	// answer to a claim can be under way.
+	// orphanAfter is how long a lease may be ours without anybody here knowing of it, where claims are always
+	// under way: longer than the answer to one can be.
 	orphanAfter = 25 * time.Second
 )
 
@@ -201,9 +201,11 @@ func (p *Pool) heldBy(token string) *attempt {
 }
 
 // releaseOrphans gives back what a claim took whose answer got lost: nobody would run it, and renewing
-// it would keep others from it for ever.
+// it would keep others from it for ever. A token becomes known here by the answer to a claim alone, which
+// was sent before the token was renewed: where none is under way now, what is unknown stays so. What has ended since
+// it was renewed is released in vain, for its token is void.
 func (p *Pool) releaseOrphans(ctx context.Context, held map[string]bool, orphans map[string]time.Duration) {
-	now := p.boottime()
+	now, mayHear := p.boottime(), p.mayHear()
 	for token := range orphans {
 		if !held[token] {
 			delete(orphans, token)
@@ -215,9 +217,11 @@ func (p *Pool) releaseOrphans(ctx context.Context, held map[string]bool, orphans
 			delete(orphans, token)
 			continue
 		}
-		if since, known := orphans[token]; !known {
+		since, known := orphans[token]
+		if !known {
 			orphans[token] = now
-		} else if now-since >= orphanAfter {
+		}
+		if !mayHear || known && now-since >= orphanAfter {
 			old = append(old, token)
 		}
 	}

@@ -48,6 +48,8 @@ type fakeQueue struct {
 	stumbleClaim bool
 	// stumbleRelease has us panic over the next release.
 	stumbleRelease bool
+	// claimTakes is how long the answer to a claim is under way.
+	claimTakes time.Duration
 	// since is how long ago the first attempt of each began.
 	since time.Duration
 	// later falls due at dueAt.
@@ -87,6 +89,14 @@ func (q *fakeQueue) NextDue(context.Context) (time.Duration, bool, error) {
 }
 
 func (q *fakeQueue) Claim(_ context.Context, _ string, limit int, _ ...int64) ([]store.Claimed, error) {
+	claimed, err := q.claim(limit)
+	if len(claimed) > 0 {
+		time.Sleep(q.claimTakes) //nolint:forbidigo // the bubble's time, which takes none
+	}
+	return claimed, err
+}
+
+func (q *fakeQueue) claim(limit int) ([]store.Claimed, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.away {
@@ -922,10 +932,47 @@ func TestCancelledBeforeTheClaimIsAnswered(t *testing.T) {
 	})
 }
 
-// A claim was committed and its answer lost: nobody knows of it, and its lease is renewed with the rest.
+// A claim was committed and its answer lost: nobody knows of it, and its lease would be renewed with the rest. It goes
+// back to the queue as soon as it fails.
 func TestOrphanedClaimIsReleased(t *testing.T) {
 	t.Parallel()
 	onStage(t, false, func(s *stage, _ func()) {
+		s.queue.set(func() { s.queue.lostClaim = true })
+		s.offer(1)
+		pass(pollPeriod + pollPeriod/10)
+		if diff := cmp.Diff([]string{token(1)}, s.queue.told().released); diff != "" {
+			t.Errorf("released (-want +got):\n%s", diff)
+		}
+		pass(orphanAfter + 2*renewPeriod)
+		if n := len(s.queue.told().released); n != 1 {
+			t.Errorf("released %d times", n)
+		}
+	})
+}
+
+// What is claimed is not given back while the answer may come, however many renewals tell of it.
+func TestSlowClaimIsNoOrphan(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.queue.claimTakes = 2*renewPeriod + renewRetry
+		s.offer(1)
+		pass(3 * renewPeriod)
+		s.proc(t, 1)
+		if told := s.queue.told(); len(told.released) != 0 || len(told.renewals) < 3 {
+			t.Errorf("released %v, after %d renewals", told.released, len(told.renewals))
+		}
+	})
+}
+
+// Where an answer may always come, what nobody knows of waits longer than any can take.
+func TestOrphanAmongClaimsIsReleased(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		pass(time.Second)
+		kept, ok := s.Reserve(1)
+		if !ok {
+			t.Fatal("nothing is kept")
+		}
 		s.queue.set(func() { s.queue.lostClaim = true })
 		s.offer(1)
 		pass(orphanAfter)
@@ -934,6 +981,13 @@ func TestOrphanedClaimIsReleased(t *testing.T) {
 		}
 		pass(2 * renewPeriod)
 		if diff := cmp.Diff([]string{token(1)}, s.queue.told().released); diff != "" {
+			t.Errorf("released (-want +got):\n%s", diff)
+		}
+		s.Take(kept, nil)
+		s.queue.set(func() { s.queue.lostClaim = true })
+		s.offer(2)
+		pass(pollPeriod + pollPeriod/10)
+		if diff := cmp.Diff([]string{token(1), token(2)}, s.queue.told().released); diff != "" {
 			t.Errorf("released (-want +got):\n%s", diff)
 		}
 	})

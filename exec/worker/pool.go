@@ -244,6 +244,8 @@ type Pool struct {
 	held     map[string]*attempt
 	followed map[int64]*attempt
 	due      time.Time // when the next retry of ours is; zero: none
+	// claiming are the claims whose answer may come still.
+	claiming int
 	// strangers are the executions that somebody last wanted cancelled and nobody here knew of.
 	strangers    [cancelsKept]int64
 	nextStranger int
