@@ -44,7 +44,8 @@ func (p *Pool) claimLoop(ctx context.Context) {
 			if failed := err != nil; failed != failing {
 				failing = failed
 				if failed {
-					p.lease.hasten() // it may have been committed: then the renewal tells of it
+					p.unanswered.Store(true) // it may have been committed: then two renewals tell of it
+					p.lease.hasten()
 					p.log.Warn("cannot claim executions, trying again", "err", err)
 				} else {
 					p.log.Info("claiming executions again")

@@ -201,9 +201,8 @@ func (p *Pool) heldBy(token string) *attempt {
 }
 
 // releaseOrphans gives back what a claim took whose answer got lost: nobody would run it, and renewing
-// it would keep others from it for ever. A token becomes known here by the answer to a claim alone, which
-// was sent before the token was renewed: where none is under way now, what is unknown stays so. What has ended since
-// it was renewed is released in vain, for its token is void.
+// it would keep others from it for ever. What is unknown here at one renewal may have ended since; at the
+// next it is an orphan, unless the answer to its claim may still come.
 func (p *Pool) releaseOrphans(ctx context.Context, held map[string]bool, orphans map[string]time.Duration) {
 	now, mayHear := p.boottime(), p.mayHear()
 	for token := range orphans {
@@ -212,18 +211,22 @@ func (p *Pool) releaseOrphans(ctx context.Context, held map[string]bool, orphans
 		}
 	}
 	var old []string
+	fresh := false
 	for token := range held {
 		if p.heldBy(token) != nil {
 			delete(orphans, token)
 			continue
 		}
 		since, known := orphans[token]
-		if !known {
-			orphans[token] = now
-		}
-		if !mayHear || known && now-since >= orphanAfter {
+		switch {
+		case !known:
+			orphans[token], fresh = now, true
+		case !mayHear, now-since >= orphanAfter:
 			old = append(old, token)
 		}
+	}
+	if fresh && p.unanswered.Swap(false) {
+		p.lease.hasten()
 	}
 	if len(old) == 0 {
 		return

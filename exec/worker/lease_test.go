@@ -48,8 +48,8 @@ type fakeQueue struct {
 	stumbleClaim bool
 	// stumbleRelease has us panic over the next release.
 	stumbleRelease bool
-	// claimTakes is how long the answer to a claim is under way.
-	claimTakes time.Duration
+	// claimTakes and renewTakes are how long an answer is under way.
+	claimTakes, renewTakes time.Duration
 	// since is how long ago the first attempt of each began.
 	since time.Duration
 	// later falls due at dueAt.
@@ -170,10 +170,16 @@ func (q *fakeQueue) Release(_ context.Context, tokens []string) error {
 }
 
 func (q *fakeQueue) Renew(context.Context, string) (*store.Renewal, error) {
+	renewal, takes, err := q.renew()
+	time.Sleep(takes) //nolint:forbidigo // the bubble's time, which takes none
+	return renewal, err
+}
+
+func (q *fakeQueue) renew() (*store.Renewal, time.Duration, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.away {
-		return nil, errAwayTest
+		return nil, 0, errAwayTest
 	}
 	q.renewals = append(q.renewals, time.Now())
 	r := &store.Renewal{}
@@ -186,7 +192,7 @@ func (q *fakeQueue) Renew(context.Context, string) (*store.Renewal, error) {
 			r.Cancel = append(r.Cancel, token)
 		}
 	}
-	return r, nil
+	return r, q.renewTakes, nil
 }
 
 func (q *fakeQueue) Finish(_ context.Context, outcomes []store.Outcome) ([]bool, error) {
@@ -960,6 +966,22 @@ func TestSlowClaimIsNoOrphan(t *testing.T) {
 		s.proc(t, 1)
 		if told := s.queue.told(); len(told.released) != 0 || len(told.renewals) < 3 {
 			t.Errorf("released %v, after %d renewals", told.released, len(told.renewals))
+		}
+	})
+}
+
+// What ends while a renewal is answered that still has it was known all the time.
+func TestWhatEndsDuringARenewalIsNoOrphan(t *testing.T) {
+	t.Parallel()
+	onStage(t, false, func(s *stage, _ func()) {
+		s.offer(1)
+		pass(renewPeriod - time.Second)
+		s.queue.set(func() { s.queue.renewTakes = 2 * time.Second })
+		pass(2 * time.Second)
+		s.proc(t, 1).end(child.Exit{})
+		pass(3 * renewPeriod)
+		if told := s.queue.told(); len(told.outcomes) != 1 || len(told.released) != 0 {
+			t.Errorf("%d outcomes, released %v", len(told.outcomes), told.released)
 		}
 	})
 }

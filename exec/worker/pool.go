@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -246,6 +247,8 @@ type Pool struct {
 	due      time.Time // when the next retry of ours is; zero: none
 	// claiming are the claims whose answer may come still.
 	claiming int
+	// unanswered says that a claim failed, and that no renewal has been hastened for what it may have taken.
+	unanswered atomic.Bool
 	// strangers are the executions that somebody last wanted cancelled and nobody here knew of.
 	strangers    [cancelsKept]int64
 	nextStranger int
