@@ -212,6 +212,14 @@ func (b *bench) launch() {
 	}
 }
 
+// quiet changes how long a pack is waited for that is being written, also one that is waited for now.
+func (b *bench) quiet(window time.Duration) {
+	b.watcher.mu.Lock()
+	b.watcher.windows.quiet = window
+	b.watcher.mu.Unlock()
+	b.signal()
+}
+
 // applications is how often something was applied.
 func (b *bench) applications() [][]string {
 	b.mu.Lock()

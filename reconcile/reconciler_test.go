@@ -527,10 +527,7 @@ func TestPlanAppliesNothing(t *testing.T) {
 	if have := b.catalog().Generation; have != generation {
 		t.Error("the plan was applied")
 	}
-	b.watcher.mu.Lock()
-	b.watcher.windows.quiet = 0 // the window's end
-	b.watcher.mu.Unlock()
-	b.signal()
+	b.quiet(0)
 	b.await("the edit after its window", func(c *store.Catalog) bool { return c.Generation > generation })
 	history, err := b.store.Revisions(t.Context(), "one", 1)
 	b.do(err)
@@ -735,8 +732,10 @@ func TestEmptyManifestIsBeingWritten(t *testing.T) {
 	b.write("one/rules/rule.yaml", string(text))
 	b.reload()
 	b.do(os.Truncate(b.path("one/rules/rule.yaml"), 0))
-	b.reload() // which looks again when that was long enough
-	b.await("the error, in the end", func(c *store.Catalog) bool { return c.Packs["one"].Errors.HasErrors() })
+	b.await("the error, in the end", func(*store.Catalog) bool {
+		b.reload()
+		return b.catalog().Packs["one"].Errors.HasErrors()
+	})
 	if !b.catalog().Rules["one.rule"].Enabled {
 		t.Error("the rule went with its content")
 	}
@@ -873,6 +872,7 @@ func TestRuleTellsOfOperatorsSwitch(t *testing.T) {
 	if all := strings.Join(texts(plan.Packs[0].Errors), "\n"); strings.Count(all, "two/rules/late.yaml") != 2 {
 		t.Errorf("the plan tells of the new rule:\n%s", all)
 	}
+	b.quiet(defaultQuiet)
 
 	flip(manifest.KindTrigger, "one.tick", "", true)
 	flip(manifest.KindAction, "one.act", "", true)
