@@ -290,6 +290,7 @@ func TestLeftoversWithForgedRecord(t *testing.T) {
 	t.Parallel()
 	victim := exec.Command("sleep", "300")
 	marked := exec.Command("sleep", "300")
+	deadRun := newRunID() // no fixed one, by which another run of these tests would take it for its own
 	boot, err := BootID()
 	if err != nil {
 		t.Fatal(err)
@@ -297,7 +298,7 @@ func TestLeftoversWithForgedRecord(t *testing.T) {
 	for _, c := range []*exec.Cmd{victim, marked} {
 		c.Env = []string{}
 		if c == marked {
-			c.Env = []string{EnvRunID + "=dead-" + t.Name()}
+			c.Env = []string{EnvRunID + "=" + deadRun}
 		}
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
@@ -314,9 +315,9 @@ func TestLeftoversWithForgedRecord(t *testing.T) {
 		rec    record
 		killed int
 	}{
-		{"another boot", record{BootID: "another", RunID: "dead-" + t.Name(), Daemon: reused, Keeper: reused}, 0},
+		{"another boot", record{BootID: "another", RunID: deadRun, Daemon: reused, Keeper: reused}, 0},
 		{"no run id", record{BootID: boot, Daemon: reused, Keeper: reused}, 0},
-		{"reused pids", record{BootID: boot, RunID: "dead-" + t.Name(), Daemon: reused, Keeper: reused, Cgroup: "/sys/fs/cgroup"}, 1},
+		{"reused pids", record{BootID: boot, RunID: deadRun, Daemon: reused, Keeper: reused, Cgroup: "/sys/fs/cgroup"}, 1},
 	} {
 		dir := t.TempDir()
 		forge(t, dir, tc.rec)
@@ -353,9 +354,9 @@ func TestDaemonStartedByAChildOfTheDeadRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	forge(t, dir, record{BootID: boot, RunID: "dead-" + t.Name()})
-	d := startDaemonWith(t, []string{EnvRunID + "=dead-" + t.Name()}, dir)
+	dir, deadRun := t.TempDir(), newRunID()
+	forge(t, dir, record{BootID: boot, RunID: deadRun})
+	d := startDaemonWith(t, []string{EnvRunID + "=" + deadRun}, dir)
 	assertLives(t, "the daemon", d.cmd.Process.Pid)
 }
 

@@ -367,7 +367,7 @@ func TestWarmStops(t *testing.T) {
 				t.Fatal(err)
 			}
 			said := func() string { s, _, _ := out.Text(); return s }
-			eventually(t, kind+" is up", func() bool { return said() != "" })
+			eventually(t, kind+" is up", func() bool { return said() == "up\n" }) // python writes the end of a line apart
 			if err := p.Stop(grace); err != nil {
 				t.Error(err)
 			}
