@@ -261,41 +261,6 @@ b() { b | b & sleep 9999; }; b
 	n.until("nothing is left of it", func() bool { return len(n.children()) == 0 })
 }
 
-// F50: a sensor that is killed for memory is told as that.
-func TestF50OutOfMemory(t *testing.T) {
-	t.Parallel()
-	needRoot(t)
-	group := filepath.Join("/sys/fs/cgroup/memory", "attune-faults-"+strconv.Itoa(os.Getpid()))
-	if err := os.Mkdir(group, 0o755); err != nil {
-		t.Skipf("no memory cgroup may be made here: %v", err)
-	}
-	t.Cleanup(func() { os.Remove(group) })
-	if err := os.WriteFile(filepath.Join(group, "memory.limit_in_bytes"), []byte("50000000"), 0o600); err != nil {
-		t.Skip(err)
-	}
-	y := newYard(t, rude, `
--- fat/pack.yaml --
-ref: fat
-version: 1.0.0
--- fat/triggers/never.yaml --
-name: never
--- fat/sensors/fat.yaml --
-name: fat
-entry_point: fat.py
-trigger_types: [never]
--- fat/sensors/fat.py --
-import os
-open("`+group+`/cgroup.procs", "w").write(str(os.getpid()))
-bytearray(200 << 20)
-`)
-	n := y.node().start()
-	n.until("it was killed for memory", func() bool { return n.metric("attune_sensor_restarts_total", `reason="oom"`) > 0 })
-	if out := n.must("run", "rude.fine"); out != "fine\n" {
-		t.Errorf("beside it the action printed %q", out)
-	}
-	y.remove("fat")
-}
-
 // F95: without descriptors nothing is lost, and all goes on when there are some.
 func TestF95FewDescriptors(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,8 @@ package faults
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -156,4 +158,39 @@ func TestF54SensorsLeaveNothing(t *testing.T) {
 	if _, _, now := measure(); now > rss+rss/2 {
 		t.Errorf("the daemon has grown from %d to %d MiB", rss>>20, now>>20)
 	}
+}
+
+// F50: a sensor that is killed for memory is told as that. It runs alone: without a cgroup of its own the kernel's count
+// of such kills tells, which is the machine's, and others kill by hand.
+func TestF50OutOfMemory(t *testing.T) { //nolint:paralleltest // see above
+	needRoot(t)
+	group := filepath.Join("/sys/fs/cgroup/memory", "attune-faults-"+strconv.Itoa(os.Getpid()))
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Skipf("no memory cgroup may be made here: %v", err)
+	}
+	t.Cleanup(func() { os.Remove(group) })
+	if err := os.WriteFile(filepath.Join(group, "memory.limit_in_bytes"), []byte("50000000"), 0o600); err != nil {
+		t.Skip(err)
+	}
+	y := newYard(t, rude, `
+-- fat/pack.yaml --
+ref: fat
+version: 1.0.0
+-- fat/triggers/never.yaml --
+name: never
+-- fat/sensors/fat.yaml --
+name: fat
+entry_point: fat.py
+trigger_types: [never]
+-- fat/sensors/fat.py --
+import os
+open("`+group+`/cgroup.procs", "w").write(str(os.getpid()))
+bytearray(200 << 20)
+`)
+	n := y.node().start()
+	n.until("it was killed for memory", func() bool { return n.metric("attune_sensor_restarts_total", `reason="oom"`) > 0 })
+	if out := n.must("run", "rude.fine"); out != "fine\n" {
+		t.Errorf("beside it the action printed %q", out)
+	}
+	y.remove("fat")
 }

@@ -369,7 +369,7 @@ func (p *Process) oomKilled(e Exit) bool {
 	if n, ok := p.group.oomKills(); ok {
 		return n > 0 && !p.killed.Load()
 	}
-	return e.Signal == "SIGKILL" && !p.killed.Load() && readOOMKills() > p.oomSeen
+	return e.Signal == "SIGKILL" && !p.killed.Load() && p.runner.oom.now() > p.oomSeen
 }
 
 // forkLook is how often is looked for a child that forks on against its limit: as long it may take a core.

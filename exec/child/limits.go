@@ -213,6 +213,8 @@ func setOwnUmask(umask int) error {
 // oomKills remembers how many processes the kernel had killed for memory. Without a memory cgroup it is
 // the only trace that such a kill leaves for others than root.
 type oomKills struct {
+	file string // what has the kernel's count: /proc/vmstat, but where a test counts
+
 	mu    sync.Mutex
 	count uint64
 	read  time.Time
@@ -223,13 +225,13 @@ func (o *oomKills) before() uint64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if time.Since(o.read) > oomCounterAge {
-		o.count, o.read = readOOMKills(), time.Now()
+		o.count, o.read = o.now(), time.Now()
 	}
 	return o.count
 }
 
-func readOOMKills() uint64 {
-	data, err := os.ReadFile("/proc/vmstat")
+func (o *oomKills) now() uint64 {
+	data, err := os.ReadFile(o.file)
 	if err != nil {
 		return 0
 	}

@@ -103,6 +103,7 @@ func NewRunner(ctx context.Context, opts Options) (*Runner, error) {
 		mayLimit:    hasCapability(unix.CAP_SYS_RESOURCE),
 		killWait:    KillWait,
 		busyWait:    time.After,
+		oom:         oomKills{file: "/proc/vmstat"},
 		byPID:       map[int]*Process{},
 		byID:        map[string]*Process{},
 		stopJanitor: make(chan struct{}),
