@@ -13,7 +13,7 @@ func (c *command) packSign() *cobra.Command {
 	var keyFile, newKey string
 	cmd := &cobra.Command{
 		Use:   "sign PATH…",
-		Short: "Sign packs, or the packs in folders, with a key of yours; needs no daemon",
+		Short: "Sign packs, or the packs in folders; needs no daemon",
 		Long: "Signs all that a pack is: its name, its files, their x bits and links. The signature is the file\n" +
 			"pack.sig in it, which belongs into version control beside the rest. Whatever changes afterwards\n" +
 			"wants a new one.\n\n" +

@@ -28,6 +28,9 @@ func (s *Store) QueryNames() []string {
 // Next is what may follow a status.
 func (s Status) Next() []Status { return s.next() }
 
+// LockMigration is the advisory lock of a migration.
+const LockMigration = lockMigration
+
 // CleanJSON, CleanText and CleanKey are what makes content storable.
 var (
 	CleanJSON = cleanJSON

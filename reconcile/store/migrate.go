@@ -69,8 +69,11 @@ func (s *Store) createSchema(ctx context.Context) error {
 		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(lockMigration)); err != nil {
 			return err
 		}
+		// to_regnamespace may answer from the session's cache, which does not hear of what was created while
+		// this waited for the lock.
+		const isMissing = "SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'attune')"
 		var missing bool
-		if err := tx.QueryRow(ctx, "SELECT to_regnamespace('attune') IS NULL").Scan(&missing); err != nil {
+		if err := tx.QueryRow(ctx, isMissing).Scan(&missing); err != nil {
 			return err
 		}
 		if !missing {

@@ -191,6 +191,31 @@ func TestMigrateTwiceAndAtOnce(t *testing.T) {
 	}
 }
 
+// A schema that another node creates while this one waits for its turn is seen.
+func TestMigrateAfterAnotherCreatedTheSchema(t *testing.T) {
+	t.Parallel()
+	url := storetest.NewEmptyURL(t)
+	s := storetest.Open(t, url)
+	other := storetest.Connect(t, url)
+	if _, err := other.Exec(t.Context(), fmt.Sprintf("BEGIN; SELECT pg_advisory_xact_lock(%d); CREATE SCHEMA attune", store.LockMigration)); err != nil {
+		t.Fatal(err)
+	}
+	migrated := make(chan error, 1)
+	go func() {
+		_, _, err := s.Migrate(t.Context())
+		migrated <- err
+	}()
+	waitFor(t, func() bool {
+		return one[int](t, s, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == 1
+	})
+	if _, err := other.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-migrated; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNewerSchemaIsRefused(t *testing.T) {
 	t.Parallel()
 	url := storetest.NewURL(t)
